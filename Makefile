@@ -1,0 +1,81 @@
+# One command a task. Everything that is made goes below build/.
+
+BUILD := $(CURDIR)/build
+VENV := $(BUILD)/venv
+PYTHON := $(VENV)/bin/python3
+PREFIX ?= /usr/local
+# Debian's own interpreter: ordinary users can run it, and it starts several times faster than one built with debug paths.
+SYSTEM_PYTHON ?= /usr/bin/python3
+IMAGE ?=
+
+export CARGO_TARGET_DIR := $(BUILD)/cargo
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi') pyproject.toml
+
+.PHONY: help build run test test-rust test-python conformance lint format deps install clean
+
+help: ## Show this text
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+build: $(BUILD)/bin/grootfs $(BUILD)/bin/drax ## Build build/bin/grootfs and build/bin/drax
+
+deps: ## Install what the build and the tests need (Debian packages)
+	./scripts/install-deps
+
+$(VENV)/.stamp: requirements.txt requirements-dev.txt | deps-once
+	$(SYSTEM_PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.PHONY: deps-once
+deps-once:
+	@./scripts/install-deps --if-missing
+
+$(BUILD)/.wheel: $(RUST_SOURCES) $(PYTHON_SOURCES) README.md $(VENV)/.stamp
+	rm -rf $(BUILD)/wheels
+	$(VENV)/bin/maturin build --quiet --release --locked --interpreter $(PYTHON) --out $(BUILD)/wheels
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall $(BUILD)/wheels/*.whl
+	@touch $@
+
+$(BUILD)/bin/grootfs: $(BUILD)/.wheel scripts/make-launcher
+	./scripts/make-launcher $(VENV) $@
+
+$(BUILD)/bin/drax: $(RUST_SOURCES) $(VENV)/.stamp
+	cargo build --quiet --release --locked -p drax
+	@mkdir -p $(@D)
+	install -m 0755 $(CARGO_TARGET_DIR)/release/drax $@
+
+run: build ## Make a store below build/, create an image (IMAGE=...), run a command in it with runc
+	./scripts/run-example "$(IMAGE)"
+
+test: lint test-rust test-python ## Run all tests (root)
+
+test-rust: $(VENV)/.stamp ## Run the tests of the Rust crates
+	cargo test --quiet --locked --workspace
+
+test-python: build ## Run the Python tests against the built command (root)
+	$(PYTHON) -m pytest tests
+
+conformance: build ## Run the conformance suite beside the project, the parts that are due
+	GROOTFS_BIN=$(BUILD)/bin/grootfs $(PYTHON) -m pytest -p no:cacheprovider ../shared/conformance -m "not rootless and not metrics"
+
+lint: $(VENV)/.stamp $(BUILD)/.wheel ## Check format, lints and types
+	cargo fmt --all --check
+	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+	$(VENV)/bin/ruff check python tests
+	$(VENV)/bin/ruff format --check python tests
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.stamp ## Format all sources
+	cargo fmt --all
+	$(VENV)/bin/ruff format python tests
+	$(VENV)/bin/ruff check --fix python tests
+
+install: build ## Install below PREFIX
+	./scripts/install-files $(PREFIX) $(BUILD)
+
+clean: ## Remove build/ (unmounts the example store first)
+	./scripts/run-example --remove
+	rm -rf $(BUILD)

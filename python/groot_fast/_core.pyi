@@ -1,0 +1,134 @@
+"""Contract of the Rust extension.
+
+All paths are ``str`` or ``os.PathLike``. Calls that do I/O release the GIL. What the operating system refuses is an
+``OSError`` with ``errno`` whose ``strerror`` is the whole message; everything else is a class of `groot_fast.errors`.
+No call leaves threads behind; `unpack`, `copy_directory` and `fingerprint` handle signals while they run and stop
+within a tenth of a second when `Cancel.set` is called or a signal handler raises.
+"""
+
+from os import PathLike
+from typing import Any
+
+StrPath = str | PathLike[str]
+Ranges = list[tuple[int, int, int]]
+"""Id ranges as (id in the archive, id on the host, count); empty means ids as they are."""
+
+Unpacked = tuple[int, int, int, dict[str, int], list[str]]
+"""(bytes of file content written, bytes of lower layers' content taken away, entries, what was left out and how
+often, notes for the log)."""
+
+class Cancel:
+    """A switch that stops the calls it was given to; usable from any thread."""
+
+    def __init__(self) -> None: ...
+    def set(self) -> None:
+        """Stop: those calls raise `Cancelled`."""
+
+class Spool:
+    """A blob that is being downloaded into the file ``path`` (which must exist) while `unpack` already reads it.
+
+    ``written`` bytes at the start of the file are good; what is behind them is cut off. One writer, any readers.
+    """
+
+    def __init__(self, path: StrPath, written: int) -> None: ...
+    def write(self, data: bytes) -> None:
+        """Append. Raises OSError."""
+    @property
+    def written(self) -> int:
+        """Bytes so far."""
+    def finish(self) -> None:
+        """No more bytes will come; readers see the end."""
+    def fail(self, reason: str) -> None:
+        """Readers end with `BadBlob(reason)`."""
+
+def unpack(
+    root: StrPath,
+    blob: StrPath | Spool,
+    *,
+    digest: str | None,
+    size: int | None,
+    diff_id: str | None,
+    media_type: str,
+    base: StrPath,
+    uids: Ranges,
+    gids: Ranges,
+    max_content: int | None,
+    cancel: Cancel,
+) -> Unpacked:
+    """Unpack one layer into the directory ``root``, which holds the layers below it.
+
+    ``digest`` and ``diff_id`` are hex; None is not checked. ``base`` is the directory the names are relative to (empty
+    for the root). When it returns, the blob was what was promised to its last byte. When it raises, ``root`` holds
+    something in between.
+
+    Raises `BadBlob` (digest, size), `BadLayer` (archive), `LimitExceeded`, `Cancelled`, OSError.
+    """
+
+def copy_directory(root: StrPath, source: StrPath, *, uids: Ranges, gids: Ranges, cancel: Cancel) -> Unpacked:
+    """Copy the tree below ``source`` into the empty directory ``root``. Raises as `unpack`."""
+
+def fingerprint(path: StrPath, cancel: Cancel) -> str:
+    """Hash (hex) over names and metadata of the tree below ``path``: another one whenever anything in it changed."""
+
+def create_subvolume(path: StrPath) -> None:
+    """Make an empty subvolume. No commit."""
+
+def snapshot(source: StrPath, path: StrPath, *, limit: int | None = None, exclusive: bool = False) -> None:
+    """Make a writable snapshot; one commit, so all written before is durable, data of the source included.
+
+    ``limit`` (bytes) holds from the first moment under simple accounting; full accounting ignores it (`set_limit`).
+    """
+
+def delete_subvolume(path: StrPath) -> None:
+    """Delete a subvolume and those nested in it. Missing is fine. Space is freed later by the kernel."""
+
+def is_subvolume(path: StrPath) -> bool:
+    """Whether ``path`` is the root of a subvolume; False for anything else, never raises."""
+
+def subvolume_ids(path: StrPath) -> list[int]:
+    """Ids of the subvolume and of those nested in it, outermost first."""
+
+def subvolume_exists(path: StrPath, id: int) -> bool:
+    """Whether the file system still has a subvolume of this id; deleted ones count until the kernel is done. Privileged."""
+
+def sync(path: StrPath) -> None:
+    """Write all data and commit the file system."""
+
+def uuid(path: StrPath) -> str:
+    """UUID of the file system."""
+
+def accounting(path: StrPath) -> str | None:
+    """``"simple"``, ``"full"`` or None (off)."""
+
+def enable_quota(path: StrPath, simple: bool) -> None:
+    """Turn accounting on. Privileged."""
+
+def usage(path: StrPath) -> tuple[int, int] | None:
+    """(referenced, exclusive) bytes as of the last commit; None where nobody counts."""
+
+def set_limit(path: StrPath, limit: int, exclusive: bool) -> None:
+    """Set the limit of an existing subvolume. Privileged."""
+
+def enclose(path: StrPath, limit: int, exclusive: bool) -> None:
+    """Charge subvolumes that are later made inside ``path`` too (simple accounting). Privileged."""
+
+def disband_group(path: StrPath, id: int, members: list[int]) -> None:
+    """Undo `enclose` of subvolume ``id``; ``path`` is any directory of the file system. Missing is fine. Privileged."""
+
+def remove_stale_groups(path: StrPath) -> int:
+    """Remove the quota groups of subvolumes that are gone; gives how many. Privileged."""
+
+def parse_json(document: bytes) -> Any:
+    """Parse one JSON document. At most 128 levels, no duplicate keys, UTF-8 only. Raises ValueError."""
+
+def format_json(value: object) -> str:
+    """Compact JSON of plain objects, escaped as Go does."""
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML without aliases, tags and duplicate keys. Raises ValueError."""
+
+def sha256(data: bytes) -> str:
+    """SHA-256 in hex."""
+
+def write_record(path: StrPath, temporary: StrPath, data: bytes, *, mode: int, owner: tuple[int, int] | None = None) -> None:
+    """Write ``data`` to ``temporary``, then rename it to ``path``. The data is on disk before the name can be."""

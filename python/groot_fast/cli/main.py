@@ -1,0 +1,161 @@
+"""From argv to an exit code.
+
+Messages for people go to stdout, errors too: Garden shows an operator what a plugin printed there. stderr is for log
+lines (contract, section 5).
+"""
+
+from __future__ import annotations
+
+import _signal as signals  # `signal` would import `enum`, a fifth of a warm command's start
+import os
+import sys
+
+from groot_fast import __version__
+from groot_fast.cli.commands import COMMANDS, GLOBALS, Command, Request
+from groot_fast.cli.flags import BadFlag, Flag, HelpWanted, Value, parse
+from groot_fast.config import Settings, load
+from groot_fast.errors import Cancelled, GrootError
+from groot_fast.telemetry.lager import Logger, open_sink
+
+UNKNOWN_COMMAND = 3
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; gives the exit code."""
+    signals.signal(signals.SIGTERM, _stop)
+    signals.signal(signals.SIGINT, _stop)
+    try:
+        return _dispatch(sys.argv[1:] if argv is None else argv)
+    except BrokenPipeError:
+        return 1
+
+
+def _stop(number: int, _frame: object) -> None:
+    # Once: a second signal must not interrupt the clearing up. SIGKILL is there for the impatient.
+    signals.signal(signals.SIGTERM, signals.SIG_IGN)
+    signals.signal(signals.SIGINT, signals.SIG_IGN)
+    raise Cancelled(f"stopped by signal {number}")
+
+
+def _dispatch(argv: list[str]) -> int:
+    try:
+        given, rest = parse(argv, (*GLOBALS, VERSION, VERSION_SHORT), stop_at_command=True)
+    except HelpWanted:
+        return _show_app_help()
+    except BadFlag as error:
+        return _incorrect_usage(None, error)
+    if "version" in given or "v" in given:
+        return _say(f"grootfs version {__version__}")
+    if not rest or rest[0] in ("help", "h"):
+        return _show_help_of(rest[1] if len(rest) > 1 else None)
+    command = _find(rest[0])
+    if command is None:
+        _say(f"No help topic for '{rest[0]}'")
+        return UNKNOWN_COMMAND
+    return _run(command, given, rest[1:])
+
+
+VERSION = Flag("version", 2, "print the version")
+VERSION_SHORT = Flag("v", 2, "print the version")
+
+
+def _find(name: str) -> Command | None:
+    return next((command for command in COMMANDS if command.name == name), None)
+
+
+def _run(command: Command, given_globals: dict[str, Value], argv: list[str]) -> int:
+    try:
+        given, positional = parse(argv, command.flags, stop_at_command=False)
+    except HelpWanted:
+        return _show_help_of(command.name)
+    except BadFlag as error:
+        return _incorrect_usage(command, error)
+    try:
+        settings = _settings(command, given_globals, given)
+        sink = _open_sink(settings)
+    except GrootError as error:
+        # Before the command starts: message, help, and the message once more on stderr.
+        _say(f"{error}\n")
+        _show_app_help()
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    log = Logger(sink, "grootfs").session(command.name)
+    log.info("starting")
+    log.debug("config", config=settings.public())
+    try:
+        text = command.run(Request(settings, given, positional, log))
+    except GrootError as error:
+        log.error("failed", error)
+        _say(f"{error}\n\nhint: {error.hint}" if error.hint else str(error))
+        return error.exit_code
+    except OSError as error:
+        # The store may be damaged or full in any way; that is no reason for a traceback.
+        text = error.strerror or str(error)
+        if error.filename is not None:
+            text = f"{os.fsdecode(error.filename)}: {text.lower()}"
+        log.error("failed", text)
+        _say(text)
+        return 1
+    finally:
+        log.info("ending")
+    if text:
+        _say(text)
+    return 0
+
+
+def _open_sink(settings: Settings):  # type: ignore[no-untyped-def]
+    try:
+        return open_sink(settings.log_file, settings.log_level)
+    except OSError as error:
+        raise GrootError(f"open {settings.log_file}: {(error.strerror or 'error').lower()}") from None
+
+
+def _settings(command: Command, given_globals: dict[str, Value], given: dict[str, Value]) -> Settings:
+    options: dict[str, Value] = {}
+    for flags, values in ((GLOBALS, given_globals), (command.flags, given)):
+        for flag in flags:
+            if flag.name in values and values[flag.name] != "":
+                options[flag.setting] = values[flag.name]
+    # For these the option counts when it is there, whatever its value (contract, section 2).
+    for names, setting, value in (
+        (("with-clean", "clean"), "with_clean", True),
+        (("without-clean", "no-clean"), "with_clean", False),
+        (("with-mount",), "without_mount", False),
+        (("without-mount",), "without_mount", True),
+    ):
+        if any(name in given for name in names):
+            options[setting] = value
+    config = given_globals.get("config")
+    return load(str(config) if config else None, options)
+
+
+def _incorrect_usage(command: Command | None, error: BadFlag) -> int:
+    _say(f"Incorrect Usage.\n\nhint: {error}\n")
+    _show_help_of(command.name if command else None)
+    return 1
+
+
+def _show_app_help() -> int:
+    from groot_fast.cli.help import app_help
+
+    return _say(app_help(COMMANDS, GLOBALS, __version__))
+
+
+def _show_help_of(name: str | None) -> int:
+    if name is None:
+        return _show_app_help()
+    from groot_fast.cli.help import command_help
+
+    command = _find(name)
+    if command is None:
+        _say(f"No help topic for '{name}'")
+        return UNKNOWN_COMMAND
+    return _say(command_help(command))
+
+
+def _say(text: str) -> int:
+    """Write to stdout as bytes: names on disk need not be text."""
+    data = text.encode("utf-8", "surrogateescape") + b"\n"
+    while data:
+        data = data[os.write(1, data) :]
+    return 0

@@ -1,0 +1,57 @@
+"""How volumes and images are kept on disk. One driver today: `btrfs`.
+
+`Driver` is what a second one (overlay) would have to be.
+"""
+
+from __future__ import annotations
+
+from groot_fast.errors import StoreError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Driver(Protocol):
+        """Operations on the trees of a store. All paths are absolute. They raise OSError and `QuotaError`."""
+
+        def is_compatible(self, path: str) -> bool:
+            """Whether the file system at ``path`` can hold a store."""
+
+        def make_volume(self, path: str, parent: str | None) -> None:
+            """A writable directory with the parent's content, or an empty one."""
+
+        def is_volume(self, path: str) -> bool:
+            """Whether there is a finished tree at ``path``."""
+
+        def make_image(self, volume: str, path: str, limit: Limit | None) -> None:
+            """A writable copy of ``volume`` at ``path`` under a limit, durable when this returns."""
+
+        def destroy(self, path: str) -> list[int]:
+            """Remove a volume or an image's tree, with whatever was made inside. Missing is fine. Gives what `reclaim` takes."""
+
+        def reclaim(self, path: str, ids: list[int], deadline: float) -> None:
+            """Wait, at most ``deadline`` seconds, until the space of destroyed trees can be used again."""
+
+        def usage(self, path: str, image_size: int) -> tuple[int, int]:
+            """(all bytes of the image, bytes of its own); ``image_size`` is what its volume holds."""
+
+
+class Limit:
+    """A disk limit in bytes; ``exclusive`` leaves the image's own size out, else ``image_size`` counts too."""
+
+    __slots__ = ("exclusive", "image_size", "size")
+
+    def __init__(self, size: int, *, exclusive: bool, image_size: int) -> None:
+        self.size = size
+        self.exclusive = exclusive
+        self.image_size = image_size
+
+
+def open_driver(name: str) -> Driver:
+    """The driver of this name. Raises StoreError with the original's text."""
+    if name == "btrfs":
+        from groot_fast.drivers.btrfs import Btrfs
+
+        return Btrfs()
+    hint = "this build keeps images on BTRFS; use `--driver btrfs`" if name == "overlay-xfs" else None
+    raise StoreError(f"filesystem driver not supported: {name}", hint=hint)

@@ -1,0 +1,224 @@
+"""The operations: what each command does, without argv and without printing."""
+
+from __future__ import annotations
+
+from groot_fast import _core
+from groot_fast.drivers import Limit, open_driver
+from groot_fast.errors import GrootError, ImageNotFound, QuotaError, SourceError, StoreError, UsageError
+from groot_fast.idmap import Mappings, parse_mappings
+from groot_fast.sources import open_source
+from groot_fast.store import images, locks, records
+from groot_fast.store.layout import Store, image_id_of, open_store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from groot_fast.config import Settings
+    from groot_fast.drivers import Driver
+    from groot_fast.sources import Source
+    from groot_fast.sources.image import Image
+    from groot_fast.store.volumes import Volume
+    from groot_fast.telemetry.lager import Logger
+
+GLOBAL_DEADLINE = 60.0
+"""Seconds a create waits while a clean (ours: milliseconds) holds the whole store."""
+
+
+class Created:
+    """A new image: its directory, and what it was made of."""
+
+    __slots__ = ("image", "mounted", "path")
+
+    def __init__(self, path: str, image: Image, *, mounted: bool) -> None:
+        self.path = path
+        self.image = image
+        self.mounted = mounted
+
+    def spec(self) -> dict[str, object]:
+        """The partial runtime specification that Garden reads (contract, section 7.3)."""
+        process: dict[str, object] = {"user": {"uid": 0, "gid": 0}, "args": None}
+        if self.image.env:
+            process["env"] = self.image.env
+        process["cwd"] = ""
+        spec: dict[str, object] = {"ociVersion": "", "process": process, "root": {"path": f"{self.path}/rootfs"}}
+        mounts: list[dict[str, object]] = []
+        if not self.mounted:
+            mounts.append({"destination": "/", "source": f"{self.path}/snapshot", "options": ["bind"]})
+        for volume, source in self.image.volume_sources(self.path).items():
+            mounts.append({"destination": volume, "type": "bind", "source": source, "options": ["bind"]})
+        if mounts:
+            spec["mounts"] = mounts
+        return spec
+
+
+class Groot:
+    """Operations on one store. Stateless between calls; any number of processes may work on the store at once."""
+
+    def __init__(self, settings: Settings, log: Logger) -> None:
+        self._settings = settings
+        self._log = log
+        self._cancel = _core.Cancel()
+
+    def create(self, image: str, image_id: str) -> Created:
+        """Make an image. Raises GrootError; nothing half-done stays, complete layers do."""
+        with self._log.session("groot-creating", imageID=image_id, image=image) as log:
+            source = open_source(image, self._settings, self._cancel)
+            driver = open_driver(self._settings.driver)
+            store = open_store(self._settings.store)
+            self._check_mappings(store)
+            images.check_new_id(store, driver, image_id)
+            with source:
+                resolved = source.resolve()
+                self._check_compressed(resolved)
+                with locks.lock(store, locks.GLOBAL, shared=True, deadline=GLOBAL_DEADLINE):
+                    volume = self._volume_of(store, driver, resolved, source, log)
+                    return self._commit(store, driver, image, image_id, resolved, volume)
+
+    def _volume_of(self, store: Store, driver: Driver, image: Image, source: Source, log: Logger) -> Volume:
+        from groot_fast.pull.builder import Builder
+
+        pulling = log.session("image-pulling")
+        builder = Builder(store, driver, pulling, self._cancel)
+        try:
+            with source.blobs(store, pulling) as blobs:
+                return builder.volume_of(image, blobs)
+        except SourceError as error:
+            raise type(error)(f"pulling the image: {error}", hint=error.hint) from error
+
+    def _commit(self, store: Store, driver: Driver, name: str, image_id: str, image: Image, volume: Volume) -> Created:
+        try:
+            size = records.tree_size(store, image.chain_ids)
+            limit = self._limit(size)
+            with images.Reservation(store, driver, image_id) as reservation:
+                try:
+                    reservation.commit(image, volume.path, limit, mount=self._settings.mount, image_size=size)
+                except QuotaError as error:
+                    raise QuotaError(f"making image: creating image: {error}", hint=error.hint) from None
+                except OSError as error:
+                    raise StoreError(f"making image: creating image: {error.strerror}") from None
+        except BaseException:
+            volume.publish(durable=False)
+            raise
+        volume.publish(durable=True)
+        records.write_source(store, name, image.chain_ids)
+        return Created(reservation.path, image, mounted=self._settings.mount)
+
+    def _check_mappings(self, store: Store) -> None:
+        """Mappings on create are the blog's era: they must be those of the store (contract, section 12.2)."""
+        given = Mappings(parse_mappings(self._settings.uid_mappings, "uid"), parse_mappings(self._settings.gid_mappings, "gid"))
+        if not given:
+            return
+        for old, new in ((store.mappings.uids, given.uids), (store.mappings.gids, given.gids)):
+            if sorted(map(str, old)) != sorted(map(str, new)):
+                raise StoreError("store already initialized with a different mapping")
+
+    def _check_compressed(self, image: Image) -> None:
+        limit = self._settings.disk_limit
+        total = image.compressed_size
+        if limit > 0 and not self._settings.exclude_image and total > limit:
+            raise QuotaError(
+                f"pulling the image: layers exceed disk quota {total}/{limit} bytes",
+                hint="raise --disk-limit-size-bytes, or use --exclude-image-from-quota",
+            )
+
+    def _limit(self, image_size: int) -> Limit | None:
+        size, exclusive = self._settings.disk_limit, self._settings.exclude_image
+        if size <= 0:
+            return None
+        if not exclusive and size <= image_size:
+            raise QuotaError(
+                "making image: creating image: applying disk limits: disk limit is smaller than volume size: "
+                f"the image has {image_size} bytes, the limit is {size} bytes",
+                hint=f"raise --disk-limit-size-bytes above {image_size}, or use --exclude-image-from-quota",
+            )
+        return Limit(size, exclusive=exclusive, image_size=image_size)
+
+    def delete(self, argument: str) -> str:
+        """Remove an image; gives its id. Raises ImageNotFound, StoreError."""
+        with self._log.session("groot-deleting", id=argument) as log:
+            driver = open_driver(self._settings.driver)
+            image_id = image_id_of(self._settings.store, argument)
+            store = self._store_of(image_id)
+            images.delete_image(store, driver, image_id)
+            log.debug("deleted", id=image_id)
+            return image_id
+
+    def stats(self, argument: str) -> tuple[int, int]:
+        """(all bytes, own bytes) of an image. Raises ImageNotFound, StoreError, QuotaError."""
+        with self._log.session("groot-stats", id=argument):
+            driver = open_driver(self._settings.driver)
+            image_id = image_id_of(self._settings.store, argument)
+            return images.image_usage(self._store_of(image_id), driver, image_id)
+
+    def _store_of(self, image_id: str) -> Store:
+        try:
+            return open_store(self._settings.store)
+        except StoreError:
+            # No store, no image: a caller that tidies up must not fail (contract, section 8.1).
+            raise ImageNotFound(f"Image `{image_id}` not found. Skipping delete.") from None
+
+    def clean(self, *, on_create: bool = False) -> bool:
+        """Remove unused volumes. False where the threshold is not reached. Raises StoreError."""
+        from groot_fast.store.clean import clean
+
+        with self._log.session("groot-cleaning") as log:
+            driver = open_driver(self._settings.driver)
+            store = open_store(self._settings.store)
+            cleaned = clean(
+                store,
+                driver,
+                log,
+                threshold=self._settings.threshold,
+                ignore_images=self._settings.ignore_images,
+                on_create=on_create,
+            )
+            if cleaned:
+                self._remove_stale_groups(store, log)
+            return cleaned
+
+    def _remove_stale_groups(self, store: Store, log: Logger) -> None:
+        try:
+            log.debug("stale-quota-groups-removed", count=_core.remove_stale_groups(store.path))
+        except OSError as error:
+            log.debug("stale-quota-groups-kept", reason=str(error.strerror))
+
+    def list(self) -> list[str]:
+        """Directories of all images. Raises StoreError."""
+        store = Store(self._settings.store, Mappings([], []))
+        try:
+            return [store.image(image_id) for image_id in images.list_images(store, open_driver("btrfs"))]
+        except OSError as error:
+            reason = (error.strerror or "error").lower()
+            raise StoreError(f"Failed to retrieve list of images: failed to list store path: {reason}") from None
+
+    def init_store(self, *, rootless: str = "", quota: str | None = None) -> None:
+        """Make the store, or check one that is there. Raises StoreError, UsageError."""
+        from groot_fast.idmap import read_subordinate
+        from groot_fast.store.setup import init_store
+
+        settings = self._settings
+        with self._log.session("groot-init-store") as log:
+            driver = open_driver(settings.driver)
+            if rootless:
+                if settings.uid_mappings or settings.gid_mappings:
+                    raise UsageError("cannot specify --rootless and --uid-mapping/--gid-mapping")
+                user, colon, group = rootless.partition(":")
+                if not user or not colon or not group or ":" in group:
+                    raise UsageError("invalid --rootless parameter, format must be <user>:<group>")
+                mappings = read_subordinate(user, group)
+            else:
+                mappings = Mappings(parse_mappings(settings.uid_mappings, "uid"), parse_mappings(settings.gid_mappings, "gid"))
+            init_store(settings.store, driver, mappings, log, size=settings.store_size, tools=settings.btrfs_progs_path, quota=quota)
+
+    def delete_store(self) -> None:
+        """Remove the store with everything in it. Raises StoreError."""
+        from groot_fast.store.setup import delete_store
+
+        with self._log.session("groot-delete-store"):
+            delete_store(self._settings.store, open_driver(self._settings.driver))
+
+    def record_volume_sizes(self) -> None:
+        """Write the size records that are missing. Raises StoreError."""
+        from groot_fast.store.volumes import record_missing_sizes
+
+        with self._log.session("groot-volume-sizes"):
+            record_missing_sizes(open_store(self._settings.store))

@@ -1,0 +1,191 @@
+"""Which volumes of an image are missing, and building them from the bottom up (contract, section 9.6).
+
+The missing ones are locked from the top of the image downwards, until one is found that exists: whatever is below that
+one is not needed. Layers that another process is building are waited for and then used. The base is locked too,
+shared, so that no clean takes it away while something is built on it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from groot_fast import _core
+from groot_fast.errors import BadBlob, BadLayer, Cancelled, GrootError, LimitExceeded, SourceError, StoreError
+from groot_fast.store import locks, records
+from groot_fast.store.volumes import Volume, destroy_incomplete, incomplete_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from groot_fast.drivers import Driver
+    from groot_fast.pull.blobs import Blobs
+    from groot_fast.sources.image import Image, Layer
+    from groot_fast.store.layout import Store
+    from groot_fast.telemetry.lager import Logger
+
+BUILD_DEADLINE = 3600.0
+"""Seconds to wait for another process that pulls and unpacks the same layer."""
+ATTEMPTS = 10
+"""How often to plan again because a base volume went away between planning and locking."""
+
+
+class Builder:
+    """Makes the volumes of images in one store."""
+
+    def __init__(self, store: Store, driver: Driver, log: Logger, cancel: _core.Cancel, *, max_content: int | None = None) -> None:
+        self._store = store
+        self._driver = driver
+        self._log = log
+        self._cancel = cancel
+        self._max_content = max_content
+        self.built: list[Layer] = []
+
+    def volume_of(self, image: Image, blobs: Blobs) -> Volume:
+        """The volume with the whole image, locked against clean. The caller publishes or releases it.
+
+        Raises SourceError and its kin, StoreError, OSError. Layers that were complete stay as volumes.
+        """
+        for _ in range(ATTEMPTS):
+            plan = self._plan(image)
+            if plan is not None:
+                return self._build(plan, blobs)
+        raise StoreError("the base volumes of the image were removed again and again while it was created")
+
+    def _plan(self, image: Image) -> _Plan | None:
+        """What to build, everything locked. None where the store changed meanwhile and planning has to start again."""
+        held: list[locks.Lock] = []
+        try:
+            for depth, layer in enumerate(reversed(image.layers)):
+                if self._exists(layer):
+                    # Its builder may still be holding it for a moment.
+                    lock = locks.lock(self._store, layer.chain_id, shared=True, deadline=BUILD_DEADLINE)
+                    if not self._exists(layer):
+                        lock.release()
+                        _release(held)
+                        return None
+                    base = Volume(self._store, layer.chain_id, self._store.volume(layer.chain_id), lock)
+                    return _Plan(base, image.layers[len(image.layers) - depth :], held)
+                held.append(locks.lock(self._store, layer.chain_id, deadline=BUILD_DEADLINE))
+                if self._exists(layer):
+                    # Somebody built it while we waited.
+                    _release(held)
+                    return None
+            return _Plan(None, image.layers, held)
+        except BaseException:
+            _release(held)
+            raise
+
+    def _exists(self, layer: Layer) -> bool:
+        return self._driver.is_volume(self._store.volume(layer.chain_id))
+
+    def _build(self, plan: _Plan, blobs: Blobs) -> Volume:
+        below = plan.base
+        try:
+            blobs.start(plan.missing)
+            for layer in plan.missing:
+                below = self._build_one(layer, below, plan.held, blobs)
+            assert below is not None  # an image has layers
+            return below
+        except BaseException:
+            if below is not None:
+                # Complete, so it is valid cache for the next attempt.
+                below.publish(durable=False)
+            raise
+        finally:
+            _release(plan.held)
+
+    def _build_one(self, layer: Layer, below: Volume | None, held: list[locks.Lock], blobs: Blobs) -> Volume:
+        blob = blobs.open(layer)
+        path = self._store.volume(incomplete_name(layer.chain_id))
+        try:
+            try:
+                self._driver.make_volume(path, below.path if below else None)
+            except OSError as error:
+                if error.errno == errno.ENOENT and below is not None:
+                    raise StoreError(f"volume {below.chain_id} went away while it was in use") from None
+                raise
+            if below is not None:
+                # The snapshot wrote the data of the volume below: it may be seen now.
+                below.publish(durable=True)
+            self._unpack(layer, blob, path, below, blobs)
+        except BaseException as error:
+            cause = error.__cause__ or error
+            full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+            destroy_incomplete(self._store, self._driver, path, layer.chain_id, full=full)
+            raise
+        blobs.done(layer)
+        self.built.append(layer)
+        return Volume(self._store, layer.chain_id, path, held.pop())
+
+    def _unpack(self, layer: Layer, blob: str | _core.Spool, path: str, below: Volume | None, blobs: Blobs) -> None:
+        log = self._log.session("unpacking-layer", layer=layer.name, chainID=layer.chain_id)
+        uids, gids = self._store.mappings.ranges()
+        start = time.monotonic_ns()
+        log.info("starting")
+        try:
+            if isinstance(blob, str) and os.path.isdir(blob):
+                unpacked = _core.copy_directory(path, blob, uids=uids, gids=gids, cancel=self._cancel)
+            else:
+                unpacked = _core.unpack(
+                    path,
+                    blob,
+                    digest=layer.digest,
+                    size=layer.size,
+                    diff_id=layer.diff_id,
+                    media_type=layer.media_type,
+                    base=layer.base_directory,
+                    uids=uids,
+                    gids=gids,
+                    max_content=self._max_content,
+                    cancel=self._cancel,
+                )
+        except (GrootError, OSError) as error:
+            raise self._explain(layer, error, blobs.failure(layer)) from error
+        content, removed, entries, left_out, notes = unpacked
+        for note in notes:
+            log.info("note", note=note)
+        if left_out:
+            log.info("left-out", entries=left_out)
+        log.info("ending", entries=entries, bytes=content, duration=time.monotonic_ns() - start)
+        records.write_size(self._store, layer.chain_id, self._size(below, content, removed))
+
+    def _size(self, below: Volume | None, content: int, removed: int) -> records.VolumeSize:
+        if below is None:
+            return records.VolumeSize(content, max(content - removed, 0))
+        base = records.read_size(self._store, below.chain_id)
+        if base is None or base.tree is None:
+            return records.VolumeSize(content, None)
+        return records.VolumeSize(content, max(base.tree + content - removed, 0))
+
+    def _explain(self, layer: Layer, error: Exception, reason: Exception | None) -> Exception:
+        """The error with the chain of prefixes that callers of the original match on (contract, section 7.4)."""
+        if isinstance(error, Cancelled):
+            return error
+        if reason is not None:
+            hint = reason.hint if isinstance(reason, GrootError) else None
+            return SourceError(f"streaming blob `{layer.name}`: {reason}", hint=hint)
+        if isinstance(error, BadBlob):
+            return BadBlob(f"streaming blob `{layer.name}`: {error}")
+        if isinstance(error, LimitExceeded):
+            return LimitExceeded(f"unpacking layer `{layer.name}`: {error}")
+        if isinstance(error, OSError):
+            hint = "the store is full: `grootfs clean` frees unused layers" if error.errno == errno.ENOSPC else None
+            return BadLayer(f"unpacking layer `{layer.name}`: {error.strerror}", hint=hint)
+        return BadLayer(f"unpacking layer `{layer.name}`: {error}")
+
+
+class _Plan:
+    """Layers to build, bottom first; their locks, top first; and the volume below them."""
+
+    __slots__ = ("base", "held", "missing")
+
+    def __init__(self, base: Volume | None, missing: list[Layer], held: list[locks.Lock]) -> None:
+        self.base = base
+        self.missing = missing
+        self.held = held
+
+
+def _release(held: list[locks.Lock]) -> None:
+    while held:
+        held.pop().release()

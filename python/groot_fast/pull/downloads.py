@@ -1,0 +1,197 @@
+"""The network side of a pull: missing layers are fetched together, each into a file that the unpacker follows.
+
+The event loop runs in a thread of its own; the main thread builds volumes (Rust, without the GIL) and handles signals.
+A download is ``tmp/blob-<digest>``: locked while it is written, so that one process in the machine fetches a given
+blob; kept when the network or the user ends it, so that the next attempt goes on from there; removed when it is
+unpacked or found to be bad.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import aclosing
+from typing import TypeVar
+
+import uvloop
+
+from groot_fast._core import Spool
+from groot_fast.errors import Cancelled, RegistryError, SourceError
+from groot_fast.sources.image import Layer
+from groot_fast.sources.registry.stream import RestartFromZero
+from groot_fast.store.clean import BLOB
+from groot_fast.store.layout import Store
+from groot_fast.telemetry.lager import Logger
+
+T = TypeVar("T")
+
+PARALLEL = 8
+"""Blobs fetched at once by one process."""
+PAUSE = 0.05
+"""Seconds between looks at a blob that another process fetches."""
+
+Stream = Callable[[Layer, int], AsyncGenerator[bytes, None]]
+"""Bytes of a layer from an offset on."""
+
+
+class Network:
+    """An event loop in a thread. ``run`` waits for a coroutine from outside of it."""
+
+    def __init__(self) -> None:
+        self.loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="network", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[object, object, T]) -> T:
+        """The result of ``work``. A signal handler that raises ends the waiting and cancels the work."""
+        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Cancel what is running and end the thread."""
+        self.run(self._cancel_all())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+    async def _cancel_all(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Downloads:
+    """`Blobs` over the network."""
+
+    def __init__(self, store: Store, network: Network, stream: Stream, log: Logger) -> None:
+        self._store = store
+        self._network = network
+        self._stream = stream
+        self._log = log
+        self._spools: dict[str, Future[Spool]] = {}
+        self._failures: dict[str, Exception] = {}
+        self._waiting: dict[str, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def __enter__(self) -> Downloads:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._network.run(self._stop())
+        # What ended for reasons of the network or the user goes on next time; anything else has to start again.
+        keep = isinstance(error, Cancelled | KeyboardInterrupt) or bool(self._failures)
+        if not keep:
+            for digest in self._waiting:
+                self._remove(digest)
+
+    async def _stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def start(self, layers: list[Layer]) -> None:
+        """Begin to fetch, lowest layers first."""
+        distinct: dict[str, Layer] = {}
+        for layer in layers:
+            digest = layer.digest or ""
+            distinct.setdefault(digest, layer)
+            self._waiting[digest] = self._waiting.get(digest, 0) + 1
+        self._spools = {digest: Future() for digest in distinct}
+        self._network.run(self._start(list(distinct.values())))
+
+    async def _start(self, layers: list[Layer]) -> None:
+        slots = asyncio.Semaphore(PARALLEL)
+        self._tasks = [asyncio.get_running_loop().create_task(self._fetch(layer, slots)) for layer in layers]
+
+    def open(self, layer: Layer) -> str | Spool:
+        """The growing file of a layer; waits until its download has begun. Raises SourceError."""
+        try:
+            return self._spools[layer.digest or ""].result()
+        except SourceError as error:
+            raise SourceError(f"streaming blob `{layer.name}`: {error}", hint=error.hint) from error
+
+    def failure(self, layer: Layer) -> Exception | None:
+        """Why the download ended, if it did not succeed."""
+        return self._failures.get(layer.digest or "")
+
+    def done(self, layer: Layer) -> None:
+        """Remove the file when no further layer of the image has the same bytes."""
+        digest = layer.digest or ""
+        self._waiting[digest] -= 1
+        if not self._waiting[digest]:
+            del self._waiting[digest]
+            self._remove(digest)
+
+    def _path(self, digest: str) -> str:
+        return self._store.folder(f"tmp/{BLOB}{digest}")
+
+    def _remove(self, digest: str) -> None:
+        try:
+            os.unlink(self._path(digest))
+        except FileNotFoundError:
+            pass
+
+    async def _fetch(self, layer: Layer, slots: asyncio.Semaphore) -> None:
+        digest = layer.digest or ""
+        promise = self._spools[digest]
+        spool: Spool | None = None
+        try:
+            async with slots:
+                fd = await self._lock(digest)
+                try:
+                    there = os.fstat(fd).st_size
+                    spool = Spool(self._path(digest), min(there, layer.size or 0))
+                    promise.set_result(spool)
+                    await self._transfer(layer, spool)
+                finally:
+                    os.close(fd)
+        except BaseException as error:
+            reason = error if isinstance(error, Exception) else Cancelled("cancelled")
+            self._failures.setdefault(digest, reason)
+            if spool is not None:
+                spool.fail(str(reason))
+            else:
+                promise.set_exception(reason)
+            if not isinstance(error, Exception):
+                raise
+
+    async def _transfer(self, layer: Layer, spool: Spool) -> None:
+        log = self._log.session("downloading", layer=layer.name, size=layer.size)
+        begun = spool.written
+        log.info("starting", offset=begun)
+        try:
+            async with aclosing(self._stream(layer, begun)) as chunks:
+                async for chunk in chunks:
+                    spool.write(chunk)
+        except RestartFromZero as error:
+            self._remove(layer.digest or "")
+            raise RegistryError(f"the blob changed while it was transferred: {error}", temporary=True) from None
+        except SourceError as error:
+            log.error("failed", error, bytes=spool.written - begun)
+            raise
+        spool.finish()
+        log.info("ending", bytes=spool.written - begun)
+
+    async def _lock(self, digest: str) -> int:
+        """Open and lock the file; waits while another process writes it."""
+        path = self._path(digest)
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
+                    self._store.give(path)
+                    return fd
+            except (BlockingIOError, FileNotFoundError):
+                pass
+            os.close(fd)
+            await asyncio.sleep(PAUSE)

@@ -1,0 +1,53 @@
+"""Layers of an OCI layout that are not in it but behind URLs (contract, section 9.4)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from groot_fast._core import Spool
+from groot_fast.config import Settings
+from groot_fast.pull.downloads import Downloads, Network
+from groot_fast.sources.image import Layer
+from groot_fast.sources.registry.foreign import ForeignLayers
+from groot_fast.sources.registry.options import RegistryOptions
+from groot_fast.store.layout import Store
+from groot_fast.telemetry.lager import Logger
+
+
+class RemoteLayers(Downloads):
+    """`Blobs` from files where they are there, from the layers' URLs where not."""
+
+    def __init__(self, store: Store, settings: Settings, log: Logger) -> None:
+        certificates = settings.remote_layer_certificates
+        self._foreign = ForeignLayers(RegistryOptions(remote_layer_certificates=Path(certificates) if certificates else None))
+        self._own_network = Network()
+        super().__init__(store, self._own_network, self._stream_layer, log)
+
+    def _stream_layer(self, layer: Layer, offset: int) -> AsyncGenerator[bytes, None]:
+        return self._foreign.stream(f"sha256:{layer.digest}", layer.size, offset, layer.urls)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            super().__exit__(kind, error, trace)
+            self._own_network.run(self._foreign.close())
+        finally:
+            self._own_network.close()
+
+    def start(self, layers: list[Layer]) -> None:
+        """Begin to fetch those that are not files."""
+        super().start([layer for layer in layers if not _is_here(layer)])
+
+    def open(self, layer: Layer) -> str | Spool:
+        """A file, or a growing one."""
+        return layer.path or "" if _is_here(layer) else super().open(layer)
+
+    def done(self, layer: Layer) -> None:
+        """Files of the layout stay."""
+        if not _is_here(layer):
+            super().done(layer)
+
+
+def _is_here(layer: Layer) -> bool:
+    return os.path.exists(layer.path or "")

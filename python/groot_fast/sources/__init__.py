@@ -1,0 +1,37 @@
+"""Where images come from: registry, OCI layout, tar file, directory.
+
+``open_source`` picks a `Source` by the form of the argument (contract, section 9.1).
+
+base.py the interface, image.py what they give, manifest.py the documents behind it, oci.py, local.py, docker.py and the client
+below registry/.
+"""
+
+from __future__ import annotations
+
+from groot_fast.errors import SourceError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from groot_fast._core import Cancel
+    from groot_fast.config import Settings
+    from groot_fast.sources.base import Source
+
+
+def open_source(image: str, settings: Settings, cancel: Cancel) -> Source:
+    """The source for an image argument. Raises SourceError for what cannot be understood; does no I/O."""
+    scheme, separator, _ = image.partition("://")
+    if not separator:
+        from groot_fast.sources.local import LocalSource
+
+        return LocalSource(image, cancel)
+    if scheme == "oci":
+        from groot_fast.sources.oci import OciSource
+
+        return OciSource(image, settings)
+    if scheme == "docker":
+        from groot_fast.sources.docker import DockerSource
+
+        return DockerSource(image, settings)
+    raise SourceError(
+        f"unsupported image source: {scheme}://", hint="use docker://host/name:tag, oci:///directory:tag, or a path"
+    )

@@ -1,0 +1,96 @@
+"""``docker://``: an image in a registry. The network is only imported when it is needed."""
+
+from __future__ import annotations
+
+from groot_fast.errors import GrootError, RegistryError, SourceError
+from groot_fast.sources.base import Source
+from groot_fast.sources.image import Image, Layer
+from groot_fast.sources.registry.reference import parse_reference
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from groot_fast.config import Settings
+    from groot_fast.pull.downloads import Downloads, Network
+    from groot_fast.sources.registry.client import RegistryClient
+    from groot_fast.store.layout import Store
+    from groot_fast.telemetry.lager import Logger
+
+PREFIX = "fetching image reference: creating image: "
+BARE = ("manifest unknown", "This registry is insecure.")
+"""Messages that stand alone (contract, section 7.4)."""
+
+
+class DockerSource(Source):
+    """An image in a registry. Use as a context manager: it holds connections from `resolve` on."""
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        try:
+            self._reference = parse_reference(url)
+        except SourceError as error:
+            raise SourceError(PREFIX + str(error), hint=error.hint) from None
+        self._settings = settings
+        self._network: Network | None = None
+        self._client: RegistryClient | None = None
+
+    def __enter__(self) -> DockerSource:
+        from pathlib import Path
+
+        from groot_fast.pull.downloads import Network
+        from groot_fast.sources.registry.client import RegistryClient
+        from groot_fast.sources.registry.options import RegistryOptions
+
+        settings = self._settings
+        certificates = settings.remote_layer_certificates
+        options = RegistryOptions(
+            insecure_registries=tuple(settings.insecure_registries),
+            username=settings.username,
+            password=settings.password,
+            remote_layer_certificates=Path(certificates) if certificates else None,
+        )
+        self._client = RegistryClient(self._reference, options)
+        self._network = Network()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._network is None or self._client is None:
+            return
+        try:
+            self._network.run(self._client.__aexit__(None, None, None))
+        finally:
+            self._network.close()
+
+    def resolve(self) -> Image:
+        """Fetch manifest and configuration. Raises SourceError and its kin with the contract's texts."""
+        assert self._network is not None
+        try:
+            return self._network.run(self._resolve())
+        except GrootError as error:
+            raise self._explain(error) from error
+
+    async def _resolve(self) -> Image:
+        from groot_fast.sources.manifest import MAX_CONFIG, Manifest, join_image
+
+        assert self._client is not None
+        document = await self._client.manifest()
+        manifest = Manifest(document.body)
+        config = await self._client.blob(f"sha256:{manifest.config.digest}", manifest.config.size, MAX_CONFIG)
+        return join_image(manifest, config)
+
+    def _explain(self, error: GrootError) -> GrootError:
+        text = str(error)
+        if not isinstance(error, RegistryError) or text.startswith(BARE) or "or you do not have permissions" in text:
+            return error
+        return RegistryError(PREFIX + text, hint=error.hint, status=error.status, codes=error.codes)
+
+    def blobs(self, store: Store, log: Logger) -> Downloads:
+        """The layers' bytes."""
+        from groot_fast.pull.downloads import Downloads
+
+        assert self._network is not None
+        return Downloads(store, self._network, self._stream, log)
+
+    def _stream(self, layer: Layer, offset: int) -> AsyncGenerator[bytes, None]:
+        assert self._client is not None
+        return self._client.stream(f"sha256:{layer.digest}", layer.size, offset, layer.urls)

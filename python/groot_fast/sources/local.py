@@ -1,0 +1,33 @@
+"""A tar file or a directory on this machine as a one-layer image (contract, section 9.2)."""
+
+from __future__ import annotations
+
+import os
+
+from groot_fast._core import Cancel, fingerprint, sha256
+from groot_fast.errors import SourceError
+from groot_fast.sources.base import Source
+from groot_fast.sources.image import Image, Layer
+
+
+class LocalSource(Source):
+    """A path. A tar file is known by its path and time, a directory by the metadata of everything in it."""
+
+    def __init__(self, path: str, cancel: Cancel) -> None:
+        self.path = path
+        self._cancel = cancel
+
+    def resolve(self) -> Image:
+        """Look at the path; nothing is unpacked yet. Raises SourceError."""
+        try:
+            stat = os.stat(self.path)
+        except OSError as error:
+            reason = (error.strerror or "error").lower()
+            raise SourceError(f"fetching image timestamp: stat {self.path}: {reason}") from None
+        except ValueError:
+            raise SourceError(f"fetching image timestamp: stat {self.path!r}: invalid path") from None
+        if os.path.isdir(self.path):
+            key = f"{os.path.abspath(self.path)}-{fingerprint(self.path, self._cancel)}"
+        else:
+            key = f"{self.path}-{stat.st_mtime_ns}"
+        return Image([Layer(chain_id=sha256(os.fsencode(key)), path=self.path)])

@@ -1,0 +1,194 @@
+"""Which URLs and addresses a server may send us to.
+
+A registry names other places: the token server in its challenge, blob stores in redirects. A hostile one names
+places only this machine can reach (CVE-2020-15157 and the go-containerregistry series of 2026). Rules:
+
+- the home host:port, which the user named, and hosts the operator trusts may be anything;
+- link-local, unspecified, multicast and reserved addresses: never (the cloud's metadata service lives there);
+- loopback: only for an insecure registry;
+- private networks: for an insecure registry, or when the home itself is in one (a company's registry next to its
+  blob store);
+- plain http: only for an insecure registry;
+- credentials do not belong here: `Transport` sends them to the origin they were made for and nowhere else.
+
+Addresses are checked after name resolution, on the very addresses that are connected to, so a name that resolves to
+127.0.0.1 gains nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+from yarl import URL
+
+from ...errors import RegistryError
+
+_CARRIER_NAT = ip_network("100.64.0.0/10")
+_THIS_NETWORK = ip_network("0.0.0.0/8")
+_NAT64 = ip_network("64:ff9b::/96")
+_SIX_TO_FOUR = ip_network("2002::/16")
+
+
+class Reach(IntEnum):
+    """Who can open a connection to an address."""
+
+    NEVER = 0
+    LOOPBACK = 1
+    PRIVATE = 2
+    PUBLIC = 3
+
+
+def reach(text: str) -> Reach:
+    """Class of an address literal; IPv4 addresses inside IPv6 ones count as themselves."""
+    address: IPv4Address | IPv6Address = ip_address(text.split("%", 1)[0])
+    if isinstance(address, IPv6Address):
+        inner = address.ipv4_mapped
+        if inner is None and address in _NAT64:
+            inner = IPv4Address(int(address) & 0xFFFFFFFF)
+        elif inner is None and address in _SIX_TO_FOUR:
+            inner = IPv4Address(int(address) >> 80 & 0xFFFFFFFF)
+        address = inner or address
+    if address.is_loopback:
+        return Reach.LOOPBACK
+    if address.is_link_local or address.is_multicast or address.is_reserved or address in _THIS_NETWORK:
+        return Reach.NEVER
+    if address.is_unspecified:
+        return Reach.NEVER
+    return Reach.PRIVATE if address.is_private or address in _CARRIER_NAT else Reach.PUBLIC
+
+
+def host_port(url: URL) -> str:
+    """``host:port`` with the port always there; the key by which hosts are compared and named in messages."""
+    host = url.host or ""
+    return f"[{host}]:{url.port}" if ":" in host else f"{host}:{url.port}"
+
+
+class Guard:
+    """The rules above for one home registry; see the module's text.
+
+    ``home`` is the URL of the registry API, None for layers that come from no registry. ``trusted`` are host:port
+    strings. ``internal`` permits private and loopback addresses (not plain http).
+    """
+
+    def __init__(self, home: URL | None, *, insecure: bool = False, trusted: tuple[str, ...] = (), internal: bool = False) -> None:
+        """See the class."""
+        self._insecure = insecure
+        self._internal = internal
+        self._free = {host_port(URL(f"https://{host}")) for host in trusted}
+        self._home: set[str] = set()
+        self._home_is_private = False
+        if home is not None:
+            # an insecure registry without a port is 443 or 80, whichever answers
+            self._home = {host_port(home), host_port(home.with_scheme("http")) if insecure else host_port(home)}
+            self._free |= self._home
+            if home.host and _is_literal(home.host):
+                self._home_is_private = reach(home.host) == Reach.PRIVATE
+
+    def trust(self, url: URL) -> None:
+        """Lift the address rules for a host the operator configured, such as a proxy."""
+        self._free.add(host_port(url))
+
+    def check(self, url: URL) -> None:
+        """Raise `RegistryError` unless a request may go to ``url`` (its address, if a name, is checked later)."""
+        if url.scheme not in ("http", "https") or not url.host:
+            raise RegistryError(f"refusing to follow the registry to a URL that is not https ({_shown(url)})")
+        if url.user is not None or url.password is not None:
+            raise RegistryError(f"refusing a URL with user information ({_shown(url)})")
+        if url.scheme == "http" and not self._insecure:
+            raise RegistryError(f"refusing plain http to {_shown(url)}")
+        if _is_literal(url.host):
+            self.check_addresses(host_port(url), [url.host])
+        elif url.host.rstrip(".").rpartition(".")[2].removeprefix("0x").isdigit():
+            # 127.1, 2130706433, 0x7f000001: resolvers read these as addresses
+            raise RegistryError(f"refusing an address in an unusual spelling ({_shown(url)})")
+
+    def redirected(self, current: URL, location: str | None) -> URL:
+        """Where a redirect leads; raises `RegistryError` for a missing, malformed or forbidden target."""
+        target = self._parse(location, f"{_shown(current)} sent a redirect without a usable target", current)
+        if current.scheme == "https" and target.scheme == "http" and not self._insecure:
+            raise RegistryError(f"refusing a redirect from https to plain http ({_shown(target)})")
+        self.check(target)
+        return target
+
+    def realm(self, text: str) -> URL:
+        """The token server a challenge names; raises `RegistryError` when it is malformed or forbidden."""
+        return self.parse(text, "the registry named a token server with a malformed URL")
+
+    def parse(self, text: str, complaint: str) -> URL:
+        """A URL from a stranger; raises `RegistryError`, with ``complaint`` if it is malformed."""
+        url = self._parse(text, complaint, None)
+        self.check(url)
+        return url
+
+    def check_addresses(self, host: str, addresses: list[str]) -> None:
+        """Raise `RegistryError` unless ``host`` (host:port) may have all these addresses."""
+        kinds = {reach(address) for address in addresses}
+        if host in self._home:
+            self._home_is_private = kinds == {Reach.PRIVATE}
+        if host in self._free:
+            return
+        for kind in sorted(kinds):
+            if not self._allows(kind):
+                raise RegistryError(
+                    f"refusing to follow the registry to {host}: not a public address",
+                    hint="if this host is meant, add it to the trusted hosts",
+                )
+
+    def _allows(self, kind: Reach) -> bool:
+        if kind is Reach.PUBLIC:
+            return True
+        if kind is Reach.NEVER:
+            return False
+        if self._insecure or self._internal:
+            return True
+        return kind is Reach.PRIVATE and self._home_is_private
+
+    @staticmethod
+    def _parse(text: str | None, complaint: str, base: URL | None) -> URL:
+        if not text or any(ch <= " " or ch == "\x7f" for ch in text):
+            raise RegistryError(complaint)
+        try:
+            # encoded=True: signed URLs must reach the blob store byte for byte
+            url = URL(text, encoded=True)
+            if base is not None and not url.scheme:  # with a scheme, `http://` too, it must stand alone
+                url = base.join(url)
+            _ = url.host, url.port  # these parse lazily
+        except ValueError:
+            raise RegistryError(complaint) from None
+        return url
+
+
+class GuardedResolver(AbstractResolver):
+    """The system's resolver, its answers shown to a `Guard` before anybody connects."""
+
+    def __init__(self, guard: Guard) -> None:
+        """See the class."""
+        self._guard = guard
+        self._system = ThreadedResolver()
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+        """As `AbstractResolver`; raises `RegistryError` for an address the guard refuses."""
+        results = await self._system.resolve(host, port, family)
+        self._guard.check_addresses(f"{host}:{port}", [result["host"] for result in results])
+        return results
+
+    async def close(self) -> None:
+        """Nothing is held."""
+        await self._system.close()
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ip_address(host.split("%", 1)[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _shown(url: URL) -> str:
+    """Scheme and host: paths and queries of redirects hold signatures."""
+    return ascii(f"{url.scheme}://{url.host or ''}")[1:-1]

@@ -1,0 +1,188 @@
+"""One HTTP exchange: redirects by our rules, deadlines, caps. The only place that holds an aiohttp session."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
+
+from ...errors import LimitExceeded, RegistryError
+from .credentials import Credential
+from .failures import network_failure
+from .guard import Guard, GuardedResolver, host_port
+from .options import RegistryOptions
+from .proxies import proxy_for
+from .trust import Trust
+
+MAX_REDIRECTS = 10
+SMALL_BODY = 64 * 1024  # error bodies, token replies
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_READ_BUFFER = 256 * 1024  # what aiohttp takes off a socket before it stops reading; twice this may be held
+_MAX_CHUNK = 1024 * 1024
+_HEADER_LINE = 32 * 1024  # signed URLs in Location are long
+_SMALL_BODY_DEADLINE = 60.0
+_STALL_FLOOR = 32 * 1024  # fewer bytes than this in one stall timeout is a stall: about 1 KiB/s
+_AGENT = {"User-Agent": "groot_fast", "Docker-Distribution-API-Version": "registry/2.0"}
+
+NETWORK_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)
+
+
+class Reply(NamedTuple):
+    """A reply whose body has not been read; ``own`` says that it comes from the origin that was asked."""
+
+    response: aiohttp.ClientResponse
+    own: bool
+
+
+class Transport:
+    """Requests on behalf of one registry (or of the foreign layers), at most ``max_connections`` at a time.
+
+    A slot is taken for as long as a reply is open, so somebody who keeps replies open without reading them holds
+    others up.
+    """
+
+    def __init__(self, guard: Guard, trust: Trust, options: RegistryOptions) -> None:
+        """See the class."""
+        self.guard = guard
+        self._trust = trust
+        self._options = options
+        self._slots = asyncio.Semaphore(options.max_connections)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+
+    @asynccontextmanager
+    async def exchange(
+        self,
+        url: URL,
+        headers: Mapping[str, str],
+        *,
+        authorization: str | None = None,
+        form: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Reply]:
+        """GET ``url`` (POST if there is a ``form``), follow redirects, and give the reply; it is closed at the end.
+
+        ``authorization`` is sent to the scheme, host and port of ``url`` only, whatever redirects do. Failures of the
+        network, also those while the body is read inside the ``async with``, are raised as `RegistryError`.
+        """
+        origin = url.origin()
+        async with self._slots:
+            for _ in range(MAX_REDIRECTS + 1):
+                own = url.origin() == origin
+                sent = {**headers, "Authorization": authorization} if authorization and own else dict(headers)
+                response = await self._send(url, sent, form)
+                try:
+                    if response.status not in _REDIRECTS:
+                        try:
+                            yield Reply(response, own)
+                        except NETWORK_ERRORS as error:
+                            raise network_failure(error, host_port(url), tls=url.scheme == "https") from None
+                        return
+                    location = response.headers.get("Location")
+                finally:
+                    response.close()
+                if form is not None:
+                    # the form holds a refresh token, made for this server
+                    raise RegistryError(f"{host_port(url)} redirected a token request, which is refused")
+                url = self.guard.redirected(url, location)
+        raise RegistryError(f"{host_port(origin)} redirected more than {MAX_REDIRECTS} times")
+
+    async def _send(self, url: URL, headers: dict[str, str], form: Mapping[str, str] | None) -> aiohttp.ClientResponse:
+        self.guard.check(url)
+        proxy = proxy_for(url)
+        proxy_headers = {}
+        if proxy is not None:
+            self.guard.trust(proxy)
+            if proxy.user is not None:
+                login = Credential(proxy.user, proxy.password or "").basic()
+                proxy_headers = {"Proxy-Authorization": login} if login else {}
+                proxy = proxy.with_user(None)
+                if url.scheme == "http":  # there is no CONNECT, the request itself goes to the proxy
+                    headers.update(proxy_headers)
+        host = url.authority.rpartition("@")[2]
+        context = self._trust.context(host) if url.scheme == "https" else True
+        try:
+            async with asyncio.timeout(self._options.connect_timeout + self._options.first_byte_timeout):
+                return await self._open_session().request(
+                    "GET" if form is None else "POST",
+                    url,
+                    headers=headers,
+                    data=form,
+                    allow_redirects=False,
+                    ssl=context,
+                    proxy=proxy,
+                    proxy_headers=proxy_headers or None,
+                )
+        except NETWORK_ERRORS as error:
+            # from None: aiohttp's exceptions carry the request's headers
+            raise network_failure(error, host_port(url), tls=url.scheme == "https") from None
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                # limit=0: the semaphore counts, because waiting for a slot must not count as waiting for a server
+                connector=aiohttp.TCPConnector(limit=0, resolver=GuardedResolver(self.guard), ttl_dns_cache=60),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._options.connect_timeout),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers=_AGENT,
+                auto_decompress=False,  # digests are of the bytes as sent
+                trust_env=False,  # proxies are ours to choose, and netrc is not read
+                read_bufsize=_READ_BUFFER,
+                max_line_size=_HEADER_LINE,
+                max_field_size=_HEADER_LINE,
+            )
+        return self._session
+
+
+async def read_capped(response: aiohttp.ClientResponse, cap: int, what: str) -> bytes:
+    """The whole body, at most ``cap`` bytes within a minute; raises `LimitExceeded` or a temporary `RegistryError`."""
+    parts: list[bytes] = []
+    length = 0
+    try:
+        async with asyncio.timeout(_SMALL_BODY_DEADLINE):
+            while chunk := await response.content.readany():
+                length += len(chunk)
+                if length > cap:
+                    raise LimitExceeded(f"{what} is larger than the limit of {cap} bytes")
+                parts.append(chunk)
+    except TimeoutError:
+        raise RegistryError(f"{what} did not arrive within {_SMALL_BODY_DEADLINE:.0f} s", temporary=True) from None
+    return b"".join(parts)
+
+
+async def read_chunks(response: aiohttp.ClientResponse, stall_timeout: float) -> AsyncGenerator[bytes, None]:
+    """The body in chunks of at most 1 MiB.
+
+    Raises a temporary `RegistryError` when nothing, or next to nothing, comes for ``stall_timeout`` seconds of
+    waiting; time the consumer spends between chunks does not count.
+    """
+    clock = asyncio.get_running_loop().time
+    waited, received = 0.0, 0
+    while True:
+        began = clock()
+        try:
+            async with asyncio.timeout(stall_timeout):
+                data = await response.content.readany()
+        except TimeoutError:
+            raise RegistryError(f"transfer stalled for {stall_timeout:g} s", temporary=True) from None
+        if not data:
+            return
+        waited += clock() - began
+        received += len(data)
+        if waited >= stall_timeout:
+            if received < _STALL_FLOOR:
+                raise RegistryError(f"transfer stalled: {received} bytes in {waited:.0f} s", temporary=True)
+            waited, received = 0.0, 0
+        if len(data) <= _MAX_CHUNK:
+            yield data
+        else:
+            for start in range(0, len(data), _MAX_CHUNK):
+                yield data[start : start + _MAX_CHUNK]

@@ -1,0 +1,187 @@
+"""Clean: remove the volumes no image uses, and what the dead left behind (contract, section 16).
+
+Marking (renaming ``X`` to ``gc.X``) and destroying are apart: marking is short, destroying may take long and hurts
+nobody. A create never waits for clean to destroy, and clean never waits for a create: each volume that some create
+uses as a base or builds is locked by it, and clean only takes what it can lock.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from groot_fast.errors import GrootError, StoreError
+from groot_fast.store import images, locks, records
+from groot_fast.store.volumes import DOOMED, INCOMPLETE, RECLAIM_DEADLINE, list_volumes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from groot_fast.drivers import Driver
+    from groot_fast.store.layout import Store
+    from groot_fast.telemetry.lager import Logger
+
+KEEP_DOWNLOADS = 3600.0
+"""Seconds that a clean on create keeps interrupted downloads for whoever tries again."""
+FOREIGN_AGE = 86400.0
+"""Seconds after which a temporary file that may belong to a running process of the original counts as left behind."""
+BLOB = "blob-"
+
+
+def cached_bytes(store: Store) -> int:
+    """Bytes of file content in all cached layers, used or not: what thresholds are held against."""
+    sizes = (records.read_size(store, chain_id) for chain_id in list_volumes(store))
+    return sum(size.layer for size in sizes if size is not None)
+
+
+def unused_bytes(store: Store) -> int:
+    """Bytes of file content in the layers that no image uses."""
+    used = _used_volumes(store)
+    sizes = (records.read_size(store, chain_id) for chain_id in list_volumes(store) if chain_id not in used)
+    return sum(size.layer for size in sizes if size is not None)
+
+
+def clean(
+    store: Store, driver: Driver, log: Logger, *, threshold: int = 0, ignore_images: list[str] | None = None, on_create: bool = False
+) -> bool:
+    """Remove what is unused. False where the threshold is not reached.
+
+    ``ignore_images`` names images whose volumes stay although no image uses them. ``on_create`` spares interrupted
+    downloads. Where another clean is running there is nothing to do. Raises StoreError when a volume could not be
+    destroyed; everything else is done all the same.
+    """
+    if threshold > 0 and cached_bytes(store) < threshold:
+        return False
+    running = locks.try_lock(store, locks.GARBAGE)
+    if running is None:
+        log.info("another-clean-is-running")
+        return True
+    with running:
+        _mark(store, log, set(ignore_images or ()), on_create)
+        images.remove_unfinished(store, driver)
+        _destroy_marked(store, driver, log, wait=not on_create)
+    return True
+
+
+def _mark(store: Store, log: Logger, ignore_images: set[str], on_create: bool) -> None:
+    # Creates of the original hold this lock and nothing on their base volume. With ours running there is no need to
+    # wait: they lock what they use.
+    alone = locks.try_lock(store, locks.GLOBAL)
+    try:
+        if alone is not None:
+            _drop_stale_records(store, log)
+        used = _used_volumes(store)
+        for image in ignore_images:
+            used.update(records.read_source(store, image))
+        for name in os.listdir(store.folder("volumes")):
+            if not name.startswith(DOOMED) and name not in used:
+                _doom(store, name, log)
+        _remove_temporary(store, alone is not None, KEEP_DOWNLOADS if on_create else 0.0)
+        volumes = set(list_volumes(store))
+        records.prune_sources(store, volumes)
+        if alone is not None:
+            _remove_lock_files(store, volumes)
+    finally:
+        if alone is not None:
+            alone.release()
+
+
+def _used_volumes(store: Store) -> set[str]:
+    """Volumes that the records of images name. An image without a usable record uses nothing: its tree does not depend
+    on its volumes, so the worst is that they are pulled again (contract, defect 15)."""
+    used: set[str] = set()
+    for image_id in records.recorded_images(store):
+        used.update(records.read_dependencies(store, image_id) or ())
+    return used
+
+
+def _drop_stale_records(store: Store, log: Logger) -> None:
+    for image_id in records.recorded_images(store):
+        if not os.path.isdir(store.image(image_id)):
+            log.info("record-without-image", id=image_id)
+            records.remove_dependencies(store, image_id)
+
+
+def _doom(store: Store, name: str, log: Logger) -> None:
+    chain_id = name.split(INCOMPLETE)[0]
+    held = locks.try_lock(store, chain_id)
+    if held is None:
+        log.debug("volume-is-in-use", volume=name)
+        return
+    with held:
+        try:
+            os.rename(store.volume(name), store.volume(DOOMED + name))
+        except FileNotFoundError:
+            return
+        if name == chain_id:
+            records.remove_size(store, chain_id)
+
+
+def _destroy_marked(store: Store, driver: Driver, log: Logger, *, wait: bool) -> None:
+    failed = 0
+    destroyed: list[int] = []
+    for name in os.listdir(store.folder("volumes")):
+        if not name.startswith(DOOMED):
+            continue
+        try:
+            if driver.is_volume(store.volume(name)):
+                destroyed += driver.destroy(store.volume(name))
+            else:
+                os.rmdir(store.volume(name))
+        except FileNotFoundError:
+            pass
+        except (OSError, GrootError) as error:
+            log.error("destroying-volume-failed", error, volume=name)
+            failed += 1
+    if destroyed:
+        # Who asks for a clean wants the space; a create that cleans on the way does not wait for it.
+        driver.reclaim(store.path, destroyed, RECLAIM_DEADLINE if wait else 0.0)
+    if failed:
+        raise StoreError("destroying volumes failed", hint="the log names the volumes (`--log-level error`)")
+
+
+def _remove_temporary(store: Store, alone: bool, keep_downloads: float) -> None:
+    """Remove what processes left in ``tmp``. A download in progress is locked by its process; of other files only their
+    age tells, unless nobody else is at work."""
+    now = time.time()
+    for name in os.listdir(store.folder("tmp")):
+        path = store.folder(f"tmp/{name}")
+        try:
+            age = now - os.lstat(path).st_mtime
+            if is_download(name):
+                if age >= keep_downloads:
+                    _remove_unlocked(path)
+            elif alone or age > FOREIGN_AGE:
+                os.unlink(path)
+        except OSError:
+            pass  # gone meanwhile, or a directory that is none of ours
+
+
+def is_download(name: str) -> bool:
+    """Whether a file in ``tmp`` is one of our downloads: ``blob-`` and 64 hex digits."""
+    digest = name.removeprefix(BLOB)
+    return name.startswith(BLOB) and len(digest) == 64 and not set(digest) - set("0123456789abcdef")
+
+
+def _remove_unlocked(path: str) -> None:
+    import fcntl
+
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(fd)
+
+
+def _remove_lock_files(store: Store, volumes: set[str]) -> None:
+    """Remove the lock files of volumes that are gone; the original keeps one for each layer it ever saw."""
+    for name in os.listdir(store.folder("locks")):
+        key = name.removesuffix(".lock")
+        if key in (locks.GLOBAL, locks.GARBAGE) or key in volumes or key == name:
+            continue
+        held = locks.try_lock(store, key)
+        if held is not None:
+            with held:
+                os.unlink(store.folder(f"locks/{name}"))

@@ -1,0 +1,253 @@
+"""Images: reserve an id, commit, delete, list, stats.
+
+An image exists when its tree does (`rootfs` or `snapshot` is a subvolume); that snapshot is the last step of a create
+and the first thing a delete removes. A directory without it is unfinished: somebody is at work on it, and holds a lock
+on the directory, or died. Create replaces what the dead left, clean removes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from groot_fast._core import write_record
+from groot_fast.errors import ImageExists, ImageNotFound, StoreError
+from groot_fast.store import records
+from groot_fast.store.layout import is_image_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from groot_fast.drivers import Driver, Limit
+    from groot_fast.sources.image import Image
+    from groot_fast.store.layout import Store
+
+TREES = ("rootfs", "snapshot")
+SIZE_ATTRIBUTE = "user.grootfs.image-size"
+"""On the image's directory: bytes of the image. An attribute is durable with the snapshot and read without parsing."""
+
+DELETE_DEADLINE = 30.0
+PAUSE = 0.01
+
+
+def image_tree(store: Store, driver: Driver, image_id: str) -> str | None:
+    """The subvolume of an image; None where the image does not exist or is unfinished."""
+    for name in TREES:
+        path = f"{store.image(image_id)}/{name}"
+        if driver.is_volume(path):
+            return path
+    return None
+
+
+def check_new_id(store: Store, driver: Driver, image_id: str) -> None:
+    """Refuse an id that cannot be used. Raises StoreError, ImageExists."""
+    if "/" in image_id:
+        raise StoreError(f"id `{image_id}` contains invalid characters: `/`")
+    if not is_image_id(image_id):
+        raise StoreError(f"id `{image_id}` cannot be used: it must be a file name of 1 to 255 bytes other than `.` and `..`")
+    if image_tree(store, driver, image_id) is not None:
+        raise _exists(image_id)
+
+
+def _exists(image_id: str) -> ImageExists:
+    return ImageExists(f"image for id `{image_id}` already exists")
+
+
+class Reservation:
+    """An image directory that this process made and holds, until the image is in it or everything is taken back."""
+
+    def __init__(self, store: Store, driver: Driver, image_id: str) -> None:
+        """Take the id. Raises ImageExists where somebody else has it or is about to."""
+        self.image_id = image_id
+        self.path = store.image(image_id)
+        self._store = store
+        self._driver = driver
+        try:
+            os.mkdir(self.path, 0o700)
+        except FileExistsError:
+            self._fd = self._take_over()
+        else:
+            self._fd = _lock_directory(self.path)
+            if self._fd < 0:
+                raise _exists(image_id)
+        os.chmod(self.path, 0o700)
+        store.give(self.path)
+
+    def _take_over(self) -> int:
+        fd = _lock_directory(self.path)
+        if fd < 0 or image_tree(self._store, self._driver, self.image_id) is not None:
+            if fd >= 0:
+                os.close(fd)
+            raise _exists(self.image_id)
+        _remove_contents(self._driver, self.path)
+        return fd
+
+    def __enter__(self) -> Reservation:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is not None:
+                _remove_image(self._store, self._driver, self.image_id)
+        finally:
+            os.close(self._fd)
+
+    def commit(self, image: Image, volume: str, limit: Limit | None, *, mount: bool, image_size: int) -> None:
+        """Write all that belongs to the image, then make its tree from ``volume``: the commit point.
+
+        The order matters: whatever is written before the snapshot is durable with it, whatever comes after is not.
+        """
+        # Not before the directory is ours: the record of another image must not be touched.
+        records.write_dependencies(self._store, self.image_id, image.chain_ids)
+        write_record(
+            f"{self.path}/image.json", self._store.temporary("record"), image.config, mode=0o644, owner=self._store.owner
+        )
+        for source in image.volume_sources(self.path).values():
+            self._store.make_directory(source, 0o755)
+        os.setxattr(self.path, SIZE_ATTRIBUTE, str(image_size).encode())
+        if mount:
+            self._driver.make_image(volume, f"{self.path}/rootfs", limit)
+        else:
+            self._store.make_directory(f"{self.path}/rootfs", 0o755)
+            self._driver.make_image(volume, f"{self.path}/snapshot", limit)
+
+
+def _lock_directory(path: str) -> int:
+    """An exclusively locked descriptor of the directory that is at ``path`` now, or -1 where somebody else holds it
+    or it is gone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
+            return fd
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(fd)
+    return -1
+
+
+def list_images(store: Store, driver: Driver) -> list[str]:
+    """Ids of all finished images, sorted. Raises OSError."""
+    return sorted(image_id for image_id in os.listdir(store.folder("images")) if image_tree(store, driver, image_id))
+
+
+def image_usage(store: Store, driver: Driver, image_id: str) -> tuple[int, int]:
+    """(all bytes, own bytes) of an image. Raises ImageNotFound, QuotaError, OSError."""
+    tree = image_tree(store, driver, image_id) if is_image_id(image_id) else None
+    if tree is None:
+        raise ImageNotFound(f"Image `{image_id}` not found.")
+    return driver.usage(tree, _image_size(store, image_id))
+
+
+def _image_size(store: Store, image_id: str) -> int:
+    try:
+        return int(os.getxattr(store.image(image_id), SIZE_ATTRIBUTE))
+    except (OSError, ValueError):
+        # The original's image.
+        return records.tree_size(store, records.read_dependencies(store, image_id) or [])
+
+
+def delete_image(store: Store, driver: Driver, image_id: str) -> None:
+    """Remove an image, or what is left of an unfinished one. Raises ImageNotFound, StoreError.
+
+    The tree goes first and the record of its volumes last, so that a kill in between leaves something that the next
+    delete, create or clean finishes.
+    """
+    path = store.image(image_id)
+    if not is_image_id(image_id) or not os.path.isdir(path) or os.path.islink(path):
+        raise ImageNotFound(f"Image `{image_id}` not found. Skipping delete.")
+    mounted = _mounts_below(path)
+    if mounted:
+        raise StoreError(
+            f"deleting image path '{path}' failed: {mounted[0]} is a mount point", hint=f"umount {mounted[0]} and try again"
+        )
+    fd = _wait_for_directory(path)
+    if fd is None:
+        raise ImageNotFound(f"Image `{image_id}` not found. Skipping delete.")
+    try:
+        _remove_image(store, driver, image_id)
+    except OSError as error:
+        hint = None
+        if error.errno in (errno.EPERM, errno.EACCES) and os.geteuid() != 0:
+            hint = "the store's file system must be mounted with `user_subvol_rm_allowed`"
+        raise StoreError(f"deleting image path '{path}' failed: {error.strerror}", hint=hint) from None
+    finally:
+        os.close(fd)
+
+
+def _wait_for_directory(path: str) -> int | None:
+    """As `_lock_directory`, waiting for a create or another delete; None when the directory is gone."""
+    import time
+
+    end = time.monotonic() + DELETE_DEADLINE
+    while os.path.isdir(path):
+        fd = _lock_directory(path)
+        if fd >= 0:
+            return fd
+        if time.monotonic() > end:
+            raise StoreError(f"deleting image path '{path}' failed: it is in use by another grootfs process")
+        time.sleep(PAUSE)
+    return None
+
+
+def remove_unfinished(store: Store, driver: Driver) -> None:
+    """Remove the directories of images that were never finished and that nobody works on."""
+    for image_id in os.listdir(store.folder("images")):
+        path = store.image(image_id)
+        if os.path.islink(path) or not os.path.isdir(path) or image_tree(store, driver, image_id) is not None:
+            continue
+        fd = _lock_directory(path)
+        if fd < 0:
+            continue
+        try:
+            if image_tree(store, driver, image_id) is None:
+                _remove_image(store, driver, image_id)
+        finally:
+            os.close(fd)
+
+
+def _remove_image(store: Store, driver: Driver, image_id: str) -> None:
+    _remove_contents(driver, store.image(image_id))
+    # While the directory stands and is locked, the id is ours, and so is the record.
+    records.remove_dependencies(store, image_id)
+    os.rmdir(store.image(image_id))
+
+
+def _remove_contents(driver: Driver, path: str) -> None:
+    names = sorted(os.listdir(path), key=lambda name: name not in TREES)
+    for name in names:
+        entry = f"{path}/{name}"
+        if not os.path.isdir(entry) or os.path.islink(entry):
+            os.unlink(entry)
+        elif driver.is_volume(entry):
+            driver.destroy(entry)
+        else:
+            _remove_tree(driver, entry)
+
+
+def _remove_tree(driver: Driver, path: str) -> None:
+    """A plain directory: a volume source, or the mount point of `--without-mount`. A container may have filled it."""
+    if not os.listdir(path):
+        os.rmdir(path)
+        return
+    import shutil
+
+    shutil.rmtree(path)
+
+
+def _mounts_below(path: str) -> list[str]:
+    """Mount points at or below ``path`` (proc(5), mountinfo)."""
+    prefix = os.path.realpath(path).encode("utf-8", "surrogateescape")
+    found = []
+    with open("/proc/self/mountinfo", "rb") as lines:
+        for line in lines:
+            point = line.split(b" ", 5)[4]
+            if b"\\" in point:
+                for code, char in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
+                    point = point.replace(code, char)
+            if point == prefix or point.startswith(prefix + b"/"):
+                found.append(os.fsdecode(point))
+    return found

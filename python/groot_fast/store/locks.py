@@ -1,0 +1,120 @@
+"""Locks between processes: flock on files below ``locks/``, under the original's names (contract, section 17).
+
+| lock | shared | exclusive |
+| --- | --- | --- |
+| ``global-groot-lock`` | create, from planning to the end | clean, while it marks, if it gets it at once |
+| ``<chain id>`` | create, while it uses the volume as a base | create, while it builds the volume; clean, to mark it |
+| ``groot-gc-lock`` | | clean, from start to end |
+
+Create takes chain locks from the top of its image downwards, so two creates never wait for each other in a circle.
+Clean only ever tries chain locks. Nobody waits without a deadline.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+
+from groot_fast.errors import LockTimeout, StoreError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from groot_fast.store.layout import Store
+
+GLOBAL = "global-groot-lock"
+GARBAGE = "groot-gc-lock"
+
+FIRST_PAUSE = 0.001
+LONGEST_PAUSE = 0.02
+
+
+class Lock:
+    """A held lock. Released by `release`, at the end of a ``with`` block, or by the kernel when the process ends.
+
+    ``waited`` is how long it took to get it, in nanoseconds.
+    """
+
+    __slots__ = ("_fd", "waited")
+
+    def __init__(self, fd: int, waited: int) -> None:
+        self._fd = fd
+        self.waited = waited
+
+    def release(self) -> None:
+        """Let go. Harmless when already done."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def lock_path(store: Store, key: str) -> str:
+    """The file behind a lock."""
+    return store.folder(f"locks/{key.replace('/', '')}.lock")
+
+
+def try_lock(store: Store, key: str, *, shared: bool = False) -> Lock | None:
+    """The lock if it is free now, else None. Raises StoreError where the lock file cannot be opened."""
+    path = lock_path(store, key)
+    while True:
+        fd = _open(store, path, key)
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        # Clean removes lock files of volumes that are gone: a lock on a removed file locks nothing.
+        if _is_same(fd, path):
+            return Lock(fd, 0)
+        os.close(fd)
+
+
+def lock(store: Store, key: str, *, shared: bool = False, deadline: float) -> Lock:
+    """The lock, waiting at most ``deadline`` seconds. Raises LockTimeout, StoreError."""
+    start = time.monotonic_ns()
+    end = start + int(deadline * 1e9)
+    pause = FIRST_PAUSE
+    while True:
+        held = try_lock(store, key, shared=shared)
+        now = time.monotonic_ns()
+        if held is not None:
+            held.waited = now - start
+            return held
+        if now > end:
+            raise LockTimeout(
+                f"timed out waiting for the '{key}' file lock after '{deadline:g}s'",
+                hint="another grootfs process holds it; `fuser` on the file below `locks/` of the store names it",
+            )
+        time.sleep(pause)
+        pause = min(pause * 1.5, LONGEST_PAUSE)
+
+
+def _open(store: Store, path: str, key: str) -> int:
+    # Non-blocking, or a pipe under the lock's name would hold us for ever.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        try:
+            return os.open(path, flags & ~os.O_CREAT)
+        except FileNotFoundError:
+            fd = os.open(path, flags, 0o600)
+            if store.owner is not None:
+                os.fchown(fd, *store.owner)
+            return fd
+    except OSError as error:
+        reason = (error.strerror or "error").lower()
+        raise StoreError(f"creating lock file for key `{key}`: open {path}: {reason}") from None
+
+
+def _is_same(fd: int, path: str) -> bool:
+    try:
+        there = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    here = os.fstat(fd)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)

@@ -1,0 +1,168 @@
+"""The small files below ``meta/``: what an image is made of, how large a volume is, which name gave which volumes.
+
+One damaged record never stops anything: it reads as missing, and `clean` goes on.
+"""
+
+from __future__ import annotations
+
+import os
+
+from groot_fast._core import format_json, parse_json, sha256, write_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from groot_fast.store.layout import Store
+
+MAX_RECORD = 1 << 20
+DEPENDENCIES = "meta/dependencies"
+SOURCES = "meta/sources"
+
+
+def _write(store: Store, path: str, value: object, *, end: str = "") -> None:
+    data = (format_json(value) + end).encode()
+    write_record(path, store.temporary("record"), data, mode=0o644, owner=store.owner)
+
+
+def _read(path: str) -> object:
+    try:
+        with open(path, "rb") as file:
+            return parse_json(file.read(MAX_RECORD))
+    except (OSError, ValueError):
+        return None
+
+
+def _strings(value: object) -> list[str] | None:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    return None
+
+
+# -- images ------------------------------------------------------------------
+
+
+def _dependency_path(store: Store, image_id: str) -> str:
+    return store.folder(f"{DEPENDENCIES}/image:{image_id}.json")
+
+
+def write_dependencies(store: Store, image_id: str, chain_ids: list[str]) -> None:
+    """Record the volumes of an image, bottom to top (contract, section 11.3)."""
+    _write(store, _dependency_path(store, image_id), chain_ids)
+
+
+def read_dependencies(store: Store, image_id: str) -> list[str] | None:
+    """The volumes of an image; None where there is no usable record."""
+    return _strings(_read(_dependency_path(store, image_id)))
+
+
+def remove_dependencies(store: Store, image_id: str) -> None:
+    """Forget the volumes of an image. Missing is fine."""
+    try:
+        os.unlink(_dependency_path(store, image_id))
+    except FileNotFoundError:
+        pass
+
+
+def recorded_images(store: Store) -> list[str]:
+    """Ids of all images that have a record."""
+    names = os.listdir(store.folder(DEPENDENCIES))
+    return [name[len("image:") : -len(".json")] for name in names if name.startswith("image:") and name.endswith(".json")]
+
+
+# -- volumes -----------------------------------------------------------------
+
+
+class VolumeSize:
+    """Bytes of file content: of the layer itself, and of the whole tree in its volume."""
+
+    __slots__ = ("layer", "tree")
+
+    def __init__(self, layer: int, tree: int | None) -> None:
+        self.layer = layer
+        self.tree = tree
+
+
+def size_path(store: Store, chain_id: str) -> str:
+    """The file with a volume's size."""
+    return store.folder(f"meta/volume-{chain_id}")
+
+
+def write_size(store: Store, chain_id: str, size: VolumeSize) -> None:
+    """Record the size of a volume."""
+    value = {"Size": size.layer} if size.tree is None else {"Size": size.layer, "TreeSize": size.tree}
+    _write(store, size_path(store, chain_id), value, end="\n")
+
+
+def read_size(store: Store, chain_id: str) -> VolumeSize | None:
+    """The size of a volume; None where there is no usable record. ``tree`` is None in records of the original."""
+    value = _read(size_path(store, chain_id))
+    if not isinstance(value, dict):
+        return None
+    layer, tree = value.get("Size"), value.get("TreeSize")
+    if not isinstance(layer, int) or layer < 0:
+        return None
+    return VolumeSize(layer, tree if isinstance(tree, int) and tree >= 0 else None)
+
+
+def tree_size(store: Store, chain_ids: list[str]) -> int:
+    """Bytes of all files in an image. Where the original made the top volume, the sum of its layers (an upper bound)."""
+    top = read_size(store, chain_ids[-1]) if chain_ids else None
+    if top is not None and top.tree is not None:
+        return top.tree
+    sizes = [read_size(store, chain_id) for chain_id in chain_ids]
+    return sum(size.layer for size in sizes if size is not None)
+
+
+def remove_size(store: Store, chain_id: str) -> None:
+    """Forget the size of a volume. Missing is fine."""
+    try:
+        os.unlink(size_path(store, chain_id))
+    except FileNotFoundError:
+        pass
+
+
+# -- names of images -----------------------------------------------------------
+
+
+def _source_path(store: Store, image: str) -> str:
+    return store.folder(f"{SOURCES}/{sha256(os.fsencode(image))}.json")
+
+
+def write_source(store: Store, image: str, chain_ids: list[str]) -> None:
+    """Record which volumes an image name stood for, unless that is what the record already says.
+
+    Only `clean --ignore-image` reads it, so it need not be there after a crash.
+    """
+    path = _source_path(store, image)
+    value = {"image": image, "volumes": chain_ids}
+    if _read(path) == value:
+        return
+    folder = store.folder(SOURCES)
+    if not os.path.isdir(folder):
+        try:
+            store.make_directory(folder, 0o755)
+        except FileExistsError:
+            pass
+    _write(store, path, value)
+
+
+def read_source(store: Store, image: str) -> list[str]:
+    """The volumes an image name stood for when it was last created."""
+    value = _read(_source_path(store, image))
+    return (_strings(value.get("volumes")) or []) if isinstance(value, dict) else []
+
+
+def prune_sources(store: Store, volumes: set[str]) -> None:
+    """Drop the records of names none of whose volumes exist any more."""
+    try:
+        names = os.listdir(store.folder(SOURCES))
+    except FileNotFoundError:
+        return
+    for name in names:
+        path = store.folder(f"{SOURCES}/{name}")
+        value = _read(path)
+        kept = _strings(value.get("volumes")) if isinstance(value, dict) else None
+        if not kept or not volumes.intersection(kept):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass

@@ -1,0 +1,244 @@
+"""init-store and delete-store."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from groot_fast import _core
+from groot_fast._core import format_json
+from groot_fast.errors import GrootError, StoreError
+from groot_fast.store import images
+from groot_fast.store.layout import FOLDERS, Store, read_namespace
+from groot_fast.store.volumes import DOOMED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from groot_fast.drivers import Driver
+    from groot_fast.idmap import Mappings
+    from groot_fast.telemetry.lager import Logger
+
+MOUNT_OPTIONS = "user_subvol_rm_allowed,noatime,rw"
+
+
+def backing_file(path: str) -> str:
+    """The loop file of a store."""
+    return f"{os.path.normpath(path)}.backing-store"
+
+
+def init_store(path: str, driver: Driver, mappings: Mappings, log: Logger, *, size: int = 0, tools: str = "", quota: str | None = None) -> None:
+    """Make a directory a store, or check and repair one that is. Never formats anything that exists.
+
+    With ``size`` > 0 and no BTRFS at ``path``, a loop file of that size is made beside it, formatted and mounted; one
+    that is already there is only mounted. Accounting is turned on where we made the file system (simple, or full before
+    Linux 6.7); elsewhere only when ``quota`` says so (``simple`` or ``full``). ``tools`` is the directory of `mkfs.btrfs`.
+    Raises StoreError and OSError; what was made is taken back.
+    """
+    if os.geteuid() != 0:
+        raise StoreError(f"store {path} can only be initialized by Root user")
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise StoreError(f"making directory `{path}`: not a directory")
+    made = _Undo()
+    try:
+        _provide_filesystem(path, driver, log, size, tools, quota, made)
+        if not os.path.isdir(path):
+            os.mkdir(path, 0o755)
+            made.add(lambda: os.rmdir(path))
+        _make_folders(path, mappings)
+    except BaseException:
+        made.run()
+        raise
+
+
+class _Undo:
+    """Steps that take back what was made, run in reverse."""
+
+    def __init__(self) -> None:
+        self._steps: list[Callable[[], object]] = []
+
+    def add(self, step: Callable[[], object]) -> None:
+        self._steps.append(step)
+
+    def run(self) -> None:
+        for step in reversed(self._steps):
+            try:
+                step()
+            except OSError:
+                pass
+
+
+def _provide_filesystem(path: str, driver: Driver, log: Logger, size: int, tools: str, quota: str | None, made: _Undo) -> None:
+    checked = path if size > 0 or os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(checked) and size <= 0:
+        raise StoreError(f"stat {checked}: no such file or directory")
+    # The accounting mode of a file system that we did not make is its operator's business.
+    if os.path.isdir(checked) and driver.is_compatible(checked):
+        log.debug("store-already-initialized", path=checked)
+        if quota is not None and _core.accounting(checked) is None:
+            _core.enable_quota(checked, quota == "simple")
+        return
+    if size <= 0:
+        raise StoreError(
+            f"Store path filesystem ({checked}) is incompatible with requested driver",
+            hint="give --store-size-bytes to keep the store in a file, or put it on BTRFS",
+        )
+    if not os.path.isdir(path):
+        os.mkdir(path, 0o755)
+        made.add(lambda: os.rmdir(path))
+    file = backing_file(path)
+    if not os.path.exists(file):
+        _format(file, size, tools)
+        made.add(lambda: os.unlink(file))
+    _run("mount", "-t", "btrfs", "-o", f"loop,{MOUNT_OPTIONS}", file, path)
+    made.add(lambda: _run("umount", path))
+    if _core.accounting(path) is None:
+        _enable_quota(path, quota)
+
+
+def _format(file: str, size: int, tools: str) -> None:
+    """Format under another name and rename: a file under the final name is always a whole file system, so it never
+    needs to be formatted again (contract, defect 4)."""
+    new = f"{file}.new"
+    try:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb") as made:
+            os.fchmod(made.fileno(), 0o600)
+            os.truncate(made.fileno(), size)
+        _run(os.path.join(tools, "mkfs.btrfs"), "--quiet", new)
+        with open(new, "rb") as made:
+            os.fsync(made.fileno())
+        os.rename(new, file)
+    finally:
+        if os.path.exists(new):
+            os.unlink(new)
+
+
+def _enable_quota(path: str, quota: str | None) -> None:
+    try:
+        _core.enable_quota(path, quota != "full")
+    except OSError:
+        if quota == "simple":
+            raise
+        _core.enable_quota(path, False)  # before Linux 6.7
+
+
+def _run(*argv: str) -> None:
+    """Run a tool of the system. Raises StoreError with what it said."""
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    except FileNotFoundError:
+        hint = "install btrfs-progs" if "mkfs" in argv[0] else None
+        raise StoreError(f"{argv[0]} was not found in the $PATH", hint=hint) from None
+    if done.returncode != 0:
+        said = " ".join(done.stdout.decode(errors="replace").split())
+        raise StoreError(f"{os.path.basename(argv[0])}: {said or f'exit status {done.returncode}'}")
+
+
+def _make_folders(path: str, mappings: Mappings) -> None:
+    meta = f"{path}/meta"
+    if not os.path.isdir(meta):
+        os.mkdir(meta, 0o755)
+    _settle_namespace(path, mappings)
+    store = Store(path, mappings)
+    store.give(path)
+    os.chmod(path, 0o700)
+    for name in FOLDERS:
+        folder = store.folder(name)
+        if not os.path.isdir(folder):
+            os.mkdir(folder)
+        os.chmod(folder, 0o755)
+        store.give(folder)
+    _core.sync(path)
+
+
+def _settle_namespace(path: str, mappings: Mappings) -> None:
+    """Write the mappings, or hold them against those that are there."""
+    file = f"{path}/meta/namespace.json"
+    if os.path.exists(file):
+        stored = read_namespace(path)
+        for kind, old, new in (("UID", stored.uids, mappings.uids), ("GID", stored.gids, mappings.gids)):
+            if sorted(map(str, old)) != sorted(map(str, new)):
+                raise StoreError(f"provided {kind} mappings do not match those already configured in the store")
+        return
+    value = {"uid-mappings": sorted(map(str, mappings.uids)), "gid-mappings": sorted(map(str, mappings.gids))}
+    _core.write_record(file, f"{file}.new", (format_json(value) + "\n").encode(), mode=0o755)
+
+
+def delete_store(path: str, driver: Driver) -> None:
+    """Remove a store with everything in it; a loop file that `init_store` made goes too. Missing is fine.
+
+    Raises StoreError for a directory that is no store: nothing in it is touched.
+    """
+    if not os.path.lexists(path):
+        return
+    if not os.path.isdir(f"{path}/images") or not os.path.isdir(f"{path}/meta"):
+        missing = "images" if not os.path.isdir(f"{path}/images") else "meta"
+        raise StoreError(f"listing images: open {path}/{missing}: no such file or directory")
+    store = Store(path, _mappings_or_none(path))
+    for image_id in os.listdir(store.folder("images")):
+        images.delete_image(store, driver, image_id)
+    for name in os.listdir(store.folder("volumes")):
+        doomed = name if name.startswith(DOOMED) else DOOMED + name
+        os.rename(store.volume(name), store.volume(doomed))
+        driver.destroy(store.volume(doomed))
+    _remove_folders(path)
+    if os.path.ismount(path):
+        _unmount(path)
+    else:
+        _remove(path)
+
+
+def _mappings_or_none(path: str) -> Mappings:
+    from groot_fast.idmap import Mappings
+
+    try:
+        return read_namespace(path)
+    except GrootError:
+        return Mappings([], [])
+
+
+def _remove_folders(path: str) -> None:
+    import shutil
+
+    for name in ("images", "volumes", "tmp", "locks", "meta"):
+        if os.path.isdir(f"{path}/{name}"):
+            shutil.rmtree(f"{path}/{name}")
+
+
+def _unmount(path: str) -> None:
+    """Unmount a store that lives in its own loop file and remove the file. A file system that an operator mounted stays
+    as it is, empty."""
+    file = backing_file(path)
+    if not _is_mounted_from(path, file):
+        return
+    foreign = os.listdir(path)
+    _run("umount", path)
+    _remove(path)
+    if not foreign:
+        os.unlink(file)
+
+
+def _is_mounted_from(path: str, file: str) -> bool:
+    """Whether the file system at ``path`` is on a loop device over ``file``."""
+    if not os.path.exists(file):
+        return False
+    real = os.path.realpath(path)
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        sources = [line.split(" - ", 1)[1].split()[1] for line in lines if line.split()[4] == real]
+    for source in sources:
+        try:
+            with open(f"/sys/block/{os.path.basename(source)}/loop/backing_file", encoding="utf-8") as backing:
+                if backing.read().rstrip("\n") == os.path.realpath(file):
+                    return True
+        except OSError:
+            continue
+    return False
+
+
+def _remove(path: str) -> None:
+    try:
+        os.rmdir(path)
+    except OSError as error:
+        reason = (error.strerror or "error").lower()
+        raise StoreError(f"deleting store path: {path}: {reason}") from None

@@ -1,0 +1,161 @@
+//! Unpacking.
+
+use crate::errors::to_python;
+use groot_core::blob::{Expected, Source};
+use groot_core::idmap::{IdMap, IdMaps, Range};
+use groot_core::layer::{Options, Stats};
+use groot_core::limits::Limits;
+use groot_core::{Error, Result, btrfs, directory, spool, unpack as core_unpack};
+use pyo3::prelude::*;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+/// How often a waiting call looks for signals.
+const TICK: Duration = Duration::from_millis(50);
+
+type Ranges = Vec<(u32, u32, u32)>;
+type Counted = (u64, u64, u64, BTreeMap<String, u64>, Vec<String>);
+
+/// A switch that stops the calls it was given to.
+#[pyclass(frozen, module = "groot_fast._core")]
+#[derive(Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+#[pymethods]
+impl Cancel {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A blob that is still being downloaded into a file.
+#[pyclass(frozen, module = "groot_fast._core")]
+pub struct Spool(Arc<spool::Spool>);
+
+#[pymethods]
+impl Spool {
+    #[new]
+    fn new(path: PathBuf, written: u64) -> PyResult<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        file.set_len(written)?;
+        Ok(Self(Arc::new(spool::Spool::new(file, written))))
+    }
+
+    fn write(&self, py: Python<'_>, data: &[u8]) -> PyResult<()> {
+        py.detach(|| self.0.write(data)).map_err(|e| to_python(py, e))
+    }
+
+    #[getter]
+    fn written(&self) -> u64 {
+        self.0.written()
+    }
+
+    fn finish(&self) {
+        self.0.finish();
+    }
+
+    fn fail(&self, reason: &str) {
+        self.0.fail(reason);
+    }
+}
+
+fn id_maps(uids: Ranges, gids: Ranges) -> IdMaps {
+    let map = |ranges: Ranges| IdMap::new(ranges.into_iter().map(|(inside, host, size)| Range { inside, host, size }).collect());
+    IdMaps { uid: map(uids), gid: map(gids) }
+}
+
+fn counted(stats: Stats, notes: Vec<String>) -> Counted {
+    (stats.content, stats.removed, stats.entries, stats.left_out, notes)
+}
+
+/// Run `work` in a thread with the GIL released; signals are handled meanwhile, and one that raises stops the work.
+fn run<T: Send>(py: Python<'_>, cancel: &AtomicBool, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
+    std::thread::scope(|scope| {
+        let (done_in, mut done_out) = sync_channel(1);
+        scope.spawn(move || done_in.send(work()));
+        let mut raised = None;
+        let result = loop {
+            // The receiver is not `Sync`, so it moves into the closure and back.
+            let waited;
+            (done_out, waited) = py.detach(move || {
+                let waited = done_out.recv_timeout(TICK);
+                (done_out, waited)
+            });
+            match waited {
+                Ok(result) => break result,
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Err(error) = py.check_signals() {
+                        cancel.store(true, Ordering::Relaxed);
+                        raised.get_or_insert(error);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => break Err(Error::layer("internal error: thread panicked")),
+            }
+        };
+        match (raised, result) {
+            (Some(error), _) => Err(error),
+            (None, result) => result.map_err(|e| to_python(py, e)),
+        }
+    })
+}
+
+/// Unpack one layer into the directory `root`.
+#[pyfunction]
+#[pyo3(signature = (root, blob, *, digest, size, diff_id, media_type, base, uids, gids, max_content, cancel))]
+#[allow(clippy::too_many_arguments)]
+pub fn unpack(
+    py: Python<'_>,
+    root: PathBuf,
+    blob: &Bound<'_, PyAny>,
+    digest: Option<String>,
+    size: Option<u64>,
+    diff_id: Option<String>,
+    media_type: String,
+    base: PathBuf,
+    uids: Ranges,
+    gids: Ranges,
+    max_content: Option<u64>,
+    cancel: &Cancel,
+) -> PyResult<Counted> {
+    let source = if let Ok(spool) = blob.cast::<Spool>() {
+        Source::Spool(Arc::clone(&spool.get().0))
+    } else {
+        Source::File(File::open(blob.extract::<PathBuf>()?)?)
+    };
+    let options = Options {
+        base: base.into_os_string().into_encoded_bytes(),
+        ids: id_maps(uids, gids),
+        limits: Limits { max_content, ..Limits::default() },
+        literal_names: false,
+    };
+    let root = btrfs::open_dir(&root).map_err(|e| to_python(py, e))?;
+    let job = core_unpack::Job { source, expected: Expected { digest, size, diff_id }, media_type, root, options };
+    let report = run(py, &cancel.0, || core_unpack::unpack(job, &cancel.0))?;
+    Ok(counted(report.stats, report.notes))
+}
+
+/// Copy the tree below `source` into the directory `root`.
+#[pyfunction]
+#[pyo3(signature = (root, source, *, uids, gids, cancel))]
+pub fn copy_directory(py: Python<'_>, root: PathBuf, source: PathBuf, uids: Ranges, gids: Ranges, cancel: &Cancel) -> PyResult<Counted> {
+    let options = Options { ids: id_maps(uids, gids), ..Options::default() };
+    let root = btrfs::open_dir(&root).map_err(|e| to_python(py, e))?;
+    let stats = run(py, &cancel.0, || directory::copy(&source, root, options, &cancel.0))?;
+    Ok(counted(stats, Vec::new()))
+}
+
+/// Hash over names and metadata of the tree below `path`.
+#[pyfunction]
+pub fn fingerprint(py: Python<'_>, path: PathBuf, cancel: &Cancel) -> PyResult<String> {
+    run(py, &cancel.0, || directory::fingerprint(&path, &cancel.0))
+}

@@ -1,0 +1,32 @@
+//! `groot_fast._core`: thin bindings. What is promised to Python stands in `python/groot_fast/_core.pyi`.
+//!
+//! ```text
+//! errors.rs      core errors -> Python exceptions, the one conversion
+//! layers.rs      unpack, copy_directory, fingerprint, Spool, Cancel
+//! volumes.rs     BTRFS subvolumes and quotas
+//! documents.rs   JSON and YAML, bounded; records on disk
+//! ```
+
+// PyO3 hands arguments over by value.
+#![allow(clippy::needless_pass_by_value)]
+
+mod documents;
+mod errors;
+mod layers;
+mod volumes;
+
+use pyo3::prelude::*;
+
+/// The Rust core of groot_fast.
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::documents::{format_json, parse_json, parse_yaml, sha256, write_record};
+    #[pymodule_export]
+    use super::layers::{Cancel, Spool, copy_directory, fingerprint, unpack};
+    #[pymodule_export]
+    use super::volumes::{
+        accounting, create_subvolume, delete_subvolume, disband_group, enable_quota, enclose, is_subvolume, remove_stale_groups, set_limit,
+        snapshot, subvolume_exists, subvolume_ids, sync, usage, uuid,
+    };
+}

@@ -1,0 +1,109 @@
+//! BTRFS subvolumes and quotas.
+
+use crate::errors::to_python;
+use groot_core::Result;
+use groot_core::btrfs::quota::{self, Accounting};
+use groot_core::btrfs::subvolume::{self, Limit};
+use pyo3::prelude::*;
+use std::path::PathBuf;
+
+/// Run without the GIL and convert the error.
+fn call<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
+    py.detach(work).map_err(|e| to_python(py, e))
+}
+
+/// Make an empty subvolume.
+#[pyfunction]
+pub fn create_subvolume(py: Python<'_>, path: PathBuf) -> PyResult<()> {
+    call(py, || subvolume::create(&path))
+}
+
+/// Make a writable snapshot, with a limit from the first moment under simple accounting.
+#[pyfunction]
+#[pyo3(signature = (source, path, *, limit=None, exclusive=false))]
+pub fn snapshot(py: Python<'_>, source: PathBuf, path: PathBuf, limit: Option<u64>, exclusive: bool) -> PyResult<()> {
+    let limit = limit.map(|bytes| Limit { bytes, exclusive });
+    call(py, || subvolume::snapshot(&source, &path, limit))
+}
+
+/// Delete a subvolume and those nested in it.
+#[pyfunction]
+pub fn delete_subvolume(py: Python<'_>, path: PathBuf) -> PyResult<()> {
+    call(py, || subvolume::delete(&path))
+}
+
+/// Whether `path` is the root of a subvolume.
+#[pyfunction]
+pub fn is_subvolume(path: PathBuf) -> bool {
+    subvolume::is_subvolume(&path)
+}
+
+/// Ids of the subvolume and of those nested in it.
+#[pyfunction]
+pub fn subvolume_ids(py: Python<'_>, path: PathBuf) -> PyResult<Vec<u64>> {
+    call(py, || subvolume::ids(&path))
+}
+
+/// Whether a subvolume with this id exists.
+#[pyfunction]
+pub fn subvolume_exists(py: Python<'_>, path: PathBuf, id: u64) -> PyResult<bool> {
+    call(py, || subvolume::exists(&path, id))
+}
+
+/// Commit the file system.
+#[pyfunction]
+pub fn sync(py: Python<'_>, path: PathBuf) -> PyResult<()> {
+    call(py, || groot_core::btrfs::sync(&path))
+}
+
+/// UUID of the file system.
+#[pyfunction]
+pub fn uuid(py: Python<'_>, path: PathBuf) -> PyResult<String> {
+    call(py, || groot_core::btrfs::uuid(groot_core::btrfs::open_dir(&path)?))
+}
+
+/// Accounting mode: `simple`, `full` or None.
+#[pyfunction]
+pub fn accounting(py: Python<'_>, path: PathBuf) -> PyResult<Option<&'static str>> {
+    Ok(match call(py, || quota::accounting(&path))? {
+        Accounting::Off => None,
+        Accounting::Full => Some("full"),
+        Accounting::Simple => Some("simple"),
+    })
+}
+
+/// Turn accounting on.
+#[pyfunction]
+pub fn enable_quota(py: Python<'_>, path: PathBuf, simple: bool) -> PyResult<()> {
+    call(py, || quota::enable(&path, simple))
+}
+
+/// Referenced and exclusive bytes, or None where nobody counts.
+#[pyfunction]
+pub fn usage(py: Python<'_>, path: PathBuf) -> PyResult<Option<(u64, u64)>> {
+    Ok(call(py, || quota::usage(&path))?.map(|usage| (usage.referenced, usage.exclusive)))
+}
+
+/// Set the limit of an existing subvolume.
+#[pyfunction]
+pub fn set_limit(py: Python<'_>, path: PathBuf, limit: u64, exclusive: bool) -> PyResult<()> {
+    call(py, || quota::set_limit(&path, Limit { bytes: limit, exclusive }))
+}
+
+/// Charge nested subvolumes too.
+#[pyfunction]
+pub fn enclose(py: Python<'_>, path: PathBuf, limit: u64, exclusive: bool) -> PyResult<()> {
+    call(py, || quota::enclose(&path, Limit { bytes: limit, exclusive }))
+}
+
+/// Undo `enclose`.
+#[pyfunction]
+pub fn disband_group(py: Python<'_>, path: PathBuf, id: u64, members: Vec<u64>) -> PyResult<()> {
+    call(py, || quota::disband(&path, id, &members))
+}
+
+/// Remove the groups of subvolumes that are gone.
+#[pyfunction]
+pub fn remove_stale_groups(py: Python<'_>, path: PathBuf) -> PyResult<u64> {
+    call(py, || quota::remove_stale_groups(&path))
+}

@@ -1,0 +1,137 @@
+//! Structures and numbers of `linux/btrfs.h`.
+
+#![allow(unsafe_code)]
+
+use crate::sys::Plain;
+
+pub(super) const QGROUP_INHERIT: u64 = 1 << 2;
+pub(super) const INHERIT_SET_LIMITS: u64 = 1;
+pub(super) const LIMIT_MAX_RFER: u64 = 1;
+pub(super) const LIMIT_MAX_EXCL: u64 = 1 << 1;
+pub(super) const SUBVOL_RDONLY: u64 = 1 << 1;
+/// Inode number of every subvolume's root directory.
+pub(super) const FIRST_FREE: u64 = 256;
+
+pub(super) const SYNC: u32 = 0x9408;
+pub(super) const FS_INFO: u32 = 0x8400_941f;
+pub(super) const SUBVOL_CREATE_V2: u32 = 0x5000_9418;
+pub(super) const SNAP_CREATE_V2: u32 = 0x5000_9417;
+pub(super) const SNAP_DESTROY: u32 = 0x5000_940f;
+pub(super) const SUBVOL_GETFLAGS: u32 = 0x8008_9419;
+pub(super) const SUBVOL_SETFLAGS: u32 = 0x4008_941a;
+pub(super) const INO_LOOKUP: u32 = 0xd000_9412;
+pub(super) const INO_LOOKUP_USER: u32 = 0xd000_943e;
+pub(super) const GET_SUBVOL_ROOTREF: u32 = 0xd000_943d;
+pub(super) const QUOTA_CTL: u32 = 0xc010_9428;
+pub(super) const QGROUP_ASSIGN: u32 = 0x4018_9429;
+pub(super) const QGROUP_CREATE: u32 = 0x4010_942a;
+pub(super) const QGROUP_LIMIT: u32 = 0x8030_942b;
+
+pub(super) const QUOTA_ENABLE: u64 = 1;
+pub(super) const QUOTA_ENABLE_SIMPLE: u64 = 4;
+
+macro_rules! plain {
+    ($type:ident, $size:literal, { $($(#[$doc:meta])* $field:ident: $kind:ty,)* }) => {
+        #[repr(C)]
+        pub(super) struct $type { $($(#[$doc])* pub $field: $kind,)* }
+        // SAFETY: integers and byte arrays only, and the size is the one the ioctl number encodes (checked here).
+        unsafe impl Plain for $type {}
+        const _: () = assert!(std::mem::size_of::<$type>() == $size);
+    };
+}
+
+plain!(FsInfo, 1024, {
+    max_id: u64,
+    num_devices: u64,
+    fsid: [u8; 16],
+    rest: [u64; 124],
+});
+
+plain!(VolArgs, 4096, {
+    fd: i64,
+    name: [u8; 4088],
+});
+
+plain!(VolArgsV2, 4096, {
+    fd: i64,
+    transid: u64,
+    flags: u64,
+    /// Size and address of a `QgroupInherit` (a union in C).
+    inherit_size: u64,
+    inherit: u64,
+    unused: [u64; 2],
+    name: [u8; 4040],
+});
+
+plain!(QgroupLimit, 40, {
+    flags: u64,
+    max_rfer: u64,
+    max_excl: u64,
+    rsv_rfer: u64,
+    rsv_excl: u64,
+});
+
+plain!(QgroupInherit, 72, {
+    flags: u64,
+    num_qgroups: u64,
+    num_ref_copies: u64,
+    num_excl_copies: u64,
+    limit: QgroupLimit,
+});
+
+plain!(QgroupLimitArgs, 48, {
+    id: u64,
+    limit: QgroupLimit,
+});
+
+plain!(QgroupCreateArgs, 16, {
+    create: u64,
+    id: u64,
+});
+
+plain!(QgroupAssignArgs, 24, {
+    assign: u64,
+    src: u64,
+    dst: u64,
+});
+
+plain!(QuotaCtlArgs, 16, {
+    cmd: u64,
+    status: u64,
+});
+
+plain!(Flags, 8, {
+    bits: u64,
+});
+
+plain!(InoLookup, 4096, {
+    tree: u64,
+    object: u64,
+    name: [u8; 4080],
+});
+
+plain!(InoLookupUser, 4096, {
+    dir: u64,
+    tree: u64,
+    name: [u8; 256],
+    path: [u8; 3824],
+});
+
+plain!(RootRef, 16, {
+    tree: u64,
+    dir: u64,
+});
+
+/// As many references as one call gives.
+pub(super) const ROOT_REFS: usize = 255;
+
+#[repr(C)]
+pub(super) struct RootRefs {
+    pub min_tree: u64,
+    pub refs: [RootRef; ROOT_REFS],
+    pub count: u8,
+    pub align: [u8; 7],
+}
+// SAFETY: as above.
+unsafe impl Plain for RootRefs {}
+const _: () = assert!(std::mem::size_of::<RootRefs>() == 4096);

@@ -1,0 +1,330 @@
+//! Directories by descriptor.
+//!
+//! Names are resolved by the kernel: a component below its parent's descriptor, without following links; a link
+//! through `openat2` with `RESOLVE_IN_ROOT`, so that absolute targets and `..` stay below the volume whatever another
+//! process does to the tree meanwhile. The descriptors of the last path are kept, because archives are sorted.
+
+use crate::error::{Error, Result, printable};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+/// Links followed on the way to a parent that does not exist yet, as many as the kernel follows itself.
+const MAX_LINKS: u32 = 40;
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+
+/// An open directory of the tree.
+#[derive(Debug)]
+pub(super) struct Dir {
+    pub fd: OwnedFd,
+    pub ino: u64,
+    /// New children take the directory's group instead of ours (setgid).
+    pub gives_group: bool,
+}
+
+impl Dir {
+    pub(super) fn new(fd: OwnedFd) -> Result<(Self, rustix::fs::Stat)> {
+        let stat = rustix::fs::fstat(&fd).map_err(|e| Error::io("stat", e))?;
+        let gives_group = stat.st_mode & 0o2000 != 0;
+        Ok((Self { fd, ino: stat.st_ino, gives_group }, stat))
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// What a directory gets at the end, when nothing is written into it any more.
+#[derive(Debug)]
+pub(super) struct Owed {
+    pub path: Vec<u8>,
+    pub mtime: rustix::fs::Timespec,
+    /// Final mode where it could not be set at once (we could not have entered the directory).
+    pub mode: Option<u32>,
+}
+
+/// The directories of one volume, and what this layer did to them.
+pub(super) struct Dirs {
+    root: Rc<Dir>,
+    /// The last path: name and directory of each level below the root.
+    stack: Vec<(Vec<u8>, Rc<Dir>)>,
+    /// Names this layer made, as hashes of (directory inode, name). Keyed by inode so that a name reached through a
+    /// link counts too; 64 bits because a million paths would cost more memory than the whole unpacking.
+    made: HashSet<u64>,
+    hasher: RandomState,
+    /// Directories that hold something of this layer, by inode.
+    entered: HashSet<u64>,
+    owed: HashMap<u64, Owed>,
+    /// Owner of parents that the archive leaves out.
+    owner: (u32, u32),
+    max_depth: usize,
+}
+
+impl Dirs {
+    pub(super) fn new(root: OwnedFd, owner: (u32, u32), max_depth: usize) -> Result<Self> {
+        let (root, stat) = Dir::new(root)?;
+        let mut dirs = Self {
+            root: Rc::new(root),
+            stack: Vec::new(),
+            made: HashSet::new(),
+            hasher: RandomState::new(),
+            entered: HashSet::new(),
+            owed: HashMap::new(),
+            owner,
+            max_depth,
+        };
+        dirs.entered.insert(stat.st_ino);
+        Ok(dirs)
+    }
+
+    pub(super) fn root(&self) -> Rc<Dir> {
+        Rc::clone(&self.root)
+    }
+
+    /// Owner of directories that the archive does not describe.
+    pub(super) fn owner(&self) -> (u32, u32) {
+        self.owner
+    }
+
+    pub(super) fn max_depth(&self) -> usize {
+        self.max_depth
+    }
+
+    fn key(&self, dir: &Dir, name: &[u8]) -> u64 {
+        self.hasher.hash_one((dir.ino, name))
+    }
+
+    /// Remember that this layer made `name`: whiteouts of the same layer leave it alone.
+    pub(super) fn mark_made(&mut self, dir: &Dir, name: &[u8]) {
+        let key = self.key(dir, name);
+        self.made.insert(key);
+    }
+
+    pub(super) fn is_made(&self, dir: &Dir, name: &[u8]) -> bool {
+        self.made.contains(&self.key(dir, name))
+    }
+
+    pub(super) fn holds_new_entries(&self, ino: u64) -> bool {
+        self.entered.contains(&ino)
+    }
+
+    /// Forget the kept descriptors. Needed whenever a directory or a link goes away: a kept descriptor may have been
+    /// reached through it (containerd had to withdraw a cache for exactly this).
+    pub(super) fn forget(&mut self) {
+        self.stack.clear();
+    }
+
+    /// What the directory gets at the end; the last entry for it wins.
+    pub(super) fn owe(&mut self, ino: u64, owed: Owed) {
+        self.owed.insert(ino, owed);
+    }
+
+    /// The directory `path`, made with all its parents if need be (0755, the owner of the root).
+    pub(super) fn make(&mut self, path: &[&[u8]]) -> Result<Rc<Dir>> {
+        let dir = self.walk(path, true, 0)?;
+        dir.ok_or_else(|| Error::layer(format!("`{}` cannot be made", printable(&path.join(&b'/')))))
+    }
+
+    /// The directory `path` if it is there.
+    pub(super) fn find(&mut self, path: &[&[u8]]) -> Result<Option<Rc<Dir>>> {
+        self.walk(path, false, 0)
+    }
+
+    fn walk(&mut self, path: &[&[u8]], make: bool, links: u32) -> Result<Option<Rc<Dir>>> {
+        let common = self.stack.iter().zip(path).take_while(|((name, _), wanted)| name == *wanted).count();
+        self.stack.truncate(common);
+        let mut dir = self.stack.last().map_or_else(|| self.root(), |(_, dir)| Rc::clone(dir));
+        for (i, name) in path.iter().enumerate().skip(common) {
+            let next = match open_below(&dir, name) {
+                Ok(fd) => Some(self.enter(fd, &path[..=i], make)?),
+                Err(Errno::NOENT) if make => Some(self.make_one(&dir, name, &path[..=i])?),
+                Err(Errno::NOENT) => None,
+                // A link (ELOOP) or no directory at all (ENOTDIR).
+                Err(Errno::LOOP | Errno::NOTDIR) => self.follow(&dir, &path[..=i], make, links)?,
+                Err(error) => return Err(Error::io(format!("open `{}`", printable(&path[..=i].join(&b'/'))), error)),
+            };
+            let Some(next) = next else { return Ok(None) };
+            // `follow` may have walked elsewhere and cut the stack; then it must not be extended.
+            if self.stack.len() == i {
+                self.stack.push((name.to_vec(), Rc::clone(&next)));
+            }
+            dir = next;
+        }
+        Ok(Some(dir))
+    }
+
+    /// A directory that was there: if the layer puts something into it, its time is owed back.
+    fn enter(&mut self, fd: OwnedFd, path: &[&[u8]], for_writing: bool) -> Result<Rc<Dir>> {
+        let (dir, stat) = Dir::new(fd)?;
+        if for_writing && self.entered.insert(dir.ino) {
+            let mtime = rustix::fs::Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec.cast_signed() };
+            self.owed.entry(dir.ino).or_insert_with(|| Owed { path: path.join(&b'/'), mtime, mode: None });
+        }
+        Ok(Rc::new(dir))
+    }
+
+    fn make_one(&mut self, parent: &Rc<Dir>, name: &[u8], path: &[&[u8]]) -> Result<Rc<Dir>> {
+        let context = |e| Error::io(format!("mkdir `{}`", printable(&path.join(&b'/'))), e);
+        rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)).map_err(context)?;
+        let (dir, _) = Dir::new(open_below(parent, name).map_err(context)?)?;
+        set_owner(&dir.fd, self.owner, parent.gives_group).map_err(context)?;
+        if parent.gives_group {
+            rustix::fs::fchmod(&dir.fd, Mode::from_raw_mode(0o755)).map_err(context)?;
+        }
+        self.mark_made(parent, name);
+        self.entered.insert(dir.ino);
+        Ok(Rc::new(Dir { gives_group: false, ..dir }))
+    }
+
+    /// `path` ends in a link (or in something that is no directory).
+    fn follow(&mut self, parent: &Dir, path: &[&[u8]], make: bool, links: u32) -> Result<Option<Rc<Dir>>> {
+        let text = || printable(&path.join(&b'/'));
+        let flags = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let follow = DIRECTORY.difference(OFlags::NOFOLLOW);
+        match rustix::fs::openat2(&self.root.fd, path.join(&b'/').as_slice(), follow, Mode::empty(), flags) {
+            Ok(fd) => {
+                let dir = self.enter(fd, path, make)?;
+                if make {
+                    self.enter_ancestors(&dir)?;
+                }
+                Ok(Some(dir))
+            }
+            Err(Errno::NOENT) if make && links < MAX_LINKS => {
+                // The link points at nothing yet: make what it points at, inside the root.
+                let name = path.last().copied().unwrap_or_default();
+                let target =
+                    rustix::fs::readlinkat(parent, name, Vec::new()).map_err(|e| Error::io(format!("readlink `{}`", text()), e))?;
+                let target = target.to_bytes().to_vec();
+                let base = if target.starts_with(b"/") { &[][..] } else { &path[..path.len() - 1] };
+                let joined = [base.join(&b'/').as_slice(), b"/", &target].concat();
+                let resolved = normalise(&joined);
+                self.forget();
+                let dir = self.walk(&resolved, true, links + 1)?;
+                self.forget();
+                Ok(dir)
+            }
+            Err(Errno::NOENT) if !make => Ok(None),
+            Err(error) => Err(Error::io(format!("open `{}`", text()), error)),
+        }
+    }
+
+    /// A directory reached through a link: its parents hold something of this layer too.
+    fn enter_ancestors(&mut self, dir: &Dir) -> Result<()> {
+        let mut above = dir.fd.try_clone().map_err(|e| Error::io("dup", e))?;
+        for _ in 0..self.max_depth {
+            above = rustix::fs::openat(&above, "..", DIRECTORY, Mode::empty()).map_err(|e| Error::io("open `..`", e))?;
+            let stat = rustix::fs::fstat(&above).map_err(|e| Error::io("stat", e))?;
+            if !self.entered.insert(stat.st_ino) || stat.st_ino == self.root.ino {
+                return Ok(());
+            }
+        }
+        Err(Error::Limit(format!("directories deeper than {} levels", self.max_depth)))
+    }
+
+    /// Give every directory the time (and mode) it is owed. A directory that was replaced meanwhile has another inode
+    /// and is left alone.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        self.forget();
+        let mut owed: Vec<_> = std::mem::take(&mut self.owed).into_iter().collect();
+        // Deepest first: a mode that locks us out must not stand above a directory that is still to be done.
+        owed.sort_by(|(_, a), (_, b)| b.path.len().cmp(&a.path.len()));
+        for (ino, owed) in owed {
+            let flags = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+            let path: &[u8] = if owed.path.is_empty() { b"." } else { &owed.path };
+            let Ok(fd) = rustix::fs::openat2(&self.root.fd, path, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty(), flags) else {
+                continue;
+            };
+            let context = |e| Error::io(format!("chtimes `{}`", printable(&owed.path)), e);
+            if rustix::fs::fstat(&fd).map_err(context)?.st_ino != ino {
+                continue;
+            }
+            set_times(&fd, owed.mtime).map_err(context)?;
+            if let Some(mode) = owed.mode {
+                rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode)).map_err(context)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Open `name` below `dir`, which must be a directory and no link.
+pub(super) fn open_below(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let flags = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(dir, name, DIRECTORY, Mode::empty(), flags)
+}
+
+/// Whether `name` in `dir` is a directory, without following a link. `None` where there is nothing.
+pub(super) fn stat_below(dir: impl AsFd, name: &[u8]) -> Result<Option<rustix::fs::Stat>> {
+    match rustix::fs::statat(dir, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(Error::io(format!("stat `{}`", printable(name)), error)),
+    }
+}
+
+pub(super) fn is_dir(stat: &rustix::fs::Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}
+
+/// Change the owner where creating did not already give it: we create as ourselves, except below a setgid directory.
+pub(super) fn set_owner(fd: impl AsFd, owner: (u32, u32), group_given: bool) -> rustix::io::Result<()> {
+    let ours = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    if owner == ours && !group_given {
+        return Ok(());
+    }
+    let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
+    rustix::fs::fchown(fd, Some(uid), Some(gid))
+}
+
+/// Set the modification time and leave the access time.
+pub(super) fn set_times(fd: impl AsFd, mtime: rustix::fs::Timespec) -> rustix::io::Result<()> {
+    rustix::fs::futimens(fd, &times(mtime))
+}
+
+pub(super) fn times(mtime: rustix::fs::Timespec) -> rustix::fs::Timestamps {
+    let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+    rustix::fs::Timestamps { last_access: omit, last_modification: mtime }
+}
+
+/// Components of a name: no empty ones, no `.`, and `..` goes up but never above the root (as image tools do).
+pub(super) fn normalise(name: &[u8]) -> Vec<&[u8]> {
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in name.split(|&b| b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_stay_below_the_root() {
+        for (name, parts) in [("a/./b//c/", "a/b/c"), ("/etc/x", "etc/x"), ("../../etc", "etc"), ("a/../../..", ""), ("./", "")] {
+            assert_eq!(normalise(name.as_bytes()).join(&b'/'), parts.as_bytes(), "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_component_climbs(name in proptest::collection::vec(any::<u8>(), 0..100)) {
+            for part in normalise(&name) {
+                prop_assert!(!part.is_empty() && part != b"." && part != b".." && !part.contains(&b'/'));
+            }
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! One entry after the other.
+//!
+//! The order of calls on one file matters and is always: create, write, owner, mode, attributes, time, close.
+//! Owner before mode, because `chown` clears setuid and setgid; before attributes, because it drops file
+//! capabilities; time last, because writing changes it. Directories get their time at the very end (`Dirs::settle`),
+//! because every entry made in them changes it.
+
+use super::dirs::{Dir, Dirs, Owed, is_dir, normalise, open_below, set_owner, set_times, stat_below, times};
+use super::remove::{purge, purge_children, remove};
+use super::whiteout::{self, Marker};
+use super::xattr;
+use crate::error::{Error, Result, printable};
+use crate::idmap::IdMaps;
+use crate::limits::Limits;
+use crate::tar::{Entry, Kind, Time};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::rc::Rc;
+
+/// Modification times that every kernel takes; the file system cuts further (`timestamp_truncate`).
+const MAX_SECONDS: i64 = 1 << 53;
+
+/// How a layer is applied.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Directory of the volume that the archive's names are relative to (Cloud Foundry's base directory). It must exist.
+    pub base: Vec<u8>,
+    /// Translation of ids.
+    pub ids: IdMaps,
+    /// Bounds.
+    pub limits: Limits,
+    /// Treat whiteout names as ordinary files: a directory on disk is no layer.
+    pub literal_names: bool,
+}
+
+/// What was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Entries applied.
+    pub entries: u64,
+    /// Bytes of file content written (the original's layer size).
+    pub content: u64,
+    /// Bytes of file content that lower layers gave and that this layer took away.
+    pub removed: u64,
+    /// Entries and attributes left out on purpose: reason to count.
+    pub left_out: BTreeMap<String, u64>,
+}
+
+struct Open {
+    file: File,
+    entry: Box<Entry>,
+    owner: (u32, u32),
+    group_given: bool,
+    written: u64,
+}
+
+/// Applies entries to a directory. Feed it `begin`, `data`, `end` for each entry and `finish` once.
+pub struct Extractor {
+    dirs: Dirs,
+    base: Vec<Vec<u8>>,
+    options: Options,
+    stats: Stats,
+    open: Option<Open>,
+}
+
+impl Extractor {
+    /// Start on the directory `root`. The calling thread's umask must be 0 (`unpack` sees to it).
+    pub fn new(root: OwnedFd, options: Options) -> Result<Self> {
+        let owner = options.ids.owner(0, 0)?;
+        // A fresh volume is ours; what the archive does not describe belongs to the image's root.
+        let stat = rustix::fs::fstat(&root).map_err(|e| Error::io("stat the root", e))?;
+        if (stat.st_uid, stat.st_gid) == (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()) {
+            set_owner(&root, owner, false).map_err(|e| Error::io("chown the root", e))?;
+        }
+        let mut dirs = Dirs::new(root, owner, options.limits.max_depth)?;
+        let base: Vec<Vec<u8>> = normalise(&options.base).into_iter().map(<[u8]>::to_vec).collect();
+        let parts: Vec<&[u8]> = base.iter().map(Vec::as_slice).collect();
+        match dirs.find(&parts) {
+            Ok(Some(_)) => {}
+            Ok(None) | Err(Error::Io { .. }) => return Err(Error::layer("base directory not found in parent layer")),
+            Err(error) => return Err(error),
+        }
+        Ok(Self { dirs, base, options, stats: Stats::default(), open: None })
+    }
+
+    /// Start an entry.
+    pub fn begin(&mut self, entry: Box<Entry>) -> Result<()> {
+        self.stats.entries += 1;
+        let inner = normalise(&entry.path);
+        let base = self.base.clone();
+        let path: Vec<&[u8]> = base.iter().map(Vec::as_slice).chain(inner.iter().copied()).collect();
+        let Some((&name, parent)) = path.split_last().filter(|_| !inner.is_empty()) else {
+            return self.root_entry(&entry, &path);
+        };
+        if !self.options.literal_names {
+            if let Some(marker) = whiteout::parse(name)? {
+                return self.apply_marker(&marker, parent);
+            }
+        }
+        match entry.kind {
+            Kind::File => {
+                drop(inner);
+                let name = name.to_vec();
+                let parent = self.dirs.make(parent)?;
+                self.begin_file(&parent, &name, entry)
+            }
+            Kind::Directory => {
+                let parent_dir = self.dirs.make(parent)?;
+                self.directory(&parent_dir, name, &path, &entry)
+            }
+            Kind::Symlink => {
+                let parent = self.dirs.make(parent)?;
+                self.symlink(&parent, name, &entry)
+            }
+            Kind::Hardlink => self.hardlink(parent, name, &base, &entry),
+            Kind::CharDevice | Kind::BlockDevice => self.leave_out("device"),
+            Kind::Fifo => self.leave_out("fifo"),
+        }
+    }
+
+    /// Content of the entry that was begun.
+    pub fn data(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        // Content of entries that are not files is drained: whiteouts may carry some.
+        let Some(open) = &mut self.open else { return Ok(()) };
+        self.stats.content += bytes.len() as u64;
+        if self.options.limits.max_content.is_some_and(|most| self.stats.content > most) {
+            return Err(Error::Limit("uncompressed layer size exceeds quota".into()));
+        }
+        open.file.write_all_at(bytes, offset).map_err(|e| entry_error("write", &open.entry, e))?;
+        open.written = offset + bytes.len() as u64;
+        Ok(())
+    }
+
+    /// The entry is complete.
+    pub fn end(&mut self) -> Result<()> {
+        let Some(open) = self.open.take() else { return Ok(()) };
+        let entry = &open.entry;
+        if open.written < entry.size {
+            open.file.set_len(entry.size).map_err(|e| entry_error("truncate", entry, e))?;
+        }
+        set_owner(&open.file, open.owner, open.group_given).map_err(|e| entry_error("chown", entry, e))?;
+        // Creating gives the permission bits; setuid, setgid and sticky are only safe once the owner is right.
+        if entry.mode & 0o7000 != 0 {
+            rustix::fs::fchmod(&open.file, Mode::from_raw_mode(entry.mode)).map_err(|e| entry_error("chmod", entry, e))?;
+        }
+        self.set_xattrs(&open.file, entry)?;
+        set_times(&open.file, timespec(entry.mtime)).map_err(|e| entry_error("chtimes", entry, e))
+    }
+
+    /// All entries are done: settle the directories and give the root the mode that every root file system has.
+    pub fn finish(mut self) -> Result<Stats> {
+        self.dirs.settle()?;
+        let root = self.dirs.root();
+        let context = |e| Error::io("chmod the root", e);
+        let mode = rustix::fs::fstat(&root.fd).map_err(context)?.st_mode & 0o7777;
+        if mode != 0o755 {
+            rustix::fs::fchmod(&root.fd, Mode::from_raw_mode(0o755)).map_err(context)?;
+        }
+        Ok(self.stats)
+    }
+
+    fn leave_out(&mut self, what: &str) -> Result<()> {
+        *self.stats.left_out.entry(what.to_owned()).or_default() += 1;
+        Ok(())
+    }
+
+    fn owner(&self, entry: &Entry) -> Result<(u32, u32)> {
+        self.options.ids.owner(entry.uid, entry.gid).map_err(|error| match error {
+            Error::Layer(text) => Error::Layer(format!("`{}`: {text}", printable(&entry.path))),
+            other => other,
+        })
+    }
+
+    /// `./` describes the root (or the base directory) itself. Anything but a directory there would replace the root
+    /// (CVE-2021-29136).
+    fn root_entry(&mut self, entry: &Entry, path: &[&[u8]]) -> Result<()> {
+        if entry.kind != Kind::Directory {
+            return Err(Error::layer(format!("`{}` would replace the root directory", printable(&entry.path))));
+        }
+        let dir = self.dirs.make(path)?;
+        self.describe(&dir, path, entry, false)
+    }
+
+    fn apply_marker(&mut self, marker: &Marker<'_>, parent: &[&[u8]]) -> Result<()> {
+        if *marker == Marker::Ignore {
+            return self.leave_out("AUFS bookkeeping");
+        }
+        // No parent: nothing to take away.
+        let Some(dir) = self.dirs.find(parent)? else { return Ok(()) };
+        self.stats.removed += match marker {
+            Marker::Remove(name) => self.hide(&dir, name)?,
+            _ => {
+                self.dirs.forget();
+                let depth = self.dirs.max_depth();
+                purge_children(&mut self.dirs, &dir, depth)?
+            }
+        };
+        Ok(())
+    }
+
+    /// Take away what lower layers have under `name`, and keep what this layer made there: the order of entries in a
+    /// layer must not matter.
+    fn hide(&mut self, dir: &Dir, name: &[u8]) -> Result<u64> {
+        let Some(stat) = stat_below(dir, name)? else { return Ok(0) };
+        let made = self.dirs.is_made(dir, name);
+        if is_dir(&stat) && (made || self.dirs.holds_new_entries(stat.st_ino)) {
+            return purge(&mut self.dirs, dir, name);
+        }
+        if made { Ok(0) } else { remove(&mut self.dirs, dir, name) }
+    }
+
+    fn begin_file(&mut self, parent: &Rc<Dir>, name: &[u8], entry: Box<Entry>) -> Result<()> {
+        let owner = self.owner(&entry)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(entry.mode & 0o777);
+        let create = || rustix::fs::openat(parent, name, flags, mode);
+        let fd = self.replacing(parent, name, create).map_err(|e| within("creating file", &entry, e))?;
+        self.dirs.mark_made(parent, name);
+        self.open = Some(Open { file: fd.into(), entry, owner, group_given: parent.gives_group, written: 0 });
+        Ok(())
+    }
+
+    /// Create something; where something else is in the way, remove that first. A file is never written through: its
+    /// other names, and lower layers' readers, keep the old one.
+    fn replacing<T>(&mut self, parent: &Dir, name: &[u8], create: impl Fn() -> rustix::io::Result<T>) -> Result<T> {
+        match create() {
+            Ok(made) => Ok(made),
+            Err(Errno::EXIST) => {
+                self.stats.removed += remove(&mut self.dirs, parent, name)?;
+                create().map_err(|e| Error::io("", e))
+            }
+            Err(error) => Err(Error::io("", error)),
+        }
+    }
+
+    fn directory(&mut self, parent: &Rc<Dir>, name: &[u8], path: &[&[u8]], entry: &Entry) -> Result<()> {
+        let mode = Mode::from_raw_mode(entry.mode & 0o777 | 0o700);
+        let create = || rustix::fs::mkdirat(parent, name, mode);
+        let fresh = match create() {
+            Ok(()) => true,
+            // An existing directory keeps its content; a link to one does not count (CVE-2026-33056).
+            Err(Errno::EXIST) if stat_below(parent, name)?.is_some_and(|stat| is_dir(&stat)) => false,
+            Err(Errno::EXIST) => {
+                self.replacing(parent, name, create).map_err(|e| within("mkdir", entry, e))?;
+                true
+            }
+            Err(error) => return Err(entry_error("mkdir", entry, error)),
+        };
+        self.dirs.mark_made(parent, name);
+        let fd = open_below(parent, name).map_err(|e| entry_error("open", entry, e))?;
+        let (mut dir, _) = Dir::new(fd)?;
+        dir.gives_group = fresh && parent.gives_group;
+        self.describe(&dir, path, entry, fresh)
+    }
+
+    /// Owner, mode and attributes of a directory now, its time at the end.
+    fn describe(&mut self, dir: &Dir, path: &[&[u8]], entry: &Entry, fresh: bool) -> Result<()> {
+        let owner = self.owner(entry)?;
+        set_owner(dir, owner, !fresh || dir.gives_group).map_err(|e| entry_error("chown", entry, e))?;
+        // Without privilege, a directory that its owner cannot enter gets its mode when all is in it.
+        let locked = entry.mode & 0o700 != 0o700 && !rustix::process::geteuid().is_root();
+        let mode = if locked { entry.mode | 0o700 } else { entry.mode };
+        if !fresh || dir.gives_group || mode != entry.mode & 0o777 | 0o700 {
+            rustix::fs::fchmod(dir, Mode::from_raw_mode(mode)).map_err(|e| entry_error("chmod", entry, e))?;
+        }
+        if !fresh {
+            xattr::clear(dir)?;
+            // Its group rule may have changed under a kept descriptor.
+            self.dirs.forget();
+        }
+        self.set_xattrs(dir, entry)?;
+        let owed = Owed { path: path.join(&b'/'), mtime: timespec(entry.mtime), mode: locked.then_some(entry.mode) };
+        self.dirs.owe(dir.ino, owed);
+        Ok(())
+    }
+
+    fn symlink(&mut self, parent: &Rc<Dir>, name: &[u8], entry: &Entry) -> Result<()> {
+        let owner = self.owner(entry)?;
+        let create = || rustix::fs::symlinkat(entry.link.as_slice(), parent, name);
+        self.replacing(parent, name, create).map_err(|e| within("symlink", entry, e))?;
+        self.dirs.mark_made(parent, name);
+        let ours = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        if owner != ours || parent.gives_group {
+            let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
+            rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|e| entry_error("chown", entry, e))?;
+        }
+        rustix::fs::utimensat(parent, name, &times(timespec(entry.mtime)), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| entry_error("chtimes", entry, e))
+    }
+
+    /// The target is resolved below the root, its last component is not followed: a link to a symbolic link links the
+    /// link. A hard link has no metadata of its own; applying any would go through to the target (CVE-2021-32760).
+    fn hardlink(&mut self, parent: &[&[u8]], name: &[u8], base: &[Vec<u8>], entry: &Entry) -> Result<()> {
+        let fail = |e: Errno| {
+            let (from, to) = (printable(&entry.link), printable(&entry.path));
+            Error::io(format!("link `{from}` `{to}`"), e)
+        };
+        let inner = normalise(&entry.link);
+        let target: Vec<&[u8]> = base.iter().map(Vec::as_slice).chain(inner.iter().copied()).collect();
+        let Some((&target_name, target_parent)) = target.split_last().filter(|_| !inner.is_empty()) else {
+            return Err(fail(Errno::PERM));
+        };
+        let source = self.dirs.find(target_parent)?.ok_or_else(|| fail(Errno::NOENT))?;
+        let found = stat_below(&source, target_name)?.ok_or_else(|| fail(Errno::NOENT))?;
+        if is_dir(&found) {
+            return Err(Error::layer(format!("link `{}` `{}`: target is a directory", printable(&entry.link), printable(&entry.path))));
+        }
+        let dir = self.dirs.make(parent)?;
+        if dir.ino == source.ino && name == target_name {
+            return Err(Error::layer(format!("`{}` is a hard link to itself", printable(&entry.path))));
+        }
+        let link = || rustix::fs::linkat(&*source, target_name, &*dir, name, AtFlags::empty());
+        self.replacing(&dir, name, link).map_err(|error| match error.errno() {
+            Some(errno) => fail(Errno::from_raw_os_error(errno)),
+            None => error,
+        })?;
+        self.dirs.mark_made(&dir, name);
+        Ok(())
+    }
+
+    fn set_xattrs(&mut self, fd: impl AsFd, entry: &Entry) -> Result<()> {
+        for (name, value) in &entry.xattrs {
+            if xattr::is_kept(name) {
+                xattr::set(&fd, name, value).map_err(|e| within("extended attributes of", entry, e))?;
+            } else {
+                self.leave_out(&format!("extended attribute {}", printable(name)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn timespec(time: Time) -> Timespec {
+    Timespec { tv_sec: time.seconds.clamp(-MAX_SECONDS, MAX_SECONDS), tv_nsec: i64::from(time.nanos) }
+}
+
+fn entry_error(what: &str, entry: &Entry, error: impl Into<std::io::Error>) -> Error {
+    Error::io(format!("{what} `{}`", printable(&entry.path)), error)
+}
+
+/// Put the entry's name in front of an error that does not have it.
+fn within(what: &str, entry: &Entry, error: Error) -> Error {
+    match error {
+        Error::Io { context, source } if context.is_empty() => entry_error(what, entry, source),
+        Error::Io { context, source } => Error::io(format!("{what} `{}`: {context}", printable(&entry.path)), source),
+        other => other,
+    }
+}

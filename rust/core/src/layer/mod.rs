@@ -1,0 +1,17 @@
+//! From entries to files below one directory.
+//!
+//! ```text
+//! extract.rs   one entry after the other, and the order of calls that keeps its metadata
+//! dirs.rs      directories by descriptor: every name resolved by the kernel below the root
+//! whiteout.rs  which names are markers, and what they take away
+//! remove.rs    removing trees
+//! xattr.rs     which extended attributes are kept
+//! ```
+
+mod dirs;
+mod extract;
+mod remove;
+mod whiteout;
+mod xattr;
+
+pub use extract::{Extractor, Options, Stats};

@@ -1,0 +1,155 @@
+//! The pipeline: blob -> digest -> inflate -> diff id in one thread, tar -> files in another.
+//!
+//! The two meet in a bounded channel of buffers that go round, so that memory does not depend on the layer.
+
+use crate::blob::{BlobReader, Expected, Source, check_digest};
+use crate::error::{Error, Result};
+use crate::inflate::Decoder;
+use crate::layer::{Extractor, Options, Stats};
+use crate::sys;
+use crate::tar::{Event, TarReader};
+use sha2::{Digest, Sha256};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// Bytes of one buffer: large enough that handing over costs nothing, small enough to stay in the second-level cache.
+const CHUNK: usize = 256 << 10;
+/// Buffers in flight.
+const CHUNKS: usize = 8;
+
+/// One layer to unpack.
+pub struct Job {
+    /// The blob.
+    pub source: Source,
+    /// What it must be.
+    pub expected: Expected,
+    /// Its media type, empty where unknown.
+    pub media_type: String,
+    /// The volume's directory.
+    pub root: OwnedFd,
+    /// How to apply it.
+    pub options: Options,
+}
+
+/// What an unpacked layer was.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Counters of the extraction.
+    pub stats: Stats,
+    /// Things worth a line in the log.
+    pub notes: Vec<String>,
+}
+
+/// Unpack one layer. On success the blob was what was promised, to the last byte; on failure the directory holds
+/// something in between and must be thrown away. Spawns threads of its own; the caller's umask stays.
+pub fn unpack(job: Job, cancel: &AtomicBool) -> Result<Report> {
+    let Job { source, expected, media_type, root, options } = job;
+    let limits = options.limits.clone();
+    std::thread::scope(|scope| {
+        let (full_in, full_out) = sync_channel::<Vec<u8>>(CHUNKS);
+        let (free_in, free_out) = sync_channel::<Vec<u8>>(CHUNKS);
+        let producer = std::thread::Builder::new()
+            .name("inflate".into())
+            .spawn_scoped(scope, move || {
+                let diff_id = expected.diff_id.clone();
+                inflate(BlobReader::new(source, expected, cancel), diff_id.as_deref(), &media_type, &full_in, &free_out)
+            })
+            .map_err(|e| Error::io("starting a thread", e))?;
+        let consumer = std::thread::Builder::new()
+            .name("extract".into())
+            .spawn_scoped(scope, move || -> Result<Stats> {
+                // The modes in the archive are final; ours must not take bits away.
+                sys::unshare_fs().map_err(|e| Error::io("unshare", e))?;
+                rustix::process::umask(rustix::fs::Mode::empty());
+                extract(TarReader::new(limits), Extractor::new(root, options)?, &full_out, &free_in)
+            })
+            .map_err(|e| Error::io("starting a thread", e))?;
+        let stats = join(consumer);
+        let notes = join(producer);
+        settle(stats, notes)
+    })
+}
+
+/// Which of two failures is the reason. A blob that is not what was promised explains any trouble with its content;
+/// trouble with the disk explains why the blob was not read to its end.
+fn settle(stats: Result<Stats>, notes: Result<Vec<String>>) -> Result<Report> {
+    match (stats, notes) {
+        (Ok(stats), Ok(notes)) => Ok(Report { stats, notes }),
+        (Err(Error::Layer(_)) | Ok(_), Err(blob)) => Err(blob),
+        (Err(_), Err(blob @ (Error::Blob(_) | Error::Cancelled))) => Err(blob),
+        (Err(error), _) => Err(error),
+    }
+}
+
+fn join<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(Error::layer(format!("internal error: {}", text.unwrap_or("thread panicked"))))
+    })
+}
+
+fn inflate(
+    blob: BlobReader<'_>,
+    diff_id: Option<&str>,
+    media_type: &str,
+    full: &SyncSender<Vec<u8>>,
+    free: &Receiver<Vec<u8>>,
+) -> Result<Vec<String>> {
+    let (mut decoder, note) = match Decoder::new(blob, media_type) {
+        Ok(started) => started,
+        Err((error, blob)) => {
+            if let Some(blob) = blob {
+                blob.verdict()?;
+            }
+            return Err(error);
+        }
+    };
+    let mut sha = Sha256::new();
+    let decoded = loop {
+        let mut buffer = free.try_recv().unwrap_or_default();
+        buffer.resize(CHUNK, 0);
+        let filled = match decoder.fill(&mut buffer) {
+            Ok(filled) => filled,
+            Err(error) => break Err(error),
+        };
+        buffer.truncate(filled);
+        sha.update(&buffer);
+        if filled > 0 && full.send(buffer).is_err() {
+            // The other side gave up. Its reason counts unless the blob itself is bad, which only its end tells.
+            decoder.into_blob().verdict()?;
+            return Ok(Vec::new());
+        }
+        if filled < CHUNK {
+            break Ok(());
+        }
+    };
+    // A decoder's failure is explained by a wrong digest, if there is one.
+    match decoded {
+        Err(error @ Error::Layer(_)) => {
+            decoder.into_blob().verdict()?;
+            return Err(error);
+        }
+        Err(error) => return Err(error),
+        Ok(()) => decoder.into_blob().verdict()?,
+    }
+    check_digest("diffID", diff_id, sha)?;
+    Ok(note.into_iter().collect())
+}
+
+fn extract(mut tar: TarReader, mut extractor: Extractor, full: &Receiver<Vec<u8>>, free: &SyncSender<Vec<u8>>) -> Result<Stats> {
+    while let Ok(buffer) = full.recv() {
+        let mut input = buffer.as_slice();
+        while let Some(event) = tar.next(&mut input)? {
+            match event {
+                Event::Entry(entry) => extractor.begin(entry)?,
+                Event::Data { offset, bytes } => extractor.data(offset, bytes)?,
+                Event::End => extractor.end()?,
+            }
+        }
+        // Full only when the other side ended; the buffer is then simply dropped.
+        let _ = free.try_send(buffer);
+    }
+    tar.finish()?;
+    extractor.finish()
+}
