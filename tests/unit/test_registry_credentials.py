@@ -121,6 +121,13 @@ def test_F14_a_broken_configuration_warns_or_fails_if_explicit(home: Home, confi
     assert SECRET[:7] not in str(caught.value) + home.warnings[0]
 
 
+@pytest.mark.parametrize("name", ["../evil", "a/b", "a b", "a;b", "a\n", "\u00e9", ""])
+def test_F13_a_helper_with_a_hostile_name_is_not_run(home: Home, name: str) -> None:
+    home.write({"credHelpers": {"h:5000": name}})
+    assert not home.find()
+    assert home.warnings == ["the docker configuration names an invalid credential helper; going on without credentials"]
+
+
 def test_a_helper_is_asked_for_the_server(home: Home) -> None:
     home.write({"credHelpers": {"h:5000": "one"}, "credsStore": "two", "auths": {"h:5000": auth("file")}})
     home.helper("one", 'read server; echo "{\\"Username\\":\\"$1-$server\\",\\"Secret\\":\\"s\\"}"')

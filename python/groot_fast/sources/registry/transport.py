@@ -88,7 +88,7 @@ class Transport:
                         return
                     location = response.headers.get("Location")
                 finally:
-                    response.close()
+                    _drop(response)
                 if form is not None:
                     # the form holds a refresh token, made for this server
                     raise RegistryError(f"{host_port(url)} redirected a token request, which is refused")
@@ -140,6 +140,15 @@ class Transport:
                 max_field_size=_HEADER_LINE,
             )
         return self._session
+
+
+def _drop(response: aiohttp.ClientResponse) -> None:
+    """Give the connection of a finished reply back; close that of an unread one at once."""
+    connection = response.connection
+    if connection is not None and connection.transport is not None:
+        # a polite TLS farewell would still be under way when the event loop ends
+        connection.transport.abort()
+    response.close()
 
 
 async def read_capped(response: aiohttp.ClientResponse, cap: int, what: str) -> bytes:

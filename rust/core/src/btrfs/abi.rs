@@ -12,6 +12,10 @@ pub(super) const SUBVOL_RDONLY: u64 = 1 << 1;
 /// Inode number of every subvolume's root directory.
 pub(super) const FIRST_FREE: u64 = 256;
 
+/// The tree that lists all trees, and the type of its items.
+pub(super) const ROOT_TREE: u64 = 1;
+pub(super) const ROOT_ITEM: u32 = 132;
+
 pub(super) const SYNC: u32 = 0x9408;
 pub(super) const FS_INFO: u32 = 0x8400_941f;
 pub(super) const SUBVOL_CREATE_V2: u32 = 0x5000_9418;
@@ -19,6 +23,7 @@ pub(super) const SNAP_CREATE_V2: u32 = 0x5000_9417;
 pub(super) const SNAP_DESTROY: u32 = 0x5000_940f;
 pub(super) const SUBVOL_GETFLAGS: u32 = 0x8008_9419;
 pub(super) const SUBVOL_SETFLAGS: u32 = 0x4008_941a;
+pub(super) const TREE_SEARCH: u32 = 0xd000_9411;
 pub(super) const INO_LOOKUP: u32 = 0xd000_9412;
 pub(super) const INO_LOOKUP_USER: u32 = 0xd000_943e;
 pub(super) const GET_SUBVOL_ROOTREF: u32 = 0xd000_943d;
@@ -115,6 +120,22 @@ plain!(InoLookupUser, 4096, {
     tree: u64,
     name: [u8; 256],
     path: [u8; 3824],
+});
+
+plain!(TreeSearch, 4096, {
+    tree: u64,
+    min_object: u64,
+    max_object: u64,
+    min_offset: u64,
+    max_offset: u64,
+    min_transid: u64,
+    max_transid: u64,
+    min_type: u32,
+    max_type: u32,
+    /// In: most items to give; out: how many there are.
+    items: u32,
+    unused: [u32; 9],
+    buffer: [u8; 3992],
 });
 
 plain!(RootRef, 16, {

@@ -87,15 +87,18 @@ pub(super) fn id_of(dir: impl AsFd) -> std::io::Result<u64> {
     Ok(args.tree)
 }
 
-/// Whether a subvolume with this id exists on the file system of `dir`. Needs `CAP_SYS_ADMIN`.
+/// Whether the file system of `dir` still has a subvolume with this id; a deleted one counts until the kernel has freed
+/// it. Needs `CAP_SYS_ADMIN`.
 pub fn exists(dir: &Path, id: u64) -> Result<bool> {
-    let mut args = abi::InoLookup::zeroed();
-    (args.tree, args.object) = (id, abi::FIRST_FREE);
-    match sys::ioctl(open_dir(dir)?.as_fd(), abi::INO_LOOKUP, &mut args) {
-        Ok(()) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-        Err(error) => Err(Error::io(format!("looking up subvolume {id}"), error)),
-    }
+    // Not INO_LOOKUP: for the root directory's inode that answers without looking.
+    let mut args = abi::TreeSearch::zeroed();
+    args.tree = abi::ROOT_TREE;
+    (args.min_object, args.max_object) = (id, id);
+    (args.max_offset, args.max_transid) = (u64::MAX, u64::MAX);
+    (args.min_type, args.max_type) = (abi::ROOT_ITEM, abi::ROOT_ITEM);
+    args.items = 1;
+    sys::ioctl(open_dir(dir)?.as_fd(), abi::TREE_SEARCH, &mut args).map_err(|e| Error::io(format!("looking up subvolume {id}"), e))?;
+    Ok(args.items > 0)
 }
 
 /// Ids of the subvolume and of all nested in it, outermost first.
