@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from groot_fast import _core
 from groot_fast.drivers import Limit, open_driver
-from groot_fast.errors import GrootError, ImageNotFound, QuotaError, SourceError, StoreError, UsageError
+from groot_fast.errors import ImageNotFound, QuotaError, SourceError, StoreError, UsageError
 from groot_fast.idmap import Mappings, parse_mappings
 from groot_fast.sources import open_source
 from groot_fast.store import images, locks, records
@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from groot_fast.config import Settings
     from groot_fast.drivers import Driver
-    from groot_fast.sources import Source
+    from groot_fast.sources.base import Source
     from groot_fast.sources.image import Image
     from groot_fast.store.volumes import Volume
     from groot_fast.telemetry.lager import Logger

@@ -216,7 +216,11 @@ COMMANDS = (
         "clean",
         "Remove the layers that no image uses",
         clean,
-        flags=(THRESHOLD, Flag("ignore-image", LIST, "keep the layers of this image", "ignore_images"), Flag("cache-bytes", INTEGER, "as --threshold-bytes", "threshold")),
+        flags=(
+            THRESHOLD,
+            Flag("ignore-image", LIST, "keep the layers of this image", "ignore_images"),
+            Flag("cache-bytes", INTEGER, "as --threshold-bytes", "threshold"),
+        ),
     ),
     Command("list", "Print the directories of all images", list_),
     Command("delete-store", "Remove a store with everything in it", delete_store),

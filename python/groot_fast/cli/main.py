@@ -6,7 +6,7 @@ lines (contract, section 5).
 
 from __future__ import annotations
 
-import _signal as signals  # `signal` would import `enum`, a fifth of a warm command's start
+import _signal as signals  # type: ignore[import-not-found]  # `signal` would import `enum`, a fifth of a warm command's start
 import os
 import sys
 
@@ -15,7 +15,7 @@ from groot_fast.cli.commands import COMMANDS, GLOBALS, Command, Request
 from groot_fast.cli.flags import BadFlag, Flag, HelpWanted, Value, parse
 from groot_fast.config import Settings, load
 from groot_fast.errors import Cancelled, GrootError
-from groot_fast.telemetry.lager import Logger, open_sink
+from groot_fast.telemetry.lager import Logger, Sink, open_sink
 
 UNKNOWN_COMMAND = 3
 
@@ -103,7 +103,7 @@ def _run(command: Command, given_globals: dict[str, Value], argv: list[str]) -> 
     return 0
 
 
-def _open_sink(settings: Settings):  # type: ignore[no-untyped-def]
+def _open_sink(settings: Settings) -> Sink:
     try:
         return open_sink(settings.log_file, settings.log_level)
     except OSError as error:

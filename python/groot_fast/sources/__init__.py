@@ -32,6 +32,4 @@ def open_source(image: str, settings: Settings, cancel: Cancel) -> Source:
         from groot_fast.sources.docker import DockerSource
 
         return DockerSource(image, settings)
-    raise SourceError(
-        f"unsupported image source: {scheme}://", hint="use docker://host/name:tag, oci:///directory:tag, or a path"
-    )
+    raise SourceError(f"unsupported image source: {scheme}://", hint="use docker://host/name:tag, oci:///directory:tag, or a path")

@@ -43,7 +43,9 @@ class Layer:
 class Image:
     """Layers from bottom to top, and the configuration as bytes (`image.json`) and as the parts we use."""
 
-    def __init__(self, layers: list[Layer], config: bytes = EMPTY_CONFIG, env: list[str] | None = None, volumes: list[str] | None = None) -> None:
+    def __init__(
+        self, layers: list[Layer], config: bytes = EMPTY_CONFIG, env: list[str] | None = None, volumes: list[str] | None = None
+    ) -> None:
         self.layers = layers
         self.config = config
         self.env = env or []

@@ -69,7 +69,9 @@ def join_image(manifest: Manifest, config: bytes, *, validate: bool = True, path
     ``--skip-layer-validation`` means). ``path_of`` gives the local file of a blob. Raises BadImage."""
     node = parse_object(config, "image configuration", MAX_CONFIG)
     rootfs = as_object(node.get("rootfs"), "image configuration: rootfs")
-    diff_ids = [parse_digest(diff_id).removeprefix("sha256:") for diff_id in as_strings(rootfs.get("diff_ids"), "image configuration: diff_ids")]
+    diff_ids = [
+        parse_digest(diff_id).removeprefix("sha256:") for diff_id in as_strings(rootfs.get("diff_ids"), "image configuration: diff_ids")
+    ]
     if len(diff_ids) != len(manifest.layers):
         raise BadImage(f"manifest has {len(manifest.layers)} layers, image configuration has {len(diff_ids)} diff ids")
     if not diff_ids:

@@ -102,7 +102,7 @@ def _drop_stale_records(store: Store, log: Logger) -> None:
 
 
 def _doom(store: Store, name: str, log: Logger) -> None:
-    chain_id = name.split(INCOMPLETE)[0]
+    chain_id = name.split(INCOMPLETE, maxsplit=1)[0]
     held = locks.try_lock(store, chain_id)
     if held is None:
         log.debug("volume-is-in-use", volume=name)

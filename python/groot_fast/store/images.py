@@ -99,9 +99,7 @@ class Reservation:
         """
         # Not before the directory is ours: the record of another image must not be touched.
         records.write_dependencies(self._store, self.image_id, image.chain_ids)
-        write_record(
-            f"{self.path}/image.json", self._store.temporary("record"), image.config, mode=0o644, owner=self._store.owner
-        )
+        write_record(f"{self.path}/image.json", self._store.temporary("record"), image.config, mode=0o644, owner=self._store.owner)
         for source in image.volume_sources(self.path).values():
             self._store.make_directory(source, 0o755)
         os.setxattr(self.path, SIZE_ATTRIBUTE, str(image_size).encode())
@@ -161,9 +159,7 @@ def delete_image(store: Store, driver: Driver, image_id: str) -> None:
         raise ImageNotFound(f"Image `{image_id}` not found. Skipping delete.")
     mounted = _mounts_below(path)
     if mounted:
-        raise StoreError(
-            f"deleting image path '{path}' failed: {mounted[0]} is a mount point", hint=f"umount {mounted[0]} and try again"
-        )
+        raise StoreError(f"deleting image path '{path}' failed: {mounted[0]} is a mount point", hint=f"umount {mounted[0]} and try again")
     fd = _wait_for_directory(path)
     if fd is None:
         raise ImageNotFound(f"Image `{image_id}` not found. Skipping delete.")

@@ -28,7 +28,9 @@ def backing_file(path: str) -> str:
     return f"{os.path.normpath(path)}.backing-store"
 
 
-def init_store(path: str, driver: Driver, mappings: Mappings, log: Logger, *, size: int = 0, tools: str = "", quota: str | None = None) -> None:
+def init_store(
+    path: str, driver: Driver, mappings: Mappings, log: Logger, *, size: int = 0, tools: str = "", quota: str | None = None
+) -> None:
     """Make a directory a store, or check and repair one that is. Never formats anything that exists.
 
     With ``size`` > 0 and no BTRFS at ``path``, a loop file of that size is made beside it, formatted and mounted; one

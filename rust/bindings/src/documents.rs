@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
-use std::fmt;
+use std::fmt::{self, Write};
 use std::path::PathBuf;
 
 /// Levels of nesting in YAML; JSON has serde's own bound of 128.
@@ -149,7 +149,9 @@ fn format_string(text: &Bound<'_, PyString>, out: &mut String) {
     let quoted = serde_json::Value::from(text.to_string_lossy()).to_string();
     for c in quoted.chars() {
         match c {
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => out.push_str(&format!("\\u{:04x}", c as u32)),
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
+                let _ = write!(out, "\\u{:04x}", c as u32);
+            }
             c => out.push(c),
         }
     }

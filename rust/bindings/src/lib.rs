@@ -17,7 +17,7 @@ mod volumes;
 
 use pyo3::prelude::*;
 
-/// The Rust core of groot_fast.
+/// The Rust core of `groot_fast`.
 #[pymodule]
 mod _core {
     #[pymodule_export]

@@ -77,15 +77,11 @@ fn open_root(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Error::io(format!("open {}", path.display()), e))
 }
 
+type Visit<'a> = dyn FnMut(&OwnedFd, &[u8], &Stat) -> Result<()> + 'a;
+
 /// Visit the directory itself (as the empty name), then all below it in name order, parents first. The visitor gets
 /// the directory that holds the entry, the entry's path from the top, and its metadata.
-fn walk(
-    dir: &OwnedFd,
-    path: &mut Vec<u8>,
-    depth: usize,
-    cancel: &AtomicBool,
-    visit: &mut dyn FnMut(&OwnedFd, &[u8], &Stat) -> Result<()>,
-) -> Result<()> {
+fn walk(dir: &OwnedFd, path: &mut Vec<u8>, depth: usize, cancel: &AtomicBool, visit: &mut Visit<'_>) -> Result<()> {
     let context = |path: &[u8], e| Error::io(format!("read `{}`", printable(path)), e);
     if path.is_empty() {
         let stat = rustix::fs::fstat(dir).map_err(|e| context(path, e))?;
@@ -176,7 +172,7 @@ fn copy_entry(
         sparse: false,
     }))?;
     if let (Kind::File, Some(mut file)) = (kind, file) {
-        let mut buffer = vec![0; CHUNK.min(stat.st_size as usize + 1)];
+        let mut buffer = vec![0; CHUNK.min(stat.st_size.cast_unsigned() as usize + 1)];
         let mut offset = 0;
         loop {
             if cancel.load(Ordering::Relaxed) {

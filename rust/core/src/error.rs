@@ -1,6 +1,6 @@
 //! One error type. Its variants are the distinctions a caller acts on; its text is what a person reads.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::io;
 
 /// Shorthand used by the whole crate.
@@ -87,7 +87,7 @@ pub fn printable(name: &[u8]) -> String {
             }
         }
         for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
+            let _ = write!(text, "\\x{byte:02x}");
         }
     }
     if text.len() > 256 {

@@ -27,9 +27,8 @@ impl Compression {
     pub fn of_magic(head: &[u8]) -> Self {
         match head {
             [0x1f, 0x8b, ..] => Self::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
             // A skippable frame may come first (RFC 8878, 3.1.2).
-            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
             _ => Self::None,
         }
     }
@@ -52,7 +51,7 @@ impl Compression {
 /// A decoder that still owns its blob, so that the blob can be judged when decoding is over.
 pub enum Decoder<'a> {
     /// Nothing to decode.
-    None(BufReader<BlobReader<'a>>),
+    None(Box<BufReader<BlobReader<'a>>>),
     /// gzip.
     Gzip(Box<MultiGzDecoder<BufReader<BlobReader<'a>>>>),
     /// zstd.
@@ -82,7 +81,7 @@ impl<'a> Decoder<'a> {
             note = Some(format!("layer is {found:?} although its media type is {media_type}"));
         }
         let decoder = match found {
-            Compression::None => Self::None(input),
+            Compression::None => Self::None(Box::new(input)),
             Compression::Gzip => Self::Gzip(Box::new(MultiGzDecoder::new(input))),
             Compression::Zstd => Self::Zstd(Box::new(zstd_decoder(input).map_err(|error| (error, None))?)),
         };
@@ -125,6 +124,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// The blob, for its verdict. Buffered bytes are already hashed.
+    #[must_use]
     pub fn into_blob(self) -> BlobReader<'a> {
         match self {
             Self::None(input) => input.into_inner(),

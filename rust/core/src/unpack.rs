@@ -76,8 +76,7 @@ pub fn unpack(job: Job, cancel: &AtomicBool) -> Result<Report> {
 fn settle(stats: Result<Stats>, notes: Result<Vec<String>>) -> Result<Report> {
     match (stats, notes) {
         (Ok(stats), Ok(notes)) => Ok(Report { stats, notes }),
-        (Err(Error::Layer(_)) | Ok(_), Err(blob)) => Err(blob),
-        (Err(_), Err(blob @ (Error::Blob(_) | Error::Cancelled))) => Err(blob),
+        (Err(Error::Layer(_)) | Ok(_), Err(blob)) | (Err(_), Err(blob @ (Error::Blob(_) | Error::Cancelled))) => Err(blob),
         (Err(error), _) => Err(error),
     }
 }
@@ -106,7 +105,7 @@ fn inflate(
         }
     };
     let mut sha = Sha256::new();
-    let decoded = loop {
+    let ended = loop {
         let mut buffer = free.try_recv().unwrap_or_default();
         buffer.resize(CHUNK, 0);
         let filled = match decoder.fill(&mut buffer) {
@@ -125,7 +124,7 @@ fn inflate(
         }
     };
     // A decoder's failure is explained by a wrong digest, if there is one.
-    match decoded {
+    match ended {
         Err(error @ Error::Layer(_)) => {
             decoder.into_blob().verdict()?;
             return Err(error);

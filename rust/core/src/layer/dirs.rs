@@ -233,7 +233,7 @@ impl Dirs {
         self.forget();
         let mut owed: Vec<_> = std::mem::take(&mut self.owed).into_iter().collect();
         // Deepest first: a mode that locks us out must not stand above a directory that is still to be done.
-        owed.sort_by(|(_, a), (_, b)| b.path.len().cmp(&a.path.len()));
+        owed.sort_by_key(|(_, owed)| std::cmp::Reverse(owed.path.len()));
         for (ino, owed) in owed {
             let flags = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
             let path: &[u8] = if owed.path.is_empty() { b"." } else { &owed.path };

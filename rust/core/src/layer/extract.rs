@@ -117,8 +117,10 @@ impl Extractor {
                 self.symlink(&parent, name, &entry)
             }
             Kind::Hardlink => self.hardlink(parent, name, &base, &entry),
-            Kind::CharDevice | Kind::BlockDevice => self.leave_out("device"),
-            Kind::Fifo => self.leave_out("fifo"),
+            Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {
+                self.leave_out(if entry.kind == Kind::Fifo { "fifo" } else { "device" });
+                Ok(())
+            }
         }
     }
 
@@ -163,9 +165,8 @@ impl Extractor {
         Ok(self.stats)
     }
 
-    fn leave_out(&mut self, what: &str) -> Result<()> {
+    fn leave_out(&mut self, what: &str) {
         *self.stats.left_out.entry(what.to_owned()).or_default() += 1;
-        Ok(())
     }
 
     fn owner(&self, entry: &Entry) -> Result<(u32, u32)> {
@@ -187,17 +188,17 @@ impl Extractor {
 
     fn apply_marker(&mut self, marker: &Marker<'_>, parent: &[&[u8]]) -> Result<()> {
         if *marker == Marker::Ignore {
-            return self.leave_out("AUFS bookkeeping");
+            self.leave_out("AUFS bookkeeping");
+            return Ok(());
         }
         // No parent: nothing to take away.
         let Some(dir) = self.dirs.find(parent)? else { return Ok(()) };
-        self.stats.removed += match marker {
-            Marker::Remove(name) => self.hide(&dir, name)?,
-            _ => {
-                self.dirs.forget();
-                let depth = self.dirs.max_depth();
-                purge_children(&mut self.dirs, &dir, depth)?
-            }
+        self.stats.removed += if let Marker::Remove(name) = marker {
+            self.hide(&dir, name)?
+        } else {
+            self.dirs.forget();
+            let depth = self.dirs.max_depth();
+            purge_children(&mut self.dirs, &dir, depth)?
         };
         Ok(())
     }
@@ -328,7 +329,7 @@ impl Extractor {
             if xattr::is_kept(name) {
                 xattr::set(&fd, name, value).map_err(|e| within("extended attributes of", entry, e))?;
             } else {
-                self.leave_out(&format!("extended attribute {}", printable(name)))?;
+                self.leave_out(&format!("extended attribute {}", printable(name)));
             }
         }
         Ok(())
