@@ -6,10 +6,12 @@ import asyncio
 import base64
 import binascii
 import os
+import select
 import signal
 import string
+import subprocess
+import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from ...errors import BadImage, ConfigError, LimitExceeded
@@ -146,30 +148,8 @@ async def _ask_helper(name: object, server: str) -> Credential:
     if not isinstance(name, str) or not name or not _HELPER_NAME.issuperset(name):
         raise ConfigError("the docker configuration names an invalid credential helper")
     program = f"docker-credential-{name}"
-    try:
-        process = await asyncio.create_subprocess_exec(
-            program,
-            "get",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,  # so that its children can be ended with it
-        )
-    except OSError as error:
-        raise ConfigError(f"cannot run credential helper `{program}`: {error.strerror}") from None
-    try:
-        async with asyncio.timeout(HELPER_TIMEOUT):
-            output = await _converse(process, server)
-            status = await process.wait()
-    except TimeoutError:
-        raise ConfigError(f"credential helper `{program}` did not answer within {HELPER_TIMEOUT:g} s") from None
-    except LimitExceeded:
-        raise ConfigError(f"credential helper `{program}` wrote more than {_HELPER_OUTPUT} bytes") from None
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-        await _drain(process)
+    # in a thread, because asyncio's child watchers and pipes differ too much between event loops
+    status, output = await asyncio.to_thread(_run_helper, program, server)
     if status != 0:
         if _NOT_FOUND in output:
             return Credential()
@@ -184,25 +164,40 @@ async def _ask_helper(name: object, server: str) -> Credential:
     return Credential(identity_token=secret) if username == _TOKEN_USER else Credential(username, secret)
 
 
-async def _converse(process: asyncio.subprocess.Process, server: str) -> bytes:
-    assert process.stdin is not None
+def _run_helper(program: str, server: str) -> tuple[int, bytes]:
+    """Status and output of a helper; one that takes too long or says too much is killed with its process group."""
+    reading, writing = os.pipe()
+    with open(reading, "rb") as question:
+        with open(writing, "wb") as pen:
+            pen.write(f"{server}\n".encode())  # fits into the pipe, whether or not anybody reads it
+        try:
+            process = subprocess.Popen(
+                [program, "get"], stdin=question, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+            )
+        except OSError as error:
+            raise ConfigError(f"cannot run credential helper `{program}`: {error.strerror}") from None
+    with process:
+        try:
+            return _listen(process, program)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
+            raise
+
+
+def _listen(process: subprocess.Popen[bytes], program: str) -> tuple[int, bytes]:
     assert process.stdout is not None
-    with suppress(ConnectionError):  # a helper need not read its input
-        process.stdin.write(f"{server}\n".encode())
-        await process.stdin.drain()
-    process.stdin.close()
+    deadline = time.monotonic() + HELPER_TIMEOUT
     output = bytearray()
-    while chunk := await process.stdout.read(_HELPER_OUTPUT):
+    poll = select.poll()  # not select(), which fails in a server with more than 1024 files
+    poll.register(process.stdout, select.POLLIN)
+    while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        chunk = os.read(process.stdout.fileno(), _HELPER_OUTPUT)
         output += chunk
         if len(output) > _HELPER_OUTPUT:
-            raise LimitExceeded("helper output")
-    return bytes(output)
-
-
-async def _drain(process: asyncio.subprocess.Process) -> None:
-    """Throw away what an ended helper left in its pipe, without which uvloop keeps the pipe open."""
-    assert process.stdout is not None
-    with suppress(TimeoutError):  # a descendant that left the process group may hold the other end
-        async with asyncio.timeout(1):
-            while await process.stdout.read(_HELPER_OUTPUT):
-                pass
+            raise ConfigError(f"credential helper `{program}` wrote more than {_HELPER_OUTPUT} bytes")
+        if not chunk:
+            try:
+                return process.wait(max(0.0, deadline - time.monotonic())), bytes(output)
+            except subprocess.TimeoutExpired:
+                break
+    raise ConfigError(f"credential helper `{program}` did not answer within {HELPER_TIMEOUT:g} s")

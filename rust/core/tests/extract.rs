@@ -1,0 +1,247 @@
+//! Layers applied to plain directories: no BTRFS and no privilege needed. The hostile ones run again through the command
+//! line in `tests/security`.
+
+#![allow(missing_docs)]
+
+mod support;
+
+use groot_core::blob::{Expected, Source};
+use groot_core::error::{Error, Result};
+use groot_core::layer::{Options, Stats};
+use groot_core::unpack::{Job, unpack};
+use std::collections::BTreeMap;
+use std::io::{Seek, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink as link};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use support::{Header, dir, end, file, hardlink, pax, symlink};
+use tempfile::TempDir;
+
+/// A root to unpack into, with a directory beside it that must stay as it is.
+struct Place {
+    _base: TempDir,
+    root: PathBuf,
+    outside: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        let base = tempfile::tempdir().unwrap();
+        let (root, outside) = (base.path().join("root"), base.path().join("outside"));
+        std::fs::create_dir(&root).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("target"), "untouched").unwrap();
+        Self { root, outside, _base: base }
+    }
+
+    fn apply(&self, parts: &[Vec<u8>]) -> Result<Stats> {
+        self.apply_with(parts, Options { ids: own_ids(), ..Options::default() })
+    }
+
+    fn apply_with(&self, parts: &[Vec<u8>], options: Options) -> Result<Stats> {
+        let mut blob = tempfile::tempfile().unwrap();
+        blob.write_all(&parts.concat()).unwrap();
+        blob.write_all(&end()).unwrap();
+        blob.rewind().unwrap();
+        let root = std::fs::File::open(&self.root).unwrap().into();
+        let job = Job { source: Source::File(blob), expected: Expected::default(), media_type: String::new(), root, options };
+        let result = unpack(job, &AtomicBool::new(false)).map(|report| report.stats);
+        assert_eq!(std::fs::read_to_string(self.outside.join("target")).unwrap(), "untouched");
+        assert_eq!(std::fs::read_dir(&self.outside).unwrap().count(), 1);
+        assert_eq!(std::fs::metadata(&self.outside).unwrap().permissions().mode() & 0o7777, 0o755);
+        result
+    }
+
+    /// Every path with what is there: text of a file, `-> target` of a link, `/` for a directory.
+    fn tree(&self) -> BTreeMap<String, String> {
+        let mut tree = BTreeMap::new();
+        collect(&self.root, &self.root, &mut tree);
+        tree
+    }
+}
+
+fn collect(root: &Path, folder: &Path, tree: &mut BTreeMap<String, String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+        let kind = path.symlink_metadata().unwrap().file_type();
+        if kind.is_symlink() {
+            tree.insert(name, format!("-> {}", std::fs::read_link(&path).unwrap().display()));
+        } else if kind.is_dir() {
+            tree.insert(name, "/".into());
+            collect(root, &path, tree);
+        } else {
+            tree.insert(name, std::fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+/// Archive ids 0 are ours, whoever runs the tests.
+fn own_ids() -> groot_core::idmap::IdMaps {
+    use groot_core::idmap::{IdMap, IdMaps, Range};
+    let own = |host| IdMap::new(vec![Range { inside: 0, host, size: 1 }]);
+    IdMaps { uid: own(rustix::process::getuid().as_raw()), gid: own(rustix::process::getgid().as_raw()) }
+}
+
+fn tree(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|&(name, what)| (name.to_owned(), what.to_owned())).collect()
+}
+
+#[test]
+fn counts_what_it_wrote_and_took_away() {
+    let place = Place::new();
+    let stats = place.apply(&[file("a", b"12345"), file("d/b", b"123"), Header::new("dev", b'3', 0).bytes()]).unwrap();
+    assert_eq!((stats.content, stats.removed, stats.entries), (8, 0, 3));
+    assert_eq!(stats.left_out, BTreeMap::from([("device".to_owned(), 1)]));
+    let stats = place.apply(&[file("a", b"1"), file("d/.wh.b", b"")]).unwrap();
+    assert_eq!((stats.content, stats.removed), (1, 8));
+}
+
+#[test]
+fn directory_times_survive_what_is_put_in() {
+    let place = Place::new();
+    place.apply(&[dir("d", 0o755), dir("d/e", 0o750), file("d/e/f", b""), file("d/g", b"")]).unwrap();
+    for name in ["d", "d/e", "d/g"] {
+        assert_eq!(place.root.join(name).metadata().unwrap().mtime(), 1_400_000_000, "{name}");
+    }
+    // A later layer that does not describe the directory does not change its time either.
+    place.apply(&[file("d/new", b"")]).unwrap();
+    assert_eq!(place.root.join("d").metadata().unwrap().mtime(), 1_400_000_000);
+}
+
+/// A13: the same result wherever the marker stands, and whatever it stands between.
+#[test]
+fn opaque_markers_take_lower_entries_only() {
+    let parts = [dir("d", 0o755), file("d/new", b"n"), dir("d/sub", 0o755), file("d/sub/f", b"s"), file("d/implied/x", b"x")];
+    for at in 0..=parts.len() {
+        let place = Place::new();
+        place.apply(&[file("d/old", b"o"), file("d/sub/old", b"o"), file("d/implied/old", b"o"), file("keep", b"k")]).unwrap();
+        let mut upper = parts.to_vec();
+        upper.insert(at, file("d/.wh..wh..opq", b""));
+        place.apply(&upper).unwrap();
+        let want =
+            tree(&[("d", "/"), ("d/new", "n"), ("d/sub", "/"), ("d/sub/f", "s"), ("d/implied", "/"), ("d/implied/x", "x"), ("keep", "k")]);
+        assert_eq!(place.tree(), want, "marker at {at}");
+    }
+}
+
+#[test]
+fn whiteouts_spare_what_their_own_layer_made() {
+    for order in [[file("f", b"new"), file(".wh.f", b"")], [file(".wh.f", b""), file("f", b"new")]] {
+        let place = Place::new();
+        place.apply(&[file("f", b"old")]).unwrap();
+        place.apply(&order).unwrap();
+        assert_eq!(place.tree(), tree(&[("f", "new")]));
+    }
+    let place = Place::new();
+    place.apply(&[file("d/old", b"o")]).unwrap();
+    place.apply(&[file("d/new", b"n"), file(".wh.d", b"")]).unwrap();
+    assert_eq!(place.tree(), tree(&[("d", "/"), ("d/new", "n")]));
+}
+
+/// A1 to A4, A6, A8, A12, A21.
+#[test]
+fn nothing_leaves_the_root() {
+    let place = Place::new();
+    let outside = place.outside.to_str().unwrap().to_owned();
+    let target = format!("{outside}/target");
+    let inside = target.trim_start_matches('/').to_owned();
+    for archive in [
+        vec![file(&format!("../../../../{inside}"), b"x")],
+        vec![file(&target, b"x")],
+        vec![symlink("l", &outside), file("l/target", b"x"), file("l/new", b"x")],
+        vec![symlink("up", "../../../../../../../.."), symlink("l", &format!("up{outside}")), file("l/target", b"x")],
+        vec![symlink("l", &outside), file("l/.wh.target", b""), file("l/.wh..wh..opq", b"")],
+        vec![symlink("p", "/proc/self/root"), file(&format!("p{target}"), b"x")],
+    ] {
+        let place =
+            Place { _base: tempfile::tempdir().unwrap(), root: tempfile::tempdir().unwrap().keep(), outside: place.outside.clone() };
+        place.apply(&archive).unwrap();
+        std::fs::remove_dir_all(&place.root).unwrap();
+    }
+    for archive in [vec![hardlink("h", &target)], vec![symlink("l", &outside), hardlink("h", "l/target")], vec![hardlink("h", "../../x")]] {
+        let error = place.apply(&archive).unwrap_err().to_string();
+        assert!(error.contains("no such file or directory"), "{error}");
+    }
+    // Through a link that was there before, as from a lower layer.
+    link(&outside, place.root.join("door")).unwrap();
+    place.apply(&[file("door/target", b"inside")]).unwrap();
+    assert_eq!(std::fs::read_to_string(place.root.join(&inside)).unwrap(), "inside");
+}
+
+/// A5, A7, A9, A10, A11, A17, A19, A20.
+#[test]
+fn tricks_with_links() {
+    let refused = |parts: &[Vec<u8>]| Place::new().apply(parts).unwrap_err().to_string();
+    assert!(refused(&[symlink("./", "/etc")]).contains("would replace the root"));
+    assert!(refused(&[hardlink("h", "h")]).contains("no such file"));
+    assert!(refused(&[file("h", b""), hardlink("h", "./h")]).contains("hard link to itself"));
+    assert!(refused(&[dir("d", 0o755), hardlink("h", "d")]).contains("is a directory"));
+    assert!(refused(&[hardlink("h", "later"), file("later", b"")]).contains("no such file"));
+    assert!(refused(&[file("a", b""), file("a/b", b"")]).contains("not a directory"));
+    assert!(refused(&[symlink("a", "a"), file("a/b", b"")]).to_lowercase().contains("too many levels"));
+    for name in [".wh.", ".wh..", "d/.wh...", "a/.wh..wh.x"] {
+        assert!(refused(&[file(name, b"")]).contains("invalid whiteout"), "{name}");
+    }
+    let place = Place::new();
+    let outside = place.outside.to_str().unwrap();
+    place.apply(&[symlink("d", outside), dir("d", 0o777), file("d/x", b"x")]).unwrap();
+    assert_eq!(place.tree(), tree(&[("d", "/"), ("d/x", "x")]));
+    let place = Place::new();
+    place.apply(&[symlink("s", "t"), hardlink("h", "s"), file("t", b"t")]).unwrap();
+    assert_eq!(place.tree()["h"], "-> t");
+    // The kept directory is replaced by a link; what comes behind follows the link.
+    let place = Place::new();
+    place.apply(&[dir("a", 0o755), dir("other", 0o755), file("a/1", b""), symlink("a", "other"), file("a/2", b"2")]).unwrap();
+    assert_eq!(place.tree(), tree(&[("a", "-> other"), ("other", "/"), ("other/2", "2")]));
+}
+
+/// A16: anything may replace anything, and never through a link or a second name.
+#[test]
+fn replacing() {
+    let place = Place::new();
+    place.apply(&[file("t", b"keep"), symlink("s", "t"), file("one", b"shared"), hardlink("two", "one"), file("d/x", b"")]).unwrap();
+    place.apply(&[file("s", b"new"), file("one", b"own"), file("d", b"file"), dir("t", 0o755)]).unwrap();
+    assert_eq!(place.tree(), tree(&[("s", "new"), ("one", "own"), ("two", "shared"), ("d", "file"), ("t", "/")]));
+}
+
+#[test]
+fn parents_are_made_and_dangling_links_lead_inside() {
+    let place = Place::new();
+    place.apply(&[file("a/b/f", b"x"), symlink("etc-link", "/etc/deep"), file("etc-link/passwd", b"p")]).unwrap();
+    assert_eq!(place.tree()["etc/deep/passwd"], "p");
+    assert_eq!(place.root.join("a/b").metadata().unwrap().permissions().mode() & 0o7777, 0o755);
+}
+
+#[test]
+fn ids_without_a_mapping_are_refused() {
+    let text = Place::new().apply(&[Header::new("f", b'0', 0).owner(900_000, 0).bytes()]).unwrap_err().to_string();
+    assert!(text.contains("`f`") && text.contains("900000"), "{text}");
+}
+
+#[test]
+fn base_directory() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.root.join("home/app")).unwrap();
+    let options = |base: &str| Options { base: base.as_bytes().to_vec(), ids: own_ids(), ..Options::default() };
+    place.apply_with(&[file("../x", b"x"), file("one", b"1"), hardlink("two", "one")], options("/home/app")).unwrap();
+    assert_eq!(place.root.join("home/app/two").metadata().unwrap().nlink(), 2);
+    assert!(place.root.join("home/app/x").exists());
+    let text = place.apply_with(&[], options("/nowhere")).unwrap_err().to_string();
+    assert_eq!(text, "base directory not found in parent layer");
+}
+
+#[test]
+fn content_is_bounded_and_holes_stay_holes() {
+    let options =
+        Options { ids: own_ids(), limits: groot_core::limits::Limits { max_content: Some(4), ..Default::default() }, ..Options::default() };
+    let error = Place::new().apply_with(&[file("f", b"12345")], options).unwrap_err();
+    assert!(matches!(error, Error::Limit(_)));
+    let place = Place::new();
+    let sparse =
+        [pax(&[("GNU.sparse.size", "1073741824"), ("GNU.sparse.map", "0,512")]), Header::new("s", b'0', 512).bytes(), vec![1; 512]];
+    place.apply(&sparse).unwrap();
+    let metadata = place.root.join("s").metadata().unwrap();
+    assert_eq!(metadata.len(), 1 << 30);
+    assert!(metadata.blocks() < 64);
+}

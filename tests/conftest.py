@@ -1,0 +1,111 @@
+"""Fixtures: stores on loop devices, and places for archives.
+
+The stores need root, BTRFS and loop devices. Where one is missing the tests fail: a suite that skips what matters is
+green and says nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from support import mounts
+from support.attack import Attack, beside
+from support.command import MIB, Store, new_id
+from support.layout import write_layout
+
+settings.register_profile("default", deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True, database=None)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what makes file systems."""
+    for item in items:
+        if "scratch" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.btrfs)
+
+
+@pytest.fixture(scope="session")
+def scratch_root() -> Iterator[Path]:
+    """A directory that every user may walk, for stores and what is beside them. Nothing below it stays mounted."""
+    missing = mounts.missing_requirements()
+    if missing:
+        pytest.fail(missing, pytrace=False)
+    path = Path(tempfile.mkdtemp(prefix="groot-tests-")).resolve()
+    path.chmod(0o755)
+    yield path
+    mounts.release(path)
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def module_scratch(scratch_root: Path) -> Iterator[Path]:
+    """As `scratch`, for a whole module."""
+    yield from _directory(scratch_root)
+
+
+@pytest.fixture
+def scratch(scratch_root: Path) -> Iterator[Path]:
+    """A directory of one test; what was mounted below it goes away with it."""
+    yield from _directory(scratch_root)
+
+
+def _directory(parent: Path) -> Iterator[Path]:
+    path = parent / new_id()
+    path.mkdir(mode=0o755)
+    yield path
+    mounts.release(path)
+    shutil.rmtree(path)
+
+
+MakeStore = Callable[..., Store]
+
+
+@pytest.fixture
+def make_store(scratch: Path) -> MakeStore:
+    """Makes initialised stores; takes the options of `init-store`."""
+
+    def make(*flags: str, size: int = 1024 * MIB) -> Store:
+        store = Store(scratch / f"store-{new_id()}")
+        assert store.init(*flags, size=size).ok().out == ""
+        return store
+
+    return make
+
+
+@pytest.fixture
+def store(make_store: MakeStore) -> Store:
+    """A fresh store."""
+    return make_store()
+
+
+@pytest.fixture(scope="module")
+def shared_store(module_scratch: Path) -> Store:
+    """A store for a whole module: tests must not care what else is in it."""
+    store = Store(module_scratch / "store")
+    store.init(size=2048 * MIB).ok()
+    return store
+
+
+@pytest.fixture
+def image(scratch: Path) -> Callable[..., str]:
+    """Writes an image and gives its URL; takes layers from bottom to top."""
+
+    def write(*parts: object, **options: object) -> str:
+        return write_layout(scratch / new_id(), *parts, **options)  # type: ignore[arg-type]
+
+    return write
+
+
+@pytest.fixture
+def attack(shared_store: Store, scratch: Path) -> Iterator[Attack]:
+    """Applies hostile layers in the shared store, beside a sentinel."""
+    with beside(shared_store, scratch) as prepared:
+        yield prepared

@@ -1,0 +1,6 @@
+"""Helpers of the tests that run the built command against real BTRFS stores.
+
+command.py runs the command, mounts.py makes and takes away loop-mounted file systems, archive.py writes layers byte by
+byte, layout.py puts them into OCI layouts, tree.py photographs directory trees, model.py says what a stack of layers
+means, attack.py applies hostile layers and looks at what happened.
+"""
