@@ -36,6 +36,8 @@ class Spool:
     @property
     def written(self) -> int:
         """Bytes so far."""
+    def copy_to(self, descriptor: int) -> None:
+        """Write everything to a pipe as it comes, until the end. Raises `BadBlob` after `fail`, OSError."""
     def finish(self) -> None:
         """No more bytes will come; readers see the end."""
     def fail(self, reason: str) -> None:
@@ -43,7 +45,7 @@ class Spool:
 
 def unpack(
     root: StrPath,
-    blob: StrPath | Spool,
+    blob: StrPath | Spool | int,
     *,
     digest: str | None,
     size: int | None,
@@ -57,9 +59,9 @@ def unpack(
 ) -> Unpacked:
     """Unpack one layer into the directory ``root``, which holds the layers below it.
 
-    ``digest`` and ``diff_id`` are hex; None is not checked. ``base`` is the directory the names are relative to (empty
-    for the root). When it returns, the blob was what was promised to its last byte. When it raises, ``root`` holds
-    something in between.
+    ``blob`` is a path, a growing file, or a descriptor (which the caller keeps). ``digest`` and ``diff_id`` are hex; None
+    is not checked. ``base`` is the directory the names are relative to (empty for the root). When it
+    returns, the blob was what was promised to its last byte. When it raises, ``root`` holds something in between.
 
     Raises `BadBlob` (digest, size), `BadLayer` (archive), `LimitExceeded`, `Cancelled`, OSError.
     """
@@ -69,6 +71,12 @@ def copy_directory(root: StrPath, source: StrPath, *, uids: Ranges, gids: Ranges
 
 def fingerprint(path: StrPath, cancel: Cancel) -> str:
     """Hash (hex) over names and metadata of the tree below ``path``: another one whenever anything in it changed."""
+
+def enter_user_namespace() -> None:
+    """Put this process, which must have one thread, into a user namespace whose maps are still to be written."""
+
+def become_namespace_root() -> None:
+    """Become ids 0 of the namespace; from then on the process is killed when its parent ends."""
 
 def create_subvolume(path: StrPath) -> None:
     """Make an empty subvolume. No commit."""
@@ -84,6 +92,12 @@ def delete_subvolume(path: StrPath) -> None:
 
 def is_subvolume(path: StrPath) -> bool:
     """Whether ``path`` is the root of a subvolume; False for anything else, never raises."""
+
+def subvolume_id(path: StrPath) -> int:
+    """Id of the subvolume that ``path`` is in."""
+
+def has_group(path: StrPath, id: int) -> bool:
+    """Whether `enclose` made a group for subvolume ``id``."""
 
 def subvolume_ids(path: StrPath) -> list[int]:
     """Ids of the subvolume and of those nested in it, outermost first."""

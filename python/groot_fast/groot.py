@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from groot_fast import _core
-from groot_fast.drivers import Limit, open_driver
+from groot_fast.drivers import Limit, check_driver, open_driver
 from groot_fast.errors import ImageNotFound, QuotaError, SourceError, StoreError, UsageError
 from groot_fast.idmap import Mappings, parse_mappings
+from groot_fast.idmap.operations import Direct, open_operations
 from groot_fast.sources import open_source
 from groot_fast.store import images, locks, records
 from groot_fast.store.layout import Store, image_id_of, open_store
@@ -14,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from groot_fast.config import Settings
     from groot_fast.drivers import Driver
+    from groot_fast.idmap.operations import Operations
     from groot_fast.sources.base import Source
     from groot_fast.sources.image import Image
     from groot_fast.store.volumes import Volume
@@ -62,22 +64,26 @@ class Groot:
         """Make an image. Raises GrootError; nothing half-done stays, complete layers do."""
         with self._log.session("groot-creating", imageID=image_id, image=image) as log:
             source = open_source(image, self._settings, self._cancel)
-            driver = open_driver(self._settings.driver)
+            check_driver(self._settings.driver)
             store = open_store(self._settings.store)
             self._check_mappings(store)
-            images.check_new_id(store, driver, image_id)
-            with source:
-                resolved = source.resolve()
-                self._check_compressed(resolved)
-                with locks.lock(store, locks.GLOBAL, shared=True, deadline=GLOBAL_DEADLINE):
-                    volume = self._volume_of(store, driver, resolved, source, log)
-                    return self._commit(store, driver, image, image_id, resolved, volume)
+            with self._driver(store) as driver:
+                images.check_new_id(store, driver, image_id)
+                with source:
+                    resolved = source.resolve()
+                    self._check_compressed(resolved)
+                    with locks.lock(store, locks.GLOBAL, shared=True, deadline=GLOBAL_DEADLINE):
+                        volume = self._volume_of(store, driver, resolved, source, log)
+                        return self._commit(store, driver, image, image_id, resolved, volume)
+
+    def _driver(self, store: Store) -> _OpenDriver:
+        return _OpenDriver(self._settings, open_operations(store.mappings, self._settings, self._cancel))
 
     def _volume_of(self, store: Store, driver: Driver, image: Image, source: Source, log: Logger) -> Volume:
         from groot_fast.pull.builder import Builder
 
         pulling = log.session("image-pulling")
-        builder = Builder(store, driver, pulling, self._cancel)
+        builder = Builder(store, driver, pulling)
         try:
             with source.blobs(store, pulling) as blobs:
                 return builder.volume_of(image, blobs)
@@ -135,19 +141,22 @@ class Groot:
     def delete(self, argument: str) -> str:
         """Remove an image; gives its id. Raises ImageNotFound, StoreError."""
         with self._log.session("groot-deleting", id=argument) as log:
-            driver = open_driver(self._settings.driver)
+            check_driver(self._settings.driver)
             image_id = image_id_of(self._settings.store, argument)
             store = self._store_of(image_id)
-            images.delete_image(store, driver, image_id)
+            with self._driver(store) as driver:
+                images.delete_image(store, driver, image_id)
             log.debug("deleted", id=image_id)
             return image_id
 
     def stats(self, argument: str) -> tuple[int, int]:
         """(all bytes, own bytes) of an image. Raises ImageNotFound, StoreError, QuotaError."""
         with self._log.session("groot-stats", id=argument):
-            driver = open_driver(self._settings.driver)
+            check_driver(self._settings.driver)
             image_id = image_id_of(self._settings.store, argument)
-            return images.image_usage(self._store_of(image_id), driver, image_id)
+            store = self._store_of(image_id)
+            with self._driver(store) as driver:
+                return images.image_usage(store, driver, image_id)
 
     def _store_of(self, image_id: str) -> Store:
         try:
@@ -161,16 +170,17 @@ class Groot:
         from groot_fast.store.clean import clean
 
         with self._log.session("groot-cleaning") as log:
-            driver = open_driver(self._settings.driver)
+            check_driver(self._settings.driver)
             store = open_store(self._settings.store)
-            cleaned = clean(
-                store,
-                driver,
-                log,
-                threshold=self._settings.threshold,
-                ignore_images=self._settings.ignore_images,
-                on_create=on_create,
-            )
+            with self._driver(store) as driver:
+                cleaned = clean(
+                    store,
+                    driver,
+                    log,
+                    threshold=self._settings.threshold,
+                    ignore_images=self._settings.ignore_images,
+                    on_create=on_create,
+                )
             if cleaned:
                 self._remove_stale_groups(store, log)
             return cleaned
@@ -185,7 +195,8 @@ class Groot:
         """Directories of all images. Raises StoreError."""
         store = Store(self._settings.store, Mappings([], []))
         try:
-            return [store.image(image_id) for image_id in images.list_images(store, open_driver("btrfs"))]
+            with self._driver(store) as driver:
+                return [store.image(image_id) for image_id in images.list_images(store, driver)]
         except OSError as error:
             reason = (error.strerror or "error").lower()
             raise StoreError(f"Failed to retrieve list of images: failed to list store path: {reason}") from None
@@ -197,7 +208,6 @@ class Groot:
 
         settings = self._settings
         with self._log.session("groot-init-store") as log:
-            driver = open_driver(settings.driver)
             if rootless:
                 if settings.uid_mappings or settings.gid_mappings:
                     raise UsageError("cannot specify --rootless and --uid-mapping/--gid-mapping")
@@ -207,6 +217,7 @@ class Groot:
                 mappings = read_subordinate(user, group)
             else:
                 mappings = Mappings(parse_mappings(settings.uid_mappings, "uid"), parse_mappings(settings.gid_mappings, "gid"))
+            driver = open_driver(settings, Direct(mappings, self._cancel))
             init_store(settings.store, driver, mappings, log, size=settings.store_size, tools=settings.btrfs_progs_path, quota=quota)
 
     def delete_store(self) -> None:
@@ -214,7 +225,7 @@ class Groot:
         from groot_fast.store.setup import delete_store
 
         with self._log.session("groot-delete-store"):
-            delete_store(self._settings.store, open_driver(self._settings.driver))
+            delete_store(self._settings.store, open_driver(self._settings, Direct(Mappings([], []), self._cancel)))
 
     def record_volume_sizes(self) -> None:
         """Write the size records that are missing. Raises StoreError."""
@@ -222,3 +233,17 @@ class Groot:
 
         with self._log.session("groot-volume-sizes"):
             record_missing_sizes(open_store(self._settings.store))
+
+
+class _OpenDriver:
+    """The driver for one operation; ends the helper processes it started."""
+
+    def __init__(self, settings: Settings, operations: Operations) -> None:
+        self._settings = settings
+        self._operations = operations
+
+    def __enter__(self) -> Driver:
+        return open_driver(self._settings, self._operations)
+
+    def __exit__(self, *_: object) -> None:
+        self._operations.close()

@@ -11,8 +11,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from groot_fast.config import Settings
+    from groot_fast.idmap.operations import Operations
+
     class Driver(Protocol):
         """Operations on the trees of a store. All paths are absolute. They raise OSError and `QuotaError`."""
+
+        operations: Operations
 
         def is_compatible(self, path: str) -> bool:
             """Whether the file system at ``path`` can hold a store."""
@@ -47,11 +52,16 @@ class Limit:
         self.image_size = image_size
 
 
-def open_driver(name: str) -> Driver:
-    """The driver of this name. Raises StoreError with the original's text."""
-    if name == "btrfs":
-        from groot_fast.drivers.btrfs import Btrfs
+def check_driver(name: str) -> None:
+    """Refuse a driver that there is none of. Raises StoreError with the original's text."""
+    if name != "btrfs":
+        hint = "this build keeps images on BTRFS; use `--driver btrfs`" if name == "overlay-xfs" else None
+        raise StoreError(f"filesystem driver not supported: {name}", hint=hint)
 
-        return Btrfs()
-    hint = "this build keeps images on BTRFS; use `--driver btrfs`" if name == "overlay-xfs" else None
-    raise StoreError(f"filesystem driver not supported: {name}", hint=hint)
+
+def open_driver(settings: Settings, operations: Operations) -> Driver:
+    """The driver of the settings. Raises StoreError."""
+    check_driver(settings.driver)
+    from groot_fast.drivers.btrfs import Btrfs
+
+    return Btrfs(operations, settings.drax_bin)

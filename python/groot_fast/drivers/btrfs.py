@@ -7,18 +7,27 @@ import os
 import time
 
 from groot_fast import _core
-from groot_fast.drivers import Limit
 from groot_fast.errors import QuotaError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from groot_fast.drivers import Limit
+    from groot_fast.idmap.operations import Operations
+
 RECLAIM_PAUSE = 0.005
+REFUSED = (errno.EPERM, errno.EACCES)
 QUOTA_OFF_HINT = "`btrfs quota enable --simple <mount point>` turns accounting on (plain `enable` before Linux 6.7)"
 
 
 class Btrfs:
-    """The BTRFS driver."""
+    """The BTRFS driver. Quota groups are privileged; what this process may not do, the helper `drax` does."""
+
+    def __init__(self, operations: Operations, drax_bin: str) -> None:
+        self.operations = operations
+        self._drax_bin = drax_bin
 
     def is_compatible(self, path: str) -> bool:
-        """By asking the file system for its UUID: `statfs` magic is not in Python's standard library."""
+        """See `Driver`. Only BTRFS has this UUID; `statfs` is not in Python's standard library."""
         try:
             _core.uuid(path)
         except OSError:
@@ -30,7 +39,7 @@ class Btrfs:
         if parent is None:
             _core.create_subvolume(path)
         else:
-            _core.snapshot(parent, path)
+            self.operations.snapshot(parent, path, None, False)
 
     def is_volume(self, path: str) -> bool:
         """See `Driver`."""
@@ -39,56 +48,90 @@ class Btrfs:
     def make_image(self, volume: str, path: str, limit: Limit | None) -> None:
         """See `Driver`. Raises QuotaError where the limit cannot be set."""
         if limit is None:
-            _core.snapshot(volume, path)
+            self.operations.snapshot(volume, path, None, False)
             return
         accounting = _core.accounting(volume)
         if accounting is None:
             raise QuotaError("unable to limit requested quota group: quota not enabled", hint=QUOTA_OFF_HINT)
-        if accounting == "simple":
-            self._make_simple(volume, path, limit)
-        else:
-            self._make_full(volume, path, limit)
-
-    def _make_simple(self, volume: str, path: str, limit: Limit) -> None:
+        if accounting == "full":
+            self._limit_afterwards(volume, path, limit.size, limit.exclusive)
+            return
         # Simple accounting charges a snapshot for what it writes itself; what the image holds comes off the limit.
         own = limit.size if limit.exclusive else limit.size - limit.image_size
-        _core.snapshot(volume, path, limit=own, exclusive=limit.exclusive)
         try:
-            _core.enclose(path, own, limit.exclusive)
-        except OSError as error:
-            # Privileged. Without it the limit holds, but subvolumes made inside are not charged.
-            if error.errno not in (errno.EPERM, errno.EACCES):
-                self.destroy(path)
-                raise QuotaError(f"unable to limit requested quota group: {error.strerror}") from None
+            self.operations.snapshot(volume, path, own, limit.exclusive)
+        except PermissionError:
+            # That a limit may come with the snapshot is a missing check of the kernel rather than a promise.
+            self._limit_afterwards(volume, path, own, limit.exclusive)
+            return
+        self._enclose(path, own, limit.exclusive)
 
-    def _make_full(self, volume: str, path: str, limit: Limit) -> None:
-        # The limit cannot come with the snapshot here. The name appears when the limit is set, and the commit
-        # behind it makes both durable.
+    def _limit_afterwards(self, volume: str, path: str, size: int, exclusive: bool) -> None:
+        """The name appears when the limit is set, and the commit behind it makes both durable."""
         unlimited = f"{path}.unlimited"
-        _core.delete_subvolume(unlimited)
-        _core.snapshot(volume, unlimited)
+        self.destroy(unlimited)
+        self.operations.snapshot(volume, unlimited, None, False)
         try:
-            _core.set_limit(unlimited, limit.size, limit.exclusive)
+            try:
+                _core.set_limit(unlimited, size, exclusive)
+            except PermissionError:
+                self._drax_limit(unlimited, size, exclusive)
             os.rename(unlimited, path)
             _core.sync(path)
-        except OSError as error:
+        except BaseException as error:
             self.destroy(unlimited)
             self.destroy(path)
-            raise QuotaError(f"unable to limit requested quota group: {error.strerror}") from None
+            if isinstance(error, OSError):
+                raise QuotaError(f"unable to limit requested quota group: {error.strerror}") from None
+            raise
+
+    def _enclose(self, path: str, own: int, exclusive: bool) -> None:
+        """Charge subvolumes that are made inside, too. Without privilege and helper the limit holds for all else."""
+        try:
+            _core.enclose(path, own, exclusive)
+        except OSError as error:
+            if error.errno not in REFUSED:
+                self.destroy(path)
+                raise QuotaError(f"unable to limit requested quota group: {error.strerror}") from None
+            try:
+                self._drax_limit(path, own, exclusive)
+            except QuotaError:
+                pass
+
+    def _drax_limit(self, path: str, size: int, exclusive: bool) -> None:
+        from groot_fast.drivers.drax import run_drax
+
+        more = ["--exclude-image-from-quota"] if exclusive else []
+        run_drax(self._drax_bin, "limit", "--volume-path", path, "--disk-limit-bytes", str(size), *more)
 
     def destroy(self, path: str) -> list[int]:
-        """See `Driver`. The groups that were made for the subvolume go with it."""
-        try:
-            members = _core.subvolume_ids(path)
-        except FileNotFoundError:
-            return []
-        _core.delete_subvolume(path)
-        try:
-            _core.disband_group(os.path.dirname(path), members[0], members)
-        except OSError:
-            # Privileged. An empty group costs nothing; root's next `clean` has no better way either.
-            pass
+        """See `Driver`. The group that was made for the subvolume goes with it."""
+        ident = self._group_of(path)
+        if ident is not None and os.geteuid() != 0:
+            self._drax_destroy(path)
+        members = self.operations.delete_subvolume(path)
+        if ident is not None:
+            try:
+                _core.disband_group(os.path.dirname(path), ident, members)
+            except OSError:
+                pass  # privileged; an empty group costs nothing
         return members
+
+    def _group_of(self, path: str) -> int | None:
+        """Number of the level-1 group around a subvolume, if it has one."""
+        try:
+            ident = _core.subvolume_id(path)
+        except OSError:
+            return None
+        return ident if _core.has_group(path, ident) else None
+
+    def _drax_destroy(self, path: str) -> None:
+        from groot_fast.drivers.drax import run_drax
+
+        try:
+            run_drax(self._drax_bin, "destroy", "--volume-path", path)
+        except QuotaError:
+            pass  # a missing helper never blocks a delete (contract, section 13)
 
     def reclaim(self, path: str, ids: list[int], deadline: float) -> None:
         """See `Driver`. A thread of the kernel frees the space when it wakes, every 30 seconds or with a commit."""

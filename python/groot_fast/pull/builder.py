@@ -8,16 +8,15 @@ shared, so that no clean takes it away while something is built on it.
 from __future__ import annotations
 
 import errno
-import os
 import time
 
-from groot_fast import _core
 from groot_fast.errors import BadBlob, BadLayer, Cancelled, GrootError, LimitExceeded, SourceError, StoreError
 from groot_fast.store import locks, records
 from groot_fast.store.volumes import Volume, destroy_incomplete, incomplete_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from groot_fast._core import Spool
     from groot_fast.drivers import Driver
     from groot_fast.pull.blobs import Blobs
     from groot_fast.sources.image import Image, Layer
@@ -33,11 +32,10 @@ ATTEMPTS = 10
 class Builder:
     """Makes the volumes of images in one store."""
 
-    def __init__(self, store: Store, driver: Driver, log: Logger, cancel: _core.Cancel, *, max_content: int | None = None) -> None:
+    def __init__(self, store: Store, driver: Driver, log: Logger, *, max_content: int | None = None) -> None:
         self._store = store
         self._driver = driver
         self._log = log
-        self._cancel = cancel
         self._max_content = max_content
         self.built: list[Layer] = []
 
@@ -118,28 +116,12 @@ class Builder:
         self.built.append(layer)
         return Volume(self._store, layer.chain_id, path, held.pop())
 
-    def _unpack(self, layer: Layer, blob: str | _core.Spool, path: str, below: Volume | None, blobs: Blobs) -> None:
+    def _unpack(self, layer: Layer, blob: str | Spool, path: str, below: Volume | None, blobs: Blobs) -> None:
         log = self._log.session("unpacking-layer", layer=layer.name, chainID=layer.chain_id)
-        uids, gids = self._store.mappings.ranges()
         start = time.monotonic_ns()
         log.info("starting")
         try:
-            if isinstance(blob, str) and os.path.isdir(blob):
-                unpacked = _core.copy_directory(path, blob, uids=uids, gids=gids, cancel=self._cancel)
-            else:
-                unpacked = _core.unpack(
-                    path,
-                    blob,
-                    digest=layer.digest,
-                    size=layer.size,
-                    diff_id=layer.diff_id,
-                    media_type=layer.media_type,
-                    base=layer.base_directory,
-                    uids=uids,
-                    gids=gids,
-                    max_content=self._max_content,
-                    cancel=self._cancel,
-                )
+            unpacked = self._driver.operations.unpack(path, layer, blob, self._max_content)
         except (GrootError, OSError) as error:
             raise self._explain(layer, error, blobs.failure(layer)) from error
         content, removed, entries, left_out, notes = unpacked

@@ -221,17 +221,8 @@ def _remove_contents(driver: Driver, path: str) -> None:
         elif driver.is_volume(entry):
             driver.destroy(entry)
         else:
-            _remove_tree(driver, entry)
-
-
-def _remove_tree(driver: Driver, path: str) -> None:
-    """A plain directory: a volume source, or the mount point of `--without-mount`. A container may have filled it."""
-    if not os.listdir(path):
-        os.rmdir(path)
-        return
-    import shutil
-
-    shutil.rmtree(path)
+            # A volume source, or the mount point of `--without-mount`: a container may have filled it.
+            driver.operations.remove_tree(entry)
 
 
 def _mounts_below(path: str) -> list[str]:

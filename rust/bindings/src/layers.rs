@@ -60,6 +60,12 @@ impl Spool {
         self.0.written()
     }
 
+    fn copy_to(&self, py: Python<'_>, descriptor: i32) -> PyResult<()> {
+        let pipe = Source::from_descriptor(descriptor).map_err(|e| to_python(py, e))?;
+        let Source::File(pipe) = pipe else { return Ok(()) };
+        py.detach(|| self.0.copy_to(pipe)).map_err(|e| to_python(py, e))
+    }
+
     fn finish(&self) {
         self.0.finish();
     }
@@ -129,6 +135,8 @@ pub fn unpack(
 ) -> PyResult<Counted> {
     let source = if let Ok(spool) = blob.cast::<Spool>() {
         Source::Spool(Arc::clone(&spool.get().0))
+    } else if let Ok(descriptor) = blob.extract::<i32>() {
+        Source::from_descriptor(descriptor).map_err(|e| to_python(py, e))?
     } else {
         Source::File(File::open(blob.extract::<PathBuf>()?)?)
     };

@@ -3,6 +3,7 @@
 //! ```text
 //! errors.rs      core errors -> Python exceptions, the one conversion
 //! layers.rs      unpack, copy_directory, fingerprint, Spool, Cancel
+//! namespace.rs   the process inside a user namespace
 //! volumes.rs     BTRFS subvolumes and quotas
 //! documents.rs   JSON and YAML, bounded; records on disk
 //! ```
@@ -13,6 +14,7 @@
 mod documents;
 mod errors;
 mod layers;
+mod namespace;
 mod volumes;
 
 use pyo3::prelude::*;
@@ -25,8 +27,10 @@ mod _core {
     #[pymodule_export]
     use super::layers::{Cancel, Spool, copy_directory, fingerprint, unpack};
     #[pymodule_export]
+    use super::namespace::{become_namespace_root, enter_user_namespace};
+    #[pymodule_export]
     use super::volumes::{
-        accounting, create_subvolume, delete_subvolume, disband_group, enable_quota, enclose, is_subvolume, remove_stale_groups, set_limit,
-        snapshot, subvolume_exists, subvolume_ids, sync, usage, uuid,
+        accounting, create_subvolume, delete_subvolume, disband_group, enable_quota, enclose, has_group, is_subvolume, remove_stale_groups,
+        set_limit, snapshot, subvolume_exists, subvolume_id, subvolume_ids, sync, usage, uuid,
     };
 }

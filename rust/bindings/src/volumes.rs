@@ -38,6 +38,18 @@ pub fn is_subvolume(path: PathBuf) -> bool {
     subvolume::is_subvolume(&path)
 }
 
+/// Id of the subvolume that `path` is in.
+#[pyfunction]
+pub fn subvolume_id(py: Python<'_>, path: PathBuf) -> PyResult<u64> {
+    call(py, || subvolume::id(&path))
+}
+
+/// Whether there is a level-1 group with this number.
+#[pyfunction]
+pub fn has_group(py: Python<'_>, path: PathBuf, id: u64) -> PyResult<bool> {
+    call(py, || quota::has_group(&path, id))
+}
+
 /// Ids of the subvolume and of those nested in it.
 #[pyfunction]
 pub fn subvolume_ids(py: Python<'_>, path: PathBuf) -> PyResult<Vec<u64>> {

@@ -81,6 +81,13 @@ impl<'a> BlobReader<'a> {
     }
 }
 
+impl Source {
+    /// What a descriptor of the caller refers to (a file at its offset, or a pipe). The caller keeps its own.
+    pub fn from_descriptor(raw: i32) -> Result<Self> {
+        Ok(Self::File(crate::sys::duplicate(raw).map_err(|e| Error::io("blob descriptor", e))?.into()))
+    }
+}
+
 impl Read for BlobReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if self.failure.is_some() {

@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -61,6 +62,23 @@ impl Spool {
     /// The writer gave up; readers end with this text.
     pub fn fail(&self, reason: &str) {
         self.update(|progress| progress.failed = Some(reason.to_owned()));
+    }
+
+    /// Write everything to `pipe` as it comes, until the end. A closed pipe ends it quietly: the reader had enough.
+    pub fn copy_to(&self, mut pipe: impl Write) -> Result<()> {
+        let mut buffer = vec![0; 256 << 10];
+        let mut offset = 0;
+        loop {
+            let n = self.read_at(&mut buffer, offset, &|| false)?;
+            if n == 0 {
+                return Ok(());
+            }
+            match pipe.write_all(&buffer[..n]) {
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                other => other.map_err(|e| Error::io("passing on a blob", e))?,
+            }
+            offset += n as u64;
+        }
     }
 
     /// Read at `offset`, waiting until there is something to read. Zero means the end.

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Memory that may be handed to an ioctl: plain integers and byte arrays in `repr(C)`, every bit pattern valid.
 ///
@@ -48,4 +48,35 @@ pub(crate) fn unshare_fs() -> io::Result<()> {
     // SAFETY: CLONE_FS only splits umask, root and working directory off; no memory is involved.
     let result = unsafe { libc::unshare(libc::CLONE_FS) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Put the calling process, which must have one thread, into a user namespace of its own (without mappings yet).
+pub(crate) fn unshare_user() -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    let result = unsafe { libc::unshare(libc::CLONE_NEWUSER) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Become user and group 0 of the namespace, and end when the parent ends. The process must have one thread.
+pub(crate) fn become_root() -> io::Result<()> {
+    // SAFETY: system calls without memory, but for `setgroups`, which reads no element of an empty list.
+    let results = [
+        unsafe { libc::setresgid(0, 0, 0) },
+        unsafe { libc::setgroups(0, std::ptr::null()) },
+        unsafe { libc::setresuid(0, 0, 0) },
+        // Last: changing ids clears it.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) },
+    ];
+    if results.contains(&-1) { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A descriptor of our own for what `raw` refers to; `raw` stays as it is.
+pub(crate) fn duplicate(raw: i32) -> io::Result<OwnedFd> {
+    // SAFETY: no memory is passed; a bad number gives EBADF.
+    let fd = unsafe { libc::fcntl(raw, libc::F_DUPFD_CLOEXEC, 3) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor; nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

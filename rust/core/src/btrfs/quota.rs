@@ -105,10 +105,15 @@ pub fn enclose(path: &Path, limit: Limit) -> Result<()> {
     attempt().map_err(|e| Error::io(format!("quota group of {}", path.display()), e))
 }
 
+/// Whether `enclose` made a group for subvolume `id`.
+pub fn has_group(dir: &Path, id: u64) -> Result<bool> {
+    Ok(sysfs(dir)?.join(format!("1_{id}")).exists())
+}
+
 /// Remove the level-1 group number `id` that `enclose` made; `members` are the ids of the subvolumes in it. `dir` is
 /// any directory of the file system. A missing group is fine. Needs `CAP_SYS_ADMIN`.
 pub fn disband(dir: &Path, id: u64, members: &[u64]) -> Result<()> {
-    if !sysfs(dir)?.join(format!("1_{id}")).exists() {
+    if !has_group(dir, id)? {
         return Ok(());
     }
     let fd = open_dir(dir)?;

@@ -80,6 +80,7 @@ impl Dirs {
             max_depth,
         };
         dirs.entered.insert(stat.st_ino);
+        dirs.owe_time(&[], &stat);
         Ok(dirs)
     }
 
@@ -163,10 +164,30 @@ impl Dirs {
     fn enter(&mut self, fd: OwnedFd, path: &[&[u8]], for_writing: bool) -> Result<Rc<Dir>> {
         let (dir, stat) = Dir::new(fd)?;
         if for_writing && self.entered.insert(dir.ino) {
-            let mtime = rustix::fs::Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec.cast_signed() };
-            self.owed.entry(dir.ino).or_insert_with(|| Owed { path: path.join(&b'/'), mtime, mode: None });
+            self.owe_time(path, &stat);
         }
         Ok(Rc::new(dir))
+    }
+
+    /// The directory that `stat` describes is about to be changed: owe it the time it has, unless it gets another one.
+    fn owe_time(&mut self, path: &[&[u8]], stat: &rustix::fs::Stat) {
+        let mtime = rustix::fs::Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec.cast_signed() };
+        self.owed.entry(stat.st_ino).or_insert_with(|| Owed { path: path.join(&b'/'), mtime, mode: None });
+    }
+
+    /// The directory `path` if it is there, for taking something away from it: its time is owed back.
+    pub(super) fn find_to_change(&mut self, path: &[&[u8]]) -> Result<Option<Rc<Dir>>> {
+        let dir = self.find(path)?;
+        if let Some(dir) = &dir {
+            let stat = rustix::fs::fstat(&dir.fd).map_err(|e| Error::io("stat", e))?;
+            self.owe_time(path, &stat);
+        }
+        Ok(dir)
+    }
+
+    /// The directory counts as made by this layer now: nothing of the old one is owed to it.
+    pub(super) fn disown(&mut self, ino: u64) {
+        self.owed.remove(&ino);
     }
 
     fn make_one(&mut self, parent: &Rc<Dir>, name: &[u8], path: &[&[u8]]) -> Result<Rc<Dir>> {

@@ -192,7 +192,7 @@ impl Extractor {
             return Ok(());
         }
         // No parent: nothing to take away.
-        let Some(dir) = self.dirs.find(parent)? else { return Ok(()) };
+        let Some(dir) = self.dirs.find_to_change(parent)? else { return Ok(()) };
         self.stats.removed += if let Marker::Remove(name) = marker {
             self.hide(&dir, name)?
         } else {
@@ -209,7 +209,7 @@ impl Extractor {
         let Some(stat) = stat_below(dir, name)? else { return Ok(0) };
         let made = self.dirs.is_made(dir, name);
         if is_dir(&stat) && (made || self.dirs.holds_new_entries(stat.st_ino)) {
-            return purge(&mut self.dirs, dir, name);
+            return purge(&mut self.dirs, dir, name, made);
         }
         if made { Ok(0) } else { remove(&mut self.dirs, dir, name) }
     }

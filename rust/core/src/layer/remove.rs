@@ -23,11 +23,21 @@ pub(super) fn remove(dirs: &mut Dirs, dir: &Dir, name: &[u8]) -> Result<u64> {
     Ok(content(&stat))
 }
 
-/// Remove from the directory `name` in `dir` all that lower layers gave and keep what this layer made.
-pub(super) fn purge(dirs: &mut Dirs, dir: &Dir, name: &[u8]) -> Result<u64> {
+/// Remove from the directory `name` in `dir` all that lower layers gave and keep what this layer made. Where only the
+/// content is this layer's (`made` is false), the directory becomes as if it had been made on the way to it, like any
+/// missing parent.
+pub(super) fn purge(dirs: &mut Dirs, dir: &Dir, name: &[u8], made: bool) -> Result<u64> {
     dirs.forget();
+    purge_one(dirs, dir, name, made, dirs.max_depth())
+}
+
+fn purge_one(dirs: &mut Dirs, dir: &Dir, name: &[u8], made: bool, depth: usize) -> Result<u64> {
     let child = open(dir, name)?;
-    purge_children(dirs, &child, dirs.max_depth())
+    if !made {
+        reset(dirs, &child)?;
+        dirs.mark_made(dir, name);
+    }
+    purge_children(dirs, &child, depth)
 }
 
 /// As `purge`, for a directory that is already open.
@@ -38,12 +48,7 @@ pub(super) fn purge_children(dirs: &mut Dirs, dir: &Dir, depth: usize) -> Result
         let Some(stat) = stat_below(dir, &name)? else { continue };
         let made = dirs.is_made(dir, &name);
         if is_dir(&stat) && (made || dirs.holds_new_entries(stat.st_ino)) {
-            let child = open(dir, &name)?;
-            if !made {
-                // Only its content is of this layer: as if it had been made on the way, like any missing parent.
-                reset(dirs, &child)?;
-            }
-            freed += purge_children(dirs, &child, depth)?;
+            freed += purge_one(dirs, dir, &name, made, depth)?;
         } else if !made {
             freed += remove(dirs, dir, &name)?;
         }
@@ -51,9 +56,10 @@ pub(super) fn purge_children(dirs: &mut Dirs, dir: &Dir, depth: usize) -> Result
     Ok(freed)
 }
 
-fn reset(dirs: &Dirs, child: &Dir) -> Result<()> {
+fn reset(dirs: &mut Dirs, child: &Dir) -> Result<()> {
     let context = |e| Error::io("reset directory", e);
     let (uid, gid) = dirs.owner();
+    dirs.disown(child.ino);
     super::xattr::clear(&child.fd)?;
     rustix::fs::fchown(child, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid))).map_err(context)?;
     rustix::fs::fchmod(child, Mode::from_raw_mode(0o755)).map_err(context)

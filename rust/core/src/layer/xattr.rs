@@ -17,9 +17,20 @@ pub(super) fn is_kept(name: &[u8]) -> bool {
     }
 }
 
+/// Name and value together that BTRFS can still hold with its usual nodes of 16 KiB.
+const MOST: usize = 16_000;
+
 /// Set one attribute on an open file or directory.
 pub(super) fn set(fd: impl AsFd, name: &[u8], value: &[u8]) -> Result<()> {
-    rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()).map_err(|e| Error::io(format!("setxattr `{}`", printable(name)), e))
+    match rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()) {
+        Ok(()) => Ok(()),
+        // What the kernel says then would be taken for a full disk.
+        Err(Errno::NOSPC) if name.len() + value.len() > MOST => {
+            let text = format!("extended attribute `{}` of {} bytes is too large for the file system", printable(name), value.len());
+            Err(Error::Limit(text))
+        }
+        Err(error) => Err(Error::io(format!("setxattr `{}`", printable(name)), error)),
+    }
 }
 
 /// Remove all attributes that an archive could have set, as a new entry for an old directory replaces them.

@@ -1,0 +1,192 @@
+"""Operations on trees whose files may belong to any id of the store.
+
+Two implementations of one set of operations: `Direct` for root, who may do anything and translates ids itself, and
+`Namespaced` for the store's owner, who is root over its subordinate ids only inside a user namespace. Which one it is
+depends on the caller alone and is decided once; nothing else in the package asks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from groot_fast import _core
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    from groot_fast.config import Settings
+    from groot_fast.idmap import Mappings
+    from groot_fast.idmap.namespace import Namespace
+    from groot_fast.sources.image import Layer
+
+    class Operations(Protocol):
+        """What a driver needs done to trees."""
+
+        def unpack(self, path: str, layer: Layer, blob: str | _core.Spool, max_content: int | None) -> _core.Unpacked:
+            """Unpack a layer (or copy a directory) into ``path``. Raises BadLayer and its kin, OSError."""
+
+        def snapshot(self, source: str, path: str, limit: int | None, exclusive: bool) -> None:
+            """Snapshot a subvolume. Raises OSError."""
+
+        def delete_subvolume(self, path: str) -> list[int]:
+            """Delete a subvolume with those in it; gives their ids. Missing is fine. Raises OSError."""
+
+        def remove_tree(self, path: str) -> None:
+            """Remove an ordinary directory with all in it. Raises OSError."""
+
+        def close(self) -> None:
+            """End helper processes."""
+
+
+def open_operations(mappings: Mappings, settings: Settings, cancel: _core.Cancel) -> Operations:
+    """The operations for this caller."""
+    if os.geteuid() == 0 or not mappings:
+        return Direct(mappings, cancel)
+    return Namespaced(mappings, settings)
+
+
+def delete_with_nested(path: str) -> list[int]:
+    """Delete a subvolume with those in it; gives their ids. Missing is fine. Raises OSError."""
+    try:
+        ids = _core.subvolume_ids(path)
+    except FileNotFoundError:
+        return []
+    _core.delete_subvolume(path)
+    return ids
+
+
+def remove_directory(path: str) -> None:
+    """Remove an ordinary directory with all in it. Raises OSError."""
+    if os.listdir(path):
+        import shutil
+
+        shutil.rmtree(path)
+    else:
+        os.rmdir(path)
+
+
+class Direct:
+    """Done by this process, with ids translated by arithmetic."""
+
+    def __init__(self, mappings: Mappings, cancel: _core.Cancel) -> None:
+        self._uids, self._gids = mappings.ranges()
+        self._cancel = cancel
+
+    def unpack(self, path: str, layer: Layer, blob: str | _core.Spool, max_content: int | None) -> _core.Unpacked:
+        """See `Operations`."""
+        if isinstance(blob, str) and os.path.isdir(blob):
+            return _core.copy_directory(path, blob, uids=self._uids, gids=self._gids, cancel=self._cancel)
+        return _core.unpack(path, blob, **unpack_arguments(layer, max_content), uids=self._uids, gids=self._gids, cancel=self._cancel)
+
+    def snapshot(self, source: str, path: str, limit: int | None, exclusive: bool) -> None:
+        """See `Operations`."""
+        _core.snapshot(source, path, limit=limit, exclusive=exclusive)
+
+    def delete_subvolume(self, path: str) -> list[int]:
+        """See `Operations`."""
+        return delete_with_nested(path)
+
+    def remove_tree(self, path: str) -> None:
+        """See `Operations`."""
+        remove_directory(path)
+
+    def close(self) -> None:
+        """See `Operations`."""
+
+
+class Namespaced:
+    """Done by a child inside a user namespace, started when it is first needed.
+
+    Making and deleting snapshots needs no namespace as long as the root directory of the subvolume is ours, which is
+    almost always so; a warm create starts no child.
+    """
+
+    def __init__(self, mappings: Mappings, settings: Settings) -> None:
+        self._mappings = mappings
+        self._settings = settings
+        self._started: Namespace | None = None
+
+    @property
+    def _namespace(self) -> Namespace:
+        if self._started is None:
+            from groot_fast.idmap.namespace import Namespace
+
+            self._started = Namespace(self._mappings, self._settings)
+        return self._started
+
+    def unpack(self, path: str, layer: Layer, blob: str | _core.Spool, max_content: int | None) -> _core.Unpacked:
+        """See `Operations`. The child gets the bytes through a descriptor: it may not be able to open the file."""
+        if isinstance(blob, str):
+            if os.path.isdir(blob):
+                return self._namespace.copy_directory(path, blob)
+            fd = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return self._namespace.unpack(path, fd, unpack_arguments(layer, max_content))
+            finally:
+                os.close(fd)
+        return self._unpack_growing(path, blob, unpack_arguments(layer, max_content))
+
+    def _unpack_growing(self, path: str, blob: _core.Spool, arguments: dict[str, Any]) -> _core.Unpacked:
+        import threading
+
+        read, write = os.pipe2(os.O_CLOEXEC)
+
+        def pump() -> None:
+            try:
+                blob.copy_to(write)
+            except Exception:
+                pass
+            finally:
+                os.close(write)
+
+        thread = threading.Thread(target=pump, name="pump", daemon=True)
+        thread.start()
+        try:
+            return self._namespace.unpack(path, read, arguments)
+        finally:
+            os.close(read)
+            thread.join()
+
+    def snapshot(self, source: str, path: str, limit: int | None, exclusive: bool) -> None:
+        """See `Operations`."""
+        try:
+            _core.snapshot(source, path, limit=limit, exclusive=exclusive)
+        except PermissionError:
+            if os.stat(source).st_uid == os.geteuid():
+                raise
+            self._namespace.snapshot(source, path, limit, exclusive)
+
+    def delete_subvolume(self, path: str) -> list[int]:
+        """See `Operations`."""
+        try:
+            return delete_with_nested(path)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EACCES):
+                raise
+            return self._namespace.delete_subvolume(path)
+
+    def remove_tree(self, path: str) -> None:
+        """See `Operations`."""
+        try:
+            remove_directory(path)
+        except PermissionError:
+            self._namespace.remove_tree(path)
+
+    def close(self) -> None:
+        """See `Operations`."""
+        if self._started is not None:
+            self._started.close()
+
+
+def unpack_arguments(layer: Layer, max_content: int | None) -> dict[str, Any]:
+    """What `_core.unpack` wants to know about a layer."""
+    return {
+        "digest": layer.digest,
+        "size": layer.size,
+        "diff_id": layer.diff_id,
+        "media_type": layer.media_type,
+        "base": layer.base_directory,
+        "max_content": max_content,
+    }

@@ -1,0 +1,90 @@
+"""The inside of a user namespace: wait for work, do it with the core, answer.
+
+Started by `namespace.Namespace` with one end of a socket pair. Has no state and touches nothing but the trees it is
+told to; the kernel keeps it to the ids of the mapping.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from typing import Any
+
+from groot_fast import _core
+from groot_fast._core import format_json, parse_json
+from groot_fast.idmap.operations import delete_with_nested, remove_directory
+
+MAX_REQUEST = 1 << 20
+
+
+def main(fd: int) -> None:
+    """Enter a namespace, wait for its maps, then serve until the other end closes."""
+    # The terminal's signals are for the parent, which ends us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    channel = socket.socket(fileno=fd)
+    try:
+        _core.enter_user_namespace()
+        _send(channel, {"state": "entered"})
+        if channel.recv(64) != b"mapped\n":
+            return
+        _core.become_namespace_root()
+        _send(channel, {"state": "ready"})
+    except OSError as error:
+        _send(channel, {"error": _describe(error)})
+        return
+    os.umask(0o022)
+    while (request := _receive(channel)) is not None:
+        _send(channel, _serve(*request))
+
+
+def _send(channel: socket.socket, message: dict[str, object]) -> None:
+    channel.sendall(format_json(message).encode() + b"\n")
+
+
+def _receive(channel: socket.socket) -> tuple[dict[str, Any], int | None] | None:
+    """The next request with the descriptor that came with it; None at the end."""
+    data, fds, _flags, _address = socket.recv_fds(channel, 1 << 16, 1)
+    line = bytearray(data)
+    while line and not line.endswith(b"\n"):
+        part = channel.recv(1 << 16)
+        if not part or len(line) > MAX_REQUEST:
+            return None
+        line += part
+    if not line:
+        return None
+    return parse_json(bytes(line)), fds[0] if fds else None
+
+
+def _serve(request: dict[str, Any], fd: int | None) -> dict[str, object]:
+    try:
+        return {"result": _run(request["call"], fd, request["arguments"])}
+    except Exception as error:
+        return {"error": _describe(error)}
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def _run(call: str, fd: int | None, arguments: dict[str, Any]) -> object:
+    ranges: dict[str, Any] = {kind: [tuple(one) for one in arguments.pop(kind)] for kind in ("uids", "gids") if kind in arguments}
+    if call == "unpack" and fd is not None:
+        return _core.unpack(arguments.pop("path"), fd, cancel=_core.Cancel(), **ranges, **arguments)
+    if call == "copy_directory":
+        return _core.copy_directory(arguments["path"], arguments["source"], cancel=_core.Cancel(), **ranges)
+    if call == "delete_subvolume":
+        return delete_with_nested(arguments["path"])
+    if call == "snapshot":
+        _core.snapshot(arguments["source"], arguments["path"], limit=arguments["limit"], exclusive=arguments["exclusive"])
+        return None
+    if call == "remove_tree":
+        remove_directory(arguments["path"])
+        return None
+    raise ValueError(f"unknown call {call}")
+
+
+def _describe(error: BaseException) -> dict[str, object]:
+    if isinstance(error, OSError):
+        return {"class": "OSError", "errno": error.errno, "text": error.strerror or str(error)}
+    return {"class": type(error).__name__, "text": str(error)}
