@@ -9,10 +9,18 @@ from __future__ import annotations
 from groot_fast._core import parse_yaml
 from groot_fast.errors import ConfigError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import TypeGuard
+
+ALWAYS, MISSING = "always", "missing"
+"""Pull policies: ask the registry what a tag means now, or use what the store already has under that name."""
+
 DEFAULT_STORE = "/var/lib/grootfs"
 MAX_CONFIG_BYTES = 1 << 20
 
-Value = str | int | bool | list[str]
+Value = str | int | bool | list[str] | dict[str, list[str]]
 
 # setting -> (kind, spellings of its key; the newest first, and that one wins)
 KEYS: dict[str, tuple[type, tuple[str, ...]]] = {
@@ -33,6 +41,9 @@ KEYS: dict[str, tuple[type, tuple[str, ...]]] = {
     "disk_limit": (int, ("create.disk_limit_size_bytes", "disk_limit_size_bytes")),
     "exclude_image": (bool, ("create.exclude_image_from_quota", "exclude_base_image_from_quota")),
     "skip_layer_validation": (bool, ("create.skip_layer_validation",)),
+    "platform": (str, ("create.platform",)),
+    "pull_policy": (str, ("create.pull_policy",)),
+    "registry_mirrors": (dict, ("create.registry_mirrors", "registry_mirrors")),
     "insecure_registries": (list, ("create.insecure_registries", "insecure_registries")),
     "remote_layer_certificates": (
         str,
@@ -61,6 +72,7 @@ class Settings:
             value = values.get(name)
             return list(value) if isinstance(value, list) else []
 
+        mirrors = values.get("registry_mirrors")
         self.store = text("store", DEFAULT_STORE)
         self.driver = text("driver", "btrfs")
         self.drax_bin = text("drax_bin", "drax")
@@ -76,6 +88,9 @@ class Settings:
         self.disk_limit = number("disk_limit")
         self.exclude_image = bool(values.get("exclude_image"))
         self.skip_layer_validation = bool(values.get("skip_layer_validation"))
+        self.platform = text("platform")
+        self.pull_policy = text("pull_policy", ALWAYS)
+        self.registry_mirrors = dict(mirrors) if isinstance(mirrors, dict) else {}
         self.insecure_registries = texts("insecure_registries")
         self.remote_layer_certificates = text("remote_layer_certificates")
         self.threshold = number("threshold")
@@ -91,7 +106,7 @@ class Settings:
         return {name: value for name, value in vars(self).items() if name not in ("username", "password")}
 
 
-def load(path: str | None, options: dict[str, Value]) -> Settings:
+def load(path: str | None, options: Mapping[str, Value]) -> Settings:
     """Join the file at ``path`` (None: no file) with the options of the command line, which win.
 
     ``options`` holds only what was given. A given list replaces the file's list. Raises ConfigError.
@@ -104,6 +119,8 @@ def load(path: str | None, options: dict[str, Value]) -> Settings:
         raise ConfigError("invalid argument: disk limit cannot be negative")
     if settings.threshold < 0:
         raise ConfigError("invalid argument: clean threshold cannot be negative")
+    if settings.pull_policy not in (ALWAYS, MISSING):
+        raise ConfigError(f"invalid argument: pull policy `{settings.pull_policy}` is neither {ALWAYS} nor {MISSING}")
     return settings
 
 
@@ -161,9 +178,22 @@ def _convert(raw: object, kind: type, key: str) -> Value:
         if isinstance(raw, int) and not isinstance(raw, bool):
             return raw
     elif kind is list:
-        if isinstance(raw, list) and all(isinstance(item, str | int) for item in raw):
+        if _is_list(raw):
             return [str(item) for item in raw]
+    elif kind is dict:
+        if isinstance(raw, dict) and all(_is_list(items) for items in raw.values()):
+            return {str(name): [str(item) for item in items] for name, items in raw.items()}
     elif isinstance(raw, str | int) and not isinstance(raw, bool):
         return str(raw)
-    names = {bool: "true or false", int: "a whole number", list: "a list of strings", str: "a string"}
+    names = {
+        bool: "true or false",
+        int: "a whole number",
+        list: "a list of strings",
+        dict: "a mapping of names to lists of strings",
+        str: "a string",
+    }
     raise ConfigError(f"invalid config file: `{key}` must be {names[kind]}")
+
+
+def _is_list(raw: object) -> TypeGuard[list[str | int]]:
+    return isinstance(raw, list) and all(isinstance(item, str | int) for item in raw)

@@ -70,11 +70,26 @@ class Groot:
             with self._driver(store) as driver:
                 images.check_new_id(store, driver, image_id)
                 with source:
+                    recalled = self._create_recalled(store, driver, source, image_id, log)
+                    if recalled is not None:
+                        return recalled
                     resolved = source.resolve()
                     self._check_compressed(resolved)
                     with locks.lock(store, locks.GLOBAL, shared=True, deadline=GLOBAL_DEADLINE):
                         volume = self._volume_of(store, driver, resolved, source, log)
-                        return self._commit(store, driver, image, image_id, resolved, volume)
+                        return self._commit(store, driver, source, image_id, resolved, volume)
+
+    def _create_recalled(self, store: Store, driver: Driver, source: Source, image_id: str, log: Logger) -> Created | None:
+        """Create from what the store remembers of the image, without its source; None where that is not possible."""
+        image = source.recall(store)
+        if image is None:
+            return None
+        from groot_fast.pull.builder import Builder
+
+        self._check_compressed(image)
+        with locks.lock(store, locks.GLOBAL, shared=True, deadline=GLOBAL_DEADLINE):
+            volume = Builder(store, driver, log).existing(image)
+            return None if volume is None else self._commit(store, driver, source, image_id, image, volume)
 
     def _driver(self, store: Store) -> _OpenDriver:
         return _OpenDriver(self._settings, open_operations(store.mappings, self._settings, self._cancel))
@@ -83,14 +98,21 @@ class Groot:
         from groot_fast.pull.builder import Builder
 
         pulling = log.session("image-pulling")
-        builder = Builder(store, driver, pulling)
-        try:
-            with source.blobs(store, pulling) as blobs:
-                return builder.volume_of(image, blobs)
-        except SourceError as error:
-            raise type(error)(f"pulling the image: {error}", hint=error.hint) from error
+        for attempt in (1, 2):
+            builder = Builder(store, driver, pulling)
+            blobs = source.blobs(store, pulling)
+            try:
+                with blobs:
+                    return builder.volume_of(image, blobs)
+            except SourceError as error:
+                # Once: what an earlier, interrupted transfer left may have been the reason.
+                if attempt == 1 and blobs.is_worth_another_try:
+                    pulling.info("starting-over", reason=str(error))
+                    continue
+                raise type(error)(f"pulling the image: {error}", hint=error.hint) from error
+        raise AssertionError("unreachable")
 
-    def _commit(self, store: Store, driver: Driver, name: str, image_id: str, image: Image, volume: Volume) -> Created:
+    def _commit(self, store: Store, driver: Driver, source: Source, image_id: str, image: Image, volume: Volume) -> Created:
         try:
             size = records.tree_size(store, image.chain_ids)
             limit = self._limit(size)
@@ -105,7 +127,7 @@ class Groot:
             volume.publish(durable=False)
             raise
         volume.publish(durable=True)
-        records.write_source(store, name, image.chain_ids)
+        records.write_source(store, source.name, image)
         return Created(reservation.path, image, mounted=self._settings.mount)
 
     def _check_mappings(self, store: Store) -> None:

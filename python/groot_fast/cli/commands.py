@@ -188,6 +188,8 @@ COMMANDS = (
             Flag("insecure-registry", LIST, "host:port to trust without TLS", "insecure_registries"),
             Flag("username", TEXT, "user at the registry"),
             Flag("password", TEXT, "password at the registry"),
+            Flag("platform", TEXT, "os/architecture[/variant] to take from an index", default="this machine's"),
+            Flag("pull-policy", TEXT, "always, or missing: use what the store has under this name", default="always"),
             Flag("skip-layer-validation", SWITCH, "do not check sizes and digests of oci:// layers", "skip_layer_validation"),
             Flag("json", SWITCH, "print a partial runtime specification"),
             Flag("with-clean", SWITCH, "clean up unused layers afterwards"),

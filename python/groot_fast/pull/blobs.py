@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     class Blobs(Protocol):
         """Access to the blobs of one image, used as a context manager around the building of its volumes."""
 
+        @property
+        def is_worth_another_try(self) -> bool:
+            """Whether the building failed over bytes that a fresh fetch may not have."""
+
         def start(self, layers: list[Layer]) -> None:
             """These layers will be opened, in this order; begin to fetch them."""
 
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 
 class LocalBlobs:
     """Layers that are files on this machine."""
+
+    is_worth_another_try = False
 
     def __enter__(self) -> LocalBlobs:
         return self

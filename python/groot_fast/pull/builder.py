@@ -50,6 +50,17 @@ class Builder:
                 return self._build(plan, blobs)
         raise StoreError("the base volumes of the image were removed again and again while it was created")
 
+    def existing(self, image: Image) -> Volume | None:
+        """The volume with the whole image if it is there, locked against clean. Raises StoreError."""
+        top = image.layers[-1]
+        if not self._exists(top):
+            return None
+        lock = locks.lock(self._store, top.chain_id, shared=True, deadline=BUILD_DEADLINE)
+        if not self._exists(top):
+            lock.release()
+            return None
+        return Volume(self._store, top.chain_id, self._store.volume(top.chain_id), lock)
+
     def _plan(self, image: Image) -> _Plan | None:
         """What to build, everything locked. None where the store changed meanwhile and planning has to start again."""
         held: list[locks.Lock] = []

@@ -20,7 +20,7 @@ from typing import TypeVar
 import uvloop
 
 from groot_fast._core import Spool
-from groot_fast.errors import Cancelled, RegistryError, SourceError
+from groot_fast.errors import BadBlob, BadLayer, Cancelled, RegistryError, SourceError
 from groot_fast.sources.image import Layer
 from groot_fast.sources.registry.stream import RestartFromZero
 from groot_fast.store.clean import BLOB
@@ -32,7 +32,9 @@ T = TypeVar("T")
 PARALLEL = 8
 """Blobs fetched at once by one process."""
 PAUSE = 0.05
-"""Seconds between looks at a blob that another process fetches."""
+"""Seconds between looks at what one waits for: another process's blob, or space."""
+MAX_SPOOLED = 4 << 30
+"""Bytes of blobs on disk that wait to be unpacked. Only the layer being unpacked may go beyond."""
 
 Stream = Callable[[Layer, int], AsyncGenerator[bytes, None]]
 """Bytes of a layer from an offset on."""
@@ -79,7 +81,10 @@ class Downloads:
         self._log = log
         self._spools: dict[str, Future[Spool]] = {}
         self._failures: dict[str, Exception] = {}
+        # Layers still to be unpacked by digest, lowest first.
         self._waiting: dict[str, int] = {}
+        self._resumed: set[str] = set()
+        self._failed_over_content = False
         self._tasks: list[asyncio.Task[None]] = []
 
     def __enter__(self) -> Downloads:
@@ -88,10 +93,16 @@ class Downloads:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._network.run(self._stop())
         # What ended for reasons of the network or the user goes on next time; anything else has to start again.
-        keep = isinstance(error, Cancelled | KeyboardInterrupt) or bool(self._failures)
-        if not keep:
-            for digest in self._waiting:
-                self._remove(digest)
+        if error is None or isinstance(error, Cancelled) or (self._failures and not self._failed_over_content):
+            return
+        self._failed_over_content = isinstance(error, BadBlob | BadLayer) or self._failed_over_content
+        for digest in self._waiting:
+            self._remove(digest)
+
+    @property
+    def is_worth_another_try(self) -> bool:
+        """Whether bytes of an earlier transfer were used, or the server changed its mind, and the content was wrong."""
+        return self._failed_over_content and bool(self._resumed)
 
     async def _stop(self) -> None:
         for task in self._tasks:
@@ -150,6 +161,8 @@ class Downloads:
                 try:
                     there = os.fstat(fd).st_size
                     spool = Spool(self._path(digest), min(there, layer.size or 0))
+                    if spool.written:
+                        self._resumed.add(digest)
                     promise.set_result(spool)
                     await self._transfer(layer, spool)
                 finally:
@@ -171,15 +184,26 @@ class Downloads:
         try:
             async with aclosing(self._stream(layer, begun)) as chunks:
                 async for chunk in chunks:
+                    await self._wait_for_space(layer.digest or "")
                     spool.write(chunk)
         except RestartFromZero as error:
-            self._remove(layer.digest or "")
+            self._resumed.add(layer.digest or "")
+            self._failed_over_content = True
             raise RegistryError(f"the blob changed while it was transferred: {error}", temporary=True) from None
         except SourceError as error:
             log.error("failed", error, bytes=spool.written - begun)
             raise
         spool.finish()
         log.info("ending", bytes=spool.written - begun)
+
+    async def _wait_for_space(self, digest: str) -> None:
+        """Hold back while too much waits to be unpacked, unless this is what the unpacker waits for."""
+        while digest != next(iter(self._waiting), digest) and self._spooled() > MAX_SPOOLED:
+            await asyncio.sleep(PAUSE)
+
+    def _spooled(self) -> int:
+        waiting = (self._spools[digest] for digest in list(self._waiting))
+        return sum(spool.result().written for spool in waiting if spool.done() and not spool.exception())
 
     async def _lock(self, digest: str) -> int:
         """Open and lock the file; waits while another process writes it."""

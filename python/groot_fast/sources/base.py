@@ -15,11 +15,20 @@ if TYPE_CHECKING:
 class Source:
     """Something that resolves to an image and gives the bytes of its layers. A context manager around both."""
 
+    @property
+    def name(self) -> str:
+        """What the store remembers the image by."""
+        raise NotImplementedError
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    def recall(self, store: Store) -> Image | None:
+        """The image without looking at the source, where the store knows it and the caller does not want it looked up."""
+        return None
 
     def resolve(self) -> Image:
         """Find out what the image is made of; nothing is unpacked. Raises SourceError and its kin."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from groot_fast.config import MISSING
 from groot_fast.errors import GrootError, RegistryError, SourceError
 from groot_fast.sources.base import Source
 from groot_fast.sources.image import Image, Layer
 from groot_fast.sources.registry.reference import parse_reference
+from groot_fast.store.records import recall_image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ BARE = ("manifest unknown", "This registry is insecure.")
 
 
 class DockerSource(Source):
-    """An image in a registry. Use as a context manager: it holds connections from `resolve` on."""
+    """An image in a registry. Holds connections from `resolve` to the end of its ``with`` block."""
 
     def __init__(self, url: str, settings: Settings) -> None:
         try:
@@ -34,24 +36,40 @@ class DockerSource(Source):
         self._network: Network | None = None
         self._client: RegistryClient | None = None
 
-    def __enter__(self) -> DockerSource:
-        from pathlib import Path
+    @property
+    def name(self) -> str:
+        """What the store remembers the image by."""
+        platform = self._settings.platform
+        return f"{self._reference.text} {platform}" if platform else self._reference.text
 
-        from groot_fast.pull.downloads import Network
-        from groot_fast.sources.registry.client import RegistryClient
-        from groot_fast.sources.registry.options import RegistryOptions
+    def recall(self, store: Store) -> Image | None:
+        """See `Source`. A digest says all there is to say; a tag is only taken from memory when the policy allows."""
+        if self._reference.digest is None and self._settings.pull_policy != MISSING:
+            return None
+        return recall_image(store, self.name)
 
-        settings = self._settings
-        certificates = settings.remote_layer_certificates
-        options = RegistryOptions(
-            insecure_registries=tuple(settings.insecure_registries),
-            username=settings.username,
-            password=settings.password,
-            remote_layer_certificates=Path(certificates) if certificates else None,
-        )
-        self._client = RegistryClient(self._reference, options)
-        self._network = Network()
-        return self
+    def _connect(self) -> tuple[Network, RegistryClient]:
+        """The network, started when it is first needed."""
+        if self._network is None or self._client is None:
+            from pathlib import Path
+
+            from groot_fast.pull.downloads import Network
+            from groot_fast.sources.registry.client import RegistryClient
+            from groot_fast.sources.registry.options import Platform, RegistryOptions
+
+            settings = self._settings
+            certificates = settings.remote_layer_certificates
+            options = RegistryOptions(
+                insecure_registries=tuple(settings.insecure_registries),
+                username=settings.username,
+                password=settings.password,
+                platform=Platform.parse(settings.platform) if settings.platform else Platform.of_this_machine(),
+                mirrors={host: tuple(mirrors) for host, mirrors in settings.registry_mirrors.items()},
+                remote_layer_certificates=Path(certificates) if certificates else None,
+            )
+            self._client = RegistryClient(self._reference, options)
+            self._network = Network()
+        return self._network, self._client
 
     def __exit__(self, *_: object) -> None:
         if self._network is None or self._client is None:
@@ -63,19 +81,18 @@ class DockerSource(Source):
 
     def resolve(self) -> Image:
         """Fetch manifest and configuration. Raises SourceError and its kin with the contract's texts."""
-        assert self._network is not None
+        network, client = self._connect()
         try:
-            return self._network.run(self._resolve())
+            return network.run(self._resolve(client))
         except GrootError as error:
             raise self._explain(error) from error
 
-    async def _resolve(self) -> Image:
+    async def _resolve(self, client: RegistryClient) -> Image:
         from groot_fast.sources.manifest import MAX_CONFIG, Manifest, join_image
 
-        assert self._client is not None
-        document = await self._client.manifest()
+        document = await client.manifest()
         manifest = Manifest(document.body)
-        config = await self._client.blob(f"sha256:{manifest.config.digest}", manifest.config.size, MAX_CONFIG)
+        config = await client.blob(f"sha256:{manifest.config.digest}", manifest.config.size, MAX_CONFIG)
         return join_image(manifest, config)
 
     def _explain(self, error: GrootError) -> GrootError:
@@ -88,9 +105,9 @@ class DockerSource(Source):
         """The layers' bytes."""
         from groot_fast.pull.downloads import Downloads
 
-        assert self._network is not None
-        return Downloads(store, self._network, self._stream, log)
+        network, client = self._connect()
 
-    def _stream(self, layer: Layer, offset: int) -> AsyncGenerator[bytes, None]:
-        assert self._client is not None
-        return self._client.stream(f"sha256:{layer.digest}", layer.size, offset, layer.urls)
+        def stream(layer: Layer, offset: int) -> AsyncGenerator[bytes, None]:
+            return client.stream(f"sha256:{layer.digest}", layer.size, offset, layer.urls)
+
+        return Downloads(store, network, stream, log)

@@ -17,6 +17,11 @@ class LocalSource(Source):
         self.path = path
         self._cancel = cancel
 
+    @property
+    def name(self) -> str:
+        """See `Source`."""
+        return self.path
+
     def resolve(self) -> Image:
         """Look at the path; nothing is unpacked yet. Raises SourceError."""
         try:

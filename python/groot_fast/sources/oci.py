@@ -40,6 +40,7 @@ class OciSource(Source):
     """``oci:///absolute/directory[:tag|@digest]``."""
 
     def __init__(self, url: str, settings: Settings) -> None:
+        self._url = url
         path = unquote(url, url.removeprefix("oci://").split("?")[0].split("#")[0])
         path, at, digest = path.partition("@")
         if not at:
@@ -50,6 +51,11 @@ class OciSource(Source):
         self.path = "/" + path.strip("/")
         self._image: Image
         self._settings = settings
+
+    @property
+    def name(self) -> str:
+        """See `Source`."""
+        return self._url
 
     def resolve(self) -> Image:
         """Read index, manifest and configuration. Raises SourceError, BadImage."""

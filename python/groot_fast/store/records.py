@@ -11,6 +11,7 @@ from groot_fast._core import format_json, parse_json, sha256, write_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from groot_fast.sources.image import Image
     from groot_fast.store.layout import Store
 
 MAX_RECORD = 1 << 20
@@ -127,13 +128,20 @@ def _source_path(store: Store, image: str) -> str:
     return store.folder(f"{SOURCES}/{sha256(os.fsencode(image))}.json")
 
 
-def write_source(store: Store, image: str, chain_ids: list[str]) -> None:
-    """Record which volumes an image name stood for, unless that is what the record already says.
+def write_source(store: Store, name: str, image: Image) -> None:
+    """Record what an image name stood for, unless that is what the record already says.
 
-    Only `clean --ignore-image` reads it, so it need not be there after a crash.
+    For `clean --ignore-image`, and for pulls that need not ask the registry. It need not be there after a crash.
     """
-    path = _source_path(store, image)
-    value = {"image": image, "volumes": chain_ids}
+    path = _source_path(store, name)
+    value = {
+        "image": name,
+        "volumes": image.chain_ids,
+        "compressed": image.compressed_size,
+        "config": image.config.decode("utf-8", "replace") if len(image.config) <= MAX_RECORD // 4 else None,
+        "env": image.env,
+        "declared": image.volumes,
+    }
     if _read(path) == value:
         return
     folder = store.folder(SOURCES)
@@ -145,10 +153,27 @@ def write_source(store: Store, image: str, chain_ids: list[str]) -> None:
     _write(store, path, value)
 
 
-def read_source(store: Store, image: str) -> list[str]:
+def read_source(store: Store, name: str) -> list[str]:
     """The volumes an image name stood for when it was last created."""
-    value = _read(_source_path(store, image))
+    value = _read(_source_path(store, name))
     return (_strings(value.get("volumes")) or []) if isinstance(value, dict) else []
+
+
+def recall_image(store: Store, name: str) -> Image | None:
+    """The image a name stood for when it was last created, as far as it can be used without its source: its layers have
+    names and no bytes. None where the record does not say everything."""
+    from groot_fast.sources.image import Image, Layer
+
+    value = _read(_source_path(store, name))
+    if not isinstance(value, dict) or value.get("image") != name:
+        return None
+    chain_ids, env, declared = (_strings(value.get(key)) for key in ("volumes", "env", "declared"))
+    config, compressed = value.get("config"), value.get("compressed")
+    if not chain_ids or env is None or declared is None or not isinstance(config, str) or not isinstance(compressed, int):
+        return None
+    layers = [Layer(chain_id=chain_id, size=0) for chain_id in chain_ids]
+    layers[-1].size = compressed
+    return Image(layers, config.encode(), env, declared)
 
 
 def prune_sources(store: Store, volumes: set[str]) -> None:

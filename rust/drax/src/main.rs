@@ -25,9 +25,8 @@ use rustix::io::Errno;
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use target::Volume;
 
@@ -84,7 +83,7 @@ fn run() -> Result<Option<String>, Failure> {
     }
 }
 
-fn set_limit(caller: Caller, path: &std::path::Path, limit: Limit) -> Result<(), Failure> {
+fn set_limit(caller: Caller, path: &Path, limit: Limit) -> Result<(), Failure> {
     caller.require_admin()?;
     let volume = Volume::open(path)?;
     let accounting = groups(&volume)?.accounting();
@@ -102,7 +101,7 @@ fn set_limit(caller: Caller, path: &std::path::Path, limit: Limit) -> Result<(),
 }
 
 /// Prepare a volume for its deletion.
-fn destroy(caller: Caller, path: &std::path::Path) -> Result<(), Failure> {
+fn destroy(caller: Caller, path: &Path) -> Result<(), Failure> {
     caller.require_admin()?;
     let volume = Volume::open(path)?;
     // Volumes without images in them, and images without a limit, have nothing that would need privilege.
@@ -116,7 +115,7 @@ fn destroy(caller: Caller, path: &std::path::Path) -> Result<(), Failure> {
     done
 }
 
-fn stats(path: &std::path::Path, sync: bool) -> Result<String, Failure> {
+fn stats(path: &Path, sync: bool) -> Result<String, Failure> {
     privilege::give_up()?;
     let volume = Volume::open(path)?;
     if sync {
@@ -201,8 +200,8 @@ mod tests {
         parse(line.split_ascii_whitespace().map(OsString::from))
     }
 
-    fn limit(bytes: u64, exclusive: bool) -> Result<Command, Failure> {
-        Ok(Command::Limit { path: "/p".into(), limit: Limit { bytes, exclusive } })
+    fn limit(bytes: u64, exclusive: bool) -> Command {
+        Command::Limit { path: "/p".into(), limit: Limit { bytes, exclusive } }
     }
 
     #[test]
@@ -213,9 +212,9 @@ mod tests {
             "--volume-path /p --disk-limit-bytes 10 limit --btrfs-bin=/b",
             "limit --disk-limit-bytes 99 --volume-path /q --disk-limit-bytes 10 --volume-path /p",
         ] {
-            assert_eq!(parsed(line), limit(10, false), "{line}");
+            assert_eq!(parsed(line), Ok(limit(10, false)), "{line}");
         }
-        assert_eq!(parsed("limit --exclude-image-from-quota --volume-path /p --disk-limit-bytes 1"), limit(1, true));
+        assert_eq!(parsed("limit --exclude-image-from-quota --volume-path /p --disk-limit-bytes 1"), Ok(limit(1, true)));
         assert_eq!(parsed("destroy --volume-path /p"), Ok(Command::Destroy { path: "/p".into() }));
         assert_eq!(parsed("stats --volume-path /p"), Ok(Command::Stats { path: "/p".into(), sync: false }));
         assert_eq!(parsed("--force-sync stats --volume-path /p"), Ok(Command::Stats { path: "/p".into(), sync: true }));

@@ -254,14 +254,7 @@ mod tests {
     use super::*;
 
     /// Subvolume 300 holds 310, which holds 311. 260 is somebody's home, 400 is deleted.
-    fn parent(id: u64) -> Result<Option<u64>> {
-        Ok(match id {
-            311 => Some(310),
-            310 => Some(300),
-            300 | 260 => Some(5),
-            _ => None,
-        })
-    }
+    const PARENTS: [(u64, u64); 4] = [(311, 310), (310, 300), (300, 5), (260, 5)];
 
     #[test]
     fn a_group_is_ours_by_its_members() {
@@ -274,9 +267,10 @@ mod tests {
             (&[260, 300], false),
             (&[5, 300], false),
             (&[300, 2 << LEVEL_SHIFT | 7], false),
-            (&[300, 1 << LEVEL_SHIFT | 310], false),
+            (&[300, enclosure(310)], false),
         ];
         for (members, expected) in cases {
+            let parent = |id| Ok(PARENTS.iter().find(|known| known.0 == id).map(|known| known.1));
             assert_eq!(is_ours(300, members, parent), Ok(expected), "{members:?}");
         }
     }

@@ -104,7 +104,7 @@ pub fn ioctl_none(fd: impl AsFd, request: u32) -> Result<()> {
 pub fn close_from(first: u32) -> Result<()> {
     // SAFETY: called before anything is opened, so no `OwnedFd` loses its descriptor.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
-    done(i32::from(result != 0).wrapping_neg())
+    done(-i32::from(result < 0))
 }
 
 /// Forget the environment.

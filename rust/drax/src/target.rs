@@ -132,7 +132,7 @@ fn is_initialised_by_root(store: &OwnedFd) -> io::Result<bool> {
     if !regular || stat.st_uid != 0 || stat.st_nlink != 1 || stat.st_mode & 0o022 != 0 {
         return Ok(false);
     }
-    let mut start = [0; NAMESPACE_START.len()];
-    let read = rustix::io::read(&file, &mut start)?;
-    Ok(&start[..read] == NAMESPACE_START)
+    let mut head = [0; NAMESPACE_START.len()];
+    let read = rustix::io::read(&file, &mut head)?;
+    Ok(&head[..read] == NAMESPACE_START)
 }
