@@ -10,6 +10,7 @@ from groot_fast.idmap.operations import Direct, open_operations
 from groot_fast.sources import open_source
 from groot_fast.store import images, locks, records
 from groot_fast.store.layout import Store, image_id_of, open_store
+from groot_fast.telemetry.progress import Listener
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,9 +56,10 @@ class Created:
 class Groot:
     """Operations on one store. Stateless between calls; any number of processes may work on the store at once."""
 
-    def __init__(self, settings: Settings, log: Logger) -> None:
+    def __init__(self, settings: Settings, log: Logger, progress: Listener | None = None) -> None:
         self._settings = settings
         self._log = log
+        self._progress = progress or Listener()
         self._cancel = _core.Cancel()
 
     def create(self, image: str, image_id: str) -> Created:
@@ -88,7 +90,7 @@ class Groot:
 
         self._check_compressed(image)
         with locks.lock(store, locks.GLOBAL, shared=True, deadline=GLOBAL_DEADLINE):
-            volume = Builder(store, driver, log).existing(image)
+            volume = Builder(store, driver, log, self._progress).existing(image)
             return None if volume is None else self._commit(store, driver, source, image_id, image, volume)
 
     def _driver(self, store: Store) -> _OpenDriver:
@@ -99,8 +101,8 @@ class Groot:
 
         pulling = log.session("image-pulling")
         for attempt in (1, 2):
-            builder = Builder(store, driver, pulling)
-            blobs = source.blobs(store, pulling)
+            builder = Builder(store, driver, pulling, self._progress)
+            blobs = source.blobs(store, pulling, self._progress)
             try:
                 with blobs:
                     return builder.volume_of(image, blobs)

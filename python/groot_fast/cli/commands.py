@@ -8,6 +8,7 @@ from groot_fast._core import format_json
 from groot_fast.cli.flags import INTEGER, LIST, SWITCH, TEXT, Flag, Value
 from groot_fast.errors import GrootError, ImageNotFound, StoreError, UsageError
 from groot_fast.groot import Groot
+from groot_fast.telemetry.progress import Listener, Terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,8 +77,12 @@ def create(request: Request) -> str:
         raise UsageError("invalid arguments - usage: create [options] <image> <id>")
     if ("with-clean" in given or "clean" in given) and ("without-clean" in given or "no-clean" in given):
         raise UsageError("with-clean and without-clean cannot be used together")
-    groot = request.groot()
-    created = groot.create(*request.positional)
+    progress = open_progress()
+    groot = Groot(request.settings, request.log, progress)
+    try:
+        created = groot.create(*request.positional)
+    finally:
+        progress.close()
     if request.settings.with_clean:
         try:
             groot.clean(on_create=True)
@@ -85,6 +90,11 @@ def create(request: Request) -> str:
             request.log.error("failed-to-cleanup-store", error)
             raise type(error)(f"failed-to-cleanup-store: {error}", hint=error.hint) from error
     return format_json(created.spec()) if request.settings.json else created.path
+
+
+def open_progress() -> Listener:
+    """Progress for people: only where stderr is a terminal."""
+    return Terminal(2) if os.isatty(2) else Listener()
 
 
 def delete(request: Request) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from groot_fast.sources.image import Image, Layer
     from groot_fast.store.layout import Store
     from groot_fast.telemetry.lager import Logger
+    from groot_fast.telemetry.progress import Listener
 
 BUILD_DEADLINE = 3600.0
 """Seconds to wait for another process that pulls and unpacks the same layer."""
@@ -32,10 +33,11 @@ ATTEMPTS = 10
 class Builder:
     """Makes the volumes of images in one store."""
 
-    def __init__(self, store: Store, driver: Driver, log: Logger, *, max_content: int | None = None) -> None:
+    def __init__(self, store: Store, driver: Driver, log: Logger, progress: Listener, *, max_content: int | None = None) -> None:
         self._store = store
         self._driver = driver
         self._log = log
+        self._progress = progress
         self._max_content = max_content
         self.built: list[Layer] = []
 
@@ -131,6 +133,7 @@ class Builder:
         log = self._log.session("unpacking-layer", layer=layer.name, chainID=layer.chain_id)
         start = time.monotonic_ns()
         log.info("starting")
+        self._progress.unpacking(layer.name)
         try:
             unpacked = self._driver.operations.unpack(path, layer, blob, self._max_content)
         except (GrootError, OSError) as error:
@@ -140,6 +143,7 @@ class Builder:
             log.info("note", note=note)
         if left_out:
             log.info("left-out", entries=left_out)
+        self._progress.unpacked(layer.name, content)
         log.info("ending", entries=entries, bytes=content, duration=time.monotonic_ns() - start)
         records.write_size(self._store, layer.chain_id, self._size(below, content, removed))
 

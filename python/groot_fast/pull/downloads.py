@@ -26,6 +26,7 @@ from groot_fast.sources.registry.stream import RestartFromZero
 from groot_fast.store.clean import BLOB
 from groot_fast.store.layout import Store
 from groot_fast.telemetry.lager import Logger
+from groot_fast.telemetry.progress import Listener
 
 T = TypeVar("T")
 
@@ -74,11 +75,12 @@ class Network:
 class Downloads:
     """`Blobs` over the network."""
 
-    def __init__(self, store: Store, network: Network, stream: Stream, log: Logger) -> None:
+    def __init__(self, store: Store, network: Network, stream: Stream, log: Logger, progress: Listener) -> None:
         self._store = store
         self._network = network
         self._stream = stream
         self._log = log
+        self._progress = progress
         self._spools: dict[str, Future[Spool]] = {}
         self._failures: dict[str, Exception] = {}
         # Layers still to be unpacked by digest, lowest first.
@@ -180,6 +182,7 @@ class Downloads:
     async def _transfer(self, layer: Layer, spool: Spool) -> None:
         log = self._log.session("downloading", layer=layer.name, size=layer.size)
         begun = spool.written
+        self._progress.fetching(layer.name, layer.size, lambda: spool.written)
         log.info("starting", offset=begun)
         try:
             async with aclosing(self._stream(layer, begun)) as chunks:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from groot_fast.sources.registry.client import RegistryClient
     from groot_fast.store.layout import Store
     from groot_fast.telemetry.lager import Logger
+    from groot_fast.telemetry.progress import Listener
 
 PREFIX = "fetching image reference: creating image: "
 BARE = ("manifest unknown", "This registry is insecure.")
@@ -101,7 +102,7 @@ class DockerSource(Source):
             return error
         return RegistryError(PREFIX + text, hint=error.hint, status=error.status, codes=error.codes)
 
-    def blobs(self, store: Store, log: Logger) -> Downloads:
+    def blobs(self, store: Store, log: Logger, progress: Listener) -> Downloads:
         """The layers' bytes."""
         from groot_fast.pull.downloads import Downloads
 
@@ -110,4 +111,4 @@ class DockerSource(Source):
         def stream(layer: Layer, offset: int) -> AsyncGenerator[bytes, None]:
             return client.stream(f"sha256:{layer.digest}", layer.size, offset, layer.urls)
 
-        return Downloads(store, network, stream, log)
+        return Downloads(store, network, stream, log, progress)
