@@ -78,6 +78,10 @@ def enter_user_namespace() -> None:
 def become_namespace_root() -> None:
     """Become ids 0 of the namespace; from then on the process is killed when its parent ends."""
 
+def hide_in_arguments(secret: bytes) -> int:
+    """Overwrite a secret in the arguments that the process list shows; gives how many arguments held it. Call it before
+    there are threads."""
+
 def create_subvolume(path: StrPath) -> None:
     """Make an empty subvolume. No commit."""
 

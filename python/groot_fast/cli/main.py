@@ -11,6 +11,7 @@ import os
 import sys
 
 from groot_fast import __version__
+from groot_fast._core import hide_in_arguments
 from groot_fast.cli.commands import COMMANDS, GLOBALS, Command, Request
 from groot_fast.cli.flags import BadFlag, Flag, HelpWanted, Value, parse
 from groot_fast.config import Settings, load
@@ -70,6 +71,7 @@ def _run(command: Command, given_globals: dict[str, Value], argv: list[str]) -> 
         return _show_help_of(command.name)
     except BadFlag as error:
         return _incorrect_usage(command, error)
+    _hide_password(given)
     try:
         settings = _settings(command, given_globals, given)
         sink = _open_sink(settings)
@@ -101,6 +103,12 @@ def _run(command: Command, given_globals: dict[str, Value], argv: list[str]) -> 
     if text:
         _say(text)
     return 0
+
+
+def _hide_password(given: dict[str, Value]) -> None:
+    password = given.get("password")
+    if isinstance(password, str) and password:
+        hide_in_arguments(os.fsencode(password))
 
 
 def _open_sink(settings: Settings) -> Sink:

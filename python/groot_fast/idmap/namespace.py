@@ -131,8 +131,9 @@ class Namespace:
         reply = self._receive()
         if "error" in reply:
             error = _error(reply["error"])
+            reason = error.strerror if isinstance(error, OSError) else str(error)
             hint = "the kernel must allow user namespaces to ordinary users (`sysctl user.max_user_namespaces`)"
-            raise StoreError(f"unpacking as an ordinary user: {error}", hint=hint)
+            raise StoreError(f"unpacking as an ordinary user: {reason}", hint=hint)
         if reply.get("state") != state:
             raise StoreError("the process in the user namespace gave nonsense")
 

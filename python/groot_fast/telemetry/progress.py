@@ -46,6 +46,8 @@ class _Line:
         if self.state:
             return f"{name:<{NAME_WIDTH}}  {self.state}"
         now = self.written()
+        if now == self.size:
+            return f"{name:<{NAME_WIDTH}}  {human(now)} fetched"
         rate = (now - self.first) / max(time.monotonic() - self.begun, 0.001)
         total = f" / {human(self.size)}" if self.size else ""
         return f"{name:<{NAME_WIDTH}}  {human(now)}{total}  {human(rate)}/s"

@@ -3,7 +3,7 @@
 //! ```text
 //! errors.rs      core errors -> Python exceptions, the one conversion
 //! layers.rs      unpack, copy_directory, fingerprint, Spool, Cancel
-//! namespace.rs   the process inside a user namespace
+//! process.rs     the process itself: user namespace, arguments
 //! volumes.rs     BTRFS subvolumes and quotas
 //! documents.rs   JSON and YAML, bounded; records on disk
 //! ```
@@ -14,7 +14,7 @@
 mod documents;
 mod errors;
 mod layers;
-mod namespace;
+mod process;
 mod volumes;
 
 use pyo3::prelude::*;
@@ -27,7 +27,7 @@ mod _core {
     #[pymodule_export]
     use super::layers::{Cancel, Spool, copy_directory, fingerprint, unpack};
     #[pymodule_export]
-    use super::namespace::{become_namespace_root, enter_user_namespace};
+    use super::process::{become_namespace_root, enter_user_namespace, hide_in_arguments};
     #[pymodule_export]
     use super::volumes::{
         accounting, create_subvolume, delete_subvolume, disband_group, enable_quota, enclose, has_group, is_subvolume, remove_stale_groups,

@@ -20,7 +20,7 @@ pub mod idmap;
 pub mod inflate;
 pub mod layer;
 pub mod limits;
-pub mod namespace;
+pub mod process;
 pub mod record;
 pub mod spool;
 mod sys;

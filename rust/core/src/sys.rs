@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 /// Memory that may be handed to an ioctl: plain integers and byte arrays in `repr(C)`, every bit pattern valid.
 ///
@@ -60,14 +61,20 @@ pub(crate) fn unshare_user() -> io::Result<()> {
 /// Become user and group 0 of the namespace, and end when the parent ends. The process must have one thread.
 pub(crate) fn become_root() -> io::Result<()> {
     // SAFETY: system calls without memory, but for `setgroups`, which reads no element of an empty list.
-    let results = [
-        unsafe { libc::setresgid(0, 0, 0) },
-        unsafe { libc::setgroups(0, std::ptr::null()) },
-        unsafe { libc::setresuid(0, 0, 0) },
+    // Where only the caller's own group is mapped, the kernel refuses to drop the others. They are the caller's anyway.
+    unsafe { libc::setgroups(0, std::ptr::null()) };
+    let steps: [fn() -> libc::c_int; 3] = [
+        || unsafe { libc::setresgid(0, 0, 0) },
+        || unsafe { libc::setresuid(0, 0, 0) },
         // Last: changing ids clears it.
-        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) },
+        || unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) },
     ];
-    if results.contains(&-1) { Err(io::Error::last_os_error()) } else { Ok(()) }
+    for step in steps {
+        if step() < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// A descriptor of our own for what `raw` refers to; `raw` stays as it is.
@@ -79,4 +86,44 @@ pub(crate) fn duplicate(raw: i32) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just given us this descriptor; nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Where the C library put the program's arguments: count and array, noted when this library is loaded.
+static ARGUMENTS: (AtomicUsize, AtomicPtr<*mut libc::c_char>) = (AtomicUsize::new(0), AtomicPtr::new(std::ptr::null_mut()));
+
+extern "C" fn note_arguments(count: libc::c_int, arguments: *mut *mut libc::c_char, _environment: *mut *mut libc::c_char) {
+    ARGUMENTS.1.store(arguments, Ordering::Relaxed);
+    ARGUMENTS.0.store(usize::try_from(count).unwrap_or(0), Ordering::Release);
+}
+
+// SAFETY: glibc calls the functions in this section with the arguments of `main`, also for libraries loaded later.
+#[cfg(target_env = "gnu")]
+#[used]
+#[unsafe(link_section = ".init_array")]
+static NOTE_ARGUMENTS: extern "C" fn(libc::c_int, *mut *mut libc::c_char, *mut *mut libc::c_char) = note_arguments;
+
+/// Overwrite `secret` wherever it stands in the program's arguments, so that the process list no longer shows it. Gives how
+/// many arguments held it. Call it before other threads exist.
+pub(crate) fn hide_in_arguments(secret: &[u8]) -> usize {
+    let (count, arguments) = (ARGUMENTS.0.load(Ordering::Acquire), ARGUMENTS.1.load(Ordering::Relaxed));
+    if arguments.is_null() || secret.is_empty() {
+        return 0;
+    }
+    let mut hidden = 0;
+    for i in 0..count {
+        // SAFETY: the C library's array of `count` pointers to NUL-terminated strings in writable memory of the process;
+        // the interpreter made copies for itself before this library was loaded.
+        let bytes = unsafe {
+            let argument = *arguments.add(i);
+            if argument.is_null() {
+                continue;
+            }
+            std::slice::from_raw_parts_mut(argument.cast::<u8>(), libc::strlen(argument))
+        };
+        if let Some(at) = bytes.windows(secret.len()).position(|window| window == secret) {
+            bytes[at..at + secret.len()].fill(b'x');
+            hidden += 1;
+        }
+    }
+    hidden
 }

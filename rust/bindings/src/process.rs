@@ -1,0 +1,23 @@
+//! The process itself.
+
+use crate::errors::to_python;
+use groot_core::process;
+use pyo3::prelude::*;
+
+/// Enter a new user namespace. The process must have one thread.
+#[pyfunction]
+pub fn enter_user_namespace(py: Python<'_>) -> PyResult<()> {
+    process::enter_user_namespace().map_err(|e| to_python(py, e))
+}
+
+/// Become root of the namespace, and end with the parent process.
+#[pyfunction]
+pub fn become_namespace_root(py: Python<'_>) -> PyResult<()> {
+    process::become_namespace_root().map_err(|e| to_python(py, e))
+}
+
+/// Overwrite a secret in the arguments that the process list shows.
+#[pyfunction]
+pub fn hide_in_arguments(secret: &[u8]) -> usize {
+    process::hide_in_arguments(secret)
+}

@@ -1,0 +1,20 @@
+//! The process itself: its user namespace, and what others see of its arguments.
+
+use crate::error::{Error, Result};
+use crate::sys;
+
+/// Enter a new user namespace. Its maps are written from outside (`newuidmap`, `newgidmap`). The process must have one thread.
+pub fn enter_user_namespace() -> Result<()> {
+    sys::unshare_user().map_err(|e| Error::io("creating a user namespace", e))
+}
+
+/// Become root of the namespace once the maps are there; from then on the process ends with its parent.
+pub fn become_namespace_root() -> Result<()> {
+    sys::become_root().map_err(|e| Error::io("becoming root of the user namespace", e))
+}
+
+/// Overwrite a secret in the arguments that the process list shows. Gives how many arguments held it.
+#[must_use]
+pub fn hide_in_arguments(secret: &[u8]) -> usize {
+    sys::hide_in_arguments(secret)
+}
