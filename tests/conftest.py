@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from support import mounts
 from support.attack import Attack, beside
 from support.command import MIB, Store, new_id
 from support.layout import write_layout
 
-settings.register_profile("default", deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+# Explaining a failure runs hundreds of commands and says little about trees.
+PHASES = [phase for phase in Phase if phase is not Phase.explain]
+settings.register_profile("default", deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES, print_blob=True)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 

@@ -206,8 +206,9 @@ def zstd_block(data: bytes, kind: int, size: int, *, last: bool) -> bytes:
 
 def zstd_frame(data: bytes, *, window_log: int = 20, descriptor: int = 0, extra: bytes = b"", tail: bytes = b"") -> bytes:
     """A zstd frame of raw blocks (RFC 8878): no compressor is needed. ``extra`` follows the window, ``tail`` the blocks."""
-    chunks = [data[i : i + 0x10000] for i in range(0, len(data), 0x10000)] or [b""]
-    blocks = [zstd_block(chunk, 0, len(chunk), last=chunk is chunks[-1]) for chunk in chunks]
+    most = min(1 << window_log, 1 << 16)
+    starts = range(0, max(len(data), 1), most)
+    blocks = [zstd_block(data[i : i + most], 0, len(data[i : i + most]), last=i + most >= len(data)) for i in starts]
     return b"\x28\xb5\x2f\xfd" + bytes([descriptor, (window_log - 10) << 3]) + extra + b"".join(blocks) + tail
 
 

@@ -63,7 +63,11 @@ class Attack:
         self.sentinel = Sentinel(scratch / "sentinel")
 
     def layout(self, *parts: Part) -> str:
-        """An image of these layers."""
+        """An image of these layers, none of which the store knows: what is cached is not unpacked."""
+        if set(chain_ids(layers_of(parts))) & set(self.store.volumes()):
+            for image_id in self.store.list():
+                self.store.delete(image_id)
+            self.store.clean()
         return write_layout(self.scratch / new_id(), *parts)
 
     def contained(self, *parts: Part, core: bool = True) -> Path:
@@ -82,8 +86,9 @@ class Attack:
     def refused(self, *parts: Part, match: str, core: bool = True, flags: tuple[str, ...] = ()) -> str:
         """The topmost layer is refused with a line that matches; complete lower layers may stay. Gives the line."""
         layers = layers_of(parts)
+        url = self.layout(*parts)
         before = set(self.store.volumes())
-        result = self.store.refuse(self.layout(*parts), "", *flags)
+        result = self.store.refuse(url, "", *flags)
         self.sentinel.check()
         assert re.search(match, result.message), f"{match!r} is not in: {result.out}"
         assert set(self.store.volumes()) == before | set(chain_ids(layers)[:-1]), result
