@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-import aiohttp
 from yarl import URL
 
 from ...errors import LimitExceeded, RegistryError
@@ -14,6 +13,7 @@ from .auth import Authorizer
 from .credentials import Credential, CredentialFinder
 from .failures import INSECURE_TEXT, NotTlsError, describe, status_error
 from .guard import Guard
+from .http import aiohttp
 from .options import RegistryOptions
 from .reference import Reference
 from .transport import SMALL_BODY, Reply, Transport, read_capped

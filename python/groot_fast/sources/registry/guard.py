@@ -21,11 +21,10 @@ import socket
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from ...errors import RegistryError
+from .http import AbstractResolver, ResolveResult, ThreadedResolver
 
 _CARRIER_NAT = ip_network("100.64.0.0/10")
 _THIS_NETWORK = ip_network("0.0.0.0/8")

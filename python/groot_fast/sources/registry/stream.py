@@ -7,9 +7,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 
-import aiohttp
-
 from ...errors import RegistryError
+from .http import aiohttp
 from .retry import Backoff
 from .transport import Reply, read_chunks
 

@@ -7,14 +7,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-import aiohttp
-from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from ...errors import LimitExceeded, RegistryError
 from .credentials import Credential
 from .failures import network_failure
 from .guard import Guard, GuardedResolver, host_port
+from .http import HttpProcessingError, aiohttp
 from .options import RegistryOptions
 from .proxies import proxy_for
 from .trust import Trust
@@ -108,7 +107,8 @@ class Transport:
                 if url.scheme == "http":  # there is no CONNECT, the request itself goes to the proxy
                     headers.update(proxy_headers)
         host = url.authority.rpartition("@")[2]
-        context = self._trust.context(host) if url.scheme == "https" else True
+        secure = url.scheme == "https" or (proxy is not None and proxy.scheme == "https")
+        context = self._trust.context(host) if secure else True
         try:
             async with asyncio.timeout(self._options.connect_timeout + self._options.first_byte_timeout):
                 return await self._open_session().request(
