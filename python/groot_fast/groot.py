@@ -106,7 +106,7 @@ class Groot:
             try:
                 with blobs:
                     return builder.volume_of(image, blobs)
-            except SourceError as error:
+            except (SourceError, StoreError) as error:
                 # Once: what an earlier, interrupted transfer left may have been the reason.
                 if attempt == 1 and blobs.is_worth_another_try:
                     pulling.info("starting-over", reason=str(error))

@@ -38,6 +38,8 @@ class Btrfs:
         """See `Driver`. A volume never has a limit: under full accounting its snapshots would inherit it."""
         if parent is None:
             _core.create_subvolume(path)
+            # What no layer describes must not depend on when it was unpacked.
+            os.utime(path, (0, 0))
         else:
             self.operations.snapshot(parent, path, None, False)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import time
 
-from groot_fast.errors import BadBlob, BadLayer, Cancelled, GrootError, LimitExceeded, SourceError, StoreError
+from groot_fast.errors import BadBlob, BadLayer, Cancelled, GrootError, SourceError, StoreError
 from groot_fast.store import locks, records
 from groot_fast.store.volumes import Volume, destroy_incomplete, incomplete_name
 
@@ -164,12 +164,12 @@ class Builder:
             return SourceError(f"streaming blob `{layer.name}`: {reason}", hint=hint)
         if isinstance(error, BadBlob):
             return BadBlob(f"streaming blob `{layer.name}`: {error}")
-        if isinstance(error, LimitExceeded):
-            return LimitExceeded(f"unpacking layer `{layer.name}`: {error}")
-        if isinstance(error, OSError):
-            hint = "the store is full: `grootfs clean` frees unused layers" if error.errno == errno.ENOSPC else None
-            return BadLayer(f"unpacking layer `{layer.name}`: {error.strerror}", hint=hint)
-        return BadLayer(f"unpacking layer `{layer.name}`: {error}")
+        text = f"unpacking layer `{layer.name}`: "
+        if isinstance(error, GrootError):
+            return type(error)(text + str(error), hint=error.hint)
+        assert isinstance(error, OSError)
+        hint = "the store is full: `grootfs clean` frees unused layers" if error.errno == errno.ENOSPC else None
+        return BadLayer(text + str(error.strerror), hint=hint)
 
 
 class _Plan:

@@ -200,6 +200,9 @@ impl Dirs {
         }
         self.mark_made(parent, name);
         self.entered.insert(dir.ino);
+        // Nothing describes it, and two unpacks of one layer must not differ.
+        let epoch = rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.owe(dir.ino, Owed { path: path.join(&b'/'), mtime: epoch, mode: None });
         Ok(Rc::new(Dir { gives_group: false, ..dir }))
     }
 
