@@ -69,6 +69,12 @@ def unpack(
 def copy_directory(root: StrPath, source: StrPath, *, uids: Ranges, gids: Ranges, cancel: Cancel) -> Unpacked:
     """Copy the tree below ``source`` into the empty directory ``root``. Raises as `unpack`."""
 
+def mount_idmapped(source: StrPath, target: StrPath, uids: Ranges, gids: Ranges) -> None:
+    """Bind ``source`` on the directory ``target`` with translated owners (Linux 5.15 for BTRFS). Privileged."""
+
+def unmount(target: StrPath) -> None:
+    """Unmount what is on ``target``. Raises OSError (EINVAL where nothing is). Privileged."""
+
 def fingerprint(path: StrPath, cancel: Cancel) -> str:
     """Hash (hex) over names and metadata of the tree below ``path``: another one whenever anything in it changed."""
 

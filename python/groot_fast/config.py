@@ -41,6 +41,7 @@ KEYS: dict[str, tuple[type, tuple[str, ...]]] = {
     "disk_limit": (int, ("create.disk_limit_size_bytes", "disk_limit_size_bytes")),
     "exclude_image": (bool, ("create.exclude_image_from_quota", "exclude_base_image_from_quota")),
     "skip_layer_validation": (bool, ("create.skip_layer_validation",)),
+    "idmapped_mount": (bool, ("create.idmapped_mount",)),
     "platform": (str, ("create.platform",)),
     "pull_policy": (str, ("create.pull_policy",)),
     "registry_mirrors": (dict, ("create.registry_mirrors", "registry_mirrors")),
@@ -88,6 +89,7 @@ class Settings:
         self.disk_limit = number("disk_limit")
         self.exclude_image = bool(values.get("exclude_image"))
         self.skip_layer_validation = bool(values.get("skip_layer_validation"))
+        self.idmapped_mount = bool(values.get("idmapped_mount"))
         self.platform = text("platform")
         self.pull_policy = text("pull_policy", ALWAYS)
         self.registry_mirrors = dict(mirrors) if isinstance(mirrors, dict) else {}

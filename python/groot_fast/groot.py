@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from groot_fast import _core
 from groot_fast.drivers import Limit, check_driver, open_driver
 from groot_fast.errors import ImageNotFound, QuotaError, SourceError, StoreError, UsageError
@@ -68,20 +70,22 @@ class Groot:
             source = open_source(image, self._settings, self._cancel)
             check_driver(self._settings.driver)
             store = open_store(self._settings.store)
-            self._check_mappings(store)
+            idmapped = self._check_mappings(store)
             with self._driver(store) as driver:
                 images.check_new_id(store, driver, image_id)
                 with source:
-                    recalled = self._create_recalled(store, driver, source, image_id, log)
+                    recalled = self._create_recalled(store, driver, source, image_id, idmapped, log)
                     if recalled is not None:
                         return recalled
                     resolved = source.resolve()
                     self._check_compressed(resolved)
                     with locks.lock(store, locks.GLOBAL, shared=True, deadline=GLOBAL_DEADLINE):
                         volume = self._volume_of(store, driver, resolved, source, log)
-                        return self._commit(store, driver, source, image_id, resolved, volume)
+                        return self._commit(store, driver, source, image_id, idmapped, resolved, volume)
 
-    def _create_recalled(self, store: Store, driver: Driver, source: Source, image_id: str, log: Logger) -> Created | None:
+    def _create_recalled(
+        self, store: Store, driver: Driver, source: Source, image_id: str, idmapped: Mappings | None, log: Logger
+    ) -> Created | None:
         """Create from what the store remembers of the image, without its source; None where that is not possible."""
         image = source.recall(store)
         if image is None:
@@ -91,7 +95,7 @@ class Groot:
         self._check_compressed(image)
         with locks.lock(store, locks.GLOBAL, shared=True, deadline=GLOBAL_DEADLINE):
             volume = Builder(store, driver, log, self._progress).existing(image)
-            return None if volume is None else self._commit(store, driver, source, image_id, image, volume)
+            return None if volume is None else self._commit(store, driver, source, image_id, idmapped, image, volume)
 
     def _driver(self, store: Store) -> _OpenDriver:
         return _OpenDriver(self._settings, open_operations(store.mappings, self._settings, self._cancel))
@@ -114,32 +118,44 @@ class Groot:
                 raise type(error)(f"pulling the image: {error}", hint=error.hint) from error
         raise AssertionError("unreachable")
 
-    def _commit(self, store: Store, driver: Driver, source: Source, image_id: str, image: Image, volume: Volume) -> Created:
+    def _commit(
+        self, store: Store, driver: Driver, source: Source, image_id: str, idmapped: Mappings | None, image: Image, volume: Volume
+    ) -> Created:
         try:
             size = records.tree_size(store, image.chain_ids)
             limit = self._limit(size)
             with images.Reservation(store, driver, image_id) as reservation:
                 try:
-                    reservation.commit(image, volume.path, limit, mount=self._settings.mount, image_size=size)
+                    reservation.commit(image, volume.path, limit, mount=self._settings.mount, image_size=size, idmapped=idmapped)
                 except QuotaError as error:
                     raise QuotaError(f"making image: creating image: {error}", hint=error.hint) from None
                 except OSError as error:
-                    raise StoreError(f"making image: creating image: {error.strerror}") from None
+                    hint = "idmapped mounts of BTRFS need Linux 5.15" if idmapped is not None else None
+                    raise StoreError(f"making image: creating image: {error.strerror}", hint=hint) from None
         except BaseException:
             volume.publish(durable=False)
             raise
         volume.publish(durable=True)
         records.write_source(store, source.name, image)
-        return Created(reservation.path, image, mounted=self._settings.mount)
+        return Created(reservation.path, image, mounted=self._settings.mount or idmapped is not None)
 
-    def _check_mappings(self, store: Store) -> None:
-        """Mappings on create are the blog's era: they must be those of the store (contract, section 12.2)."""
+    def _check_mappings(self, store: Store) -> Mappings | None:
+        """What the mappings given to create are for. The blog's era repeats those of the store (contract, section 12.2);
+        with an idmapped mount they are those of the mount, and are returned."""
         given = Mappings(parse_mappings(self._settings.uid_mappings, "uid"), parse_mappings(self._settings.gid_mappings, "gid"))
-        if not given:
-            return
-        for old, new in ((store.mappings.uids, given.uids), (store.mappings.gids, given.gids)):
-            if sorted(map(str, old)) != sorted(map(str, new)):
-                raise StoreError("store already initialized with a different mapping")
+        if self._settings.idmapped_mount:
+            if os.geteuid() != 0:
+                raise UsageError("--idmapped-mount needs root")
+            if store.mappings:
+                raise UsageError("--idmapped-mount is for stores without mappings: this store translates ids itself")
+            if not given.uids or not given.gids:
+                raise UsageError("--idmapped-mount needs --uid-mapping and --gid-mapping")
+            return given
+        if given:
+            for old, new in ((store.mappings.uids, given.uids), (store.mappings.gids, given.gids)):
+                if sorted(map(str, old)) != sorted(map(str, new)):
+                    raise StoreError("store already initialized with a different mapping")
+        return None
 
     def _check_compressed(self, image: Image) -> None:
         limit = self._settings.disk_limit

@@ -255,3 +255,49 @@ def test_the_command_runs_for_everybody() -> None:
     """What `make build` leaves can be used by any user of the machine."""
     done = subprocess.run([COMMAND, "--version"], user=65534, capture_output=True, text=True, check=True, cwd="/", env={})
     assert done.stdout.startswith("grootfs version ") and done.stderr == ""
+
+
+class TestIdmappedMount:
+    """Layers are stored once with the image's ids; each image is mounted with its own."""
+
+    MAPPINGS = (
+        "--uid-mapping",
+        "0:1000:1",
+        "--uid-mapping",
+        "1:100000:65535",
+        "--gid-mapping",
+        "0:2000:1",
+        "--gid-mapping",
+        "1:200000:65535",
+    )
+
+    def test_owners_are_translated_by_the_mount(self, store: Store, image: Callable[..., str]) -> None:
+        url = image(mixed())
+        rootfs = store.create(url, "mapped", "--idmapped-mount", *self.MAPPINGS)
+        plain = store.create(url, "plain")
+        seen = {name: (os.lstat(rootfs / name).st_uid, os.lstat(rootfs / name).st_gid) for name in ("ro/f", "closed", "link")}
+        assert seen == {"ro/f": (1000, 2000), "closed": (100_032, 200_043), "link": (100_004, 200_005)}
+        assert os.lstat(plain / "closed").st_uid == 33
+        assert len(store.volumes()) == 1, "no second copy"
+        os.chown(rootfs / "ro/f", 100_009, 200_009)
+        assert os.lstat(store.image("mapped") / "snapshot" / "ro" / "f").st_uid == 10
+        assert store.stats("mapped")[0] > 0
+        store.delete("mapped")
+        assert not store.image("mapped").exists() and str(store.image("mapped")) not in Path("/proc/self/mountinfo").read_text()
+        store.delete("plain")
+
+    def test_specification(self, store: Store, image: Callable[..., str]) -> None:
+        result = store.run("create", "--json", "--idmapped-mount", *self.MAPPINGS, image(mixed()), "one").ok()
+        assert json.loads(result.out)["root"]["path"] == str(store.rootfs("one")) and "mounts" not in json.loads(result.out)
+        store.delete("one")
+
+    def test_an_image_whose_mount_is_gone_can_be_deleted(self, store: Store, image: Callable[..., str]) -> None:
+        rootfs = store.create(image(mixed()), "one", "--idmapped-mount", *self.MAPPINGS)
+        subprocess.run(["umount", rootfs], check=True)
+        store.delete("one")
+
+    def test_where_it_is_not_possible(self, store: Store, own_store: Store, image: Callable[..., str]) -> None:
+        url = image(mixed())
+        assert "needs --uid-mapping" in store.refuse(url, "a", "--idmapped-mount").message
+        assert "stores without mappings" in Store(own_store.path).refuse(url, "b", "--idmapped-mount", *self.MAPPINGS).message
+        assert "needs root" in own_store.refuse(url, "c", "--idmapped-mount", *self.MAPPINGS).message

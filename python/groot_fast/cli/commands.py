@@ -207,6 +207,7 @@ COMMANDS = (
             THRESHOLD,
             Flag("with-mount", SWITCH, "make the root file system in place (default)"),
             Flag("without-mount", SWITCH, "leave rootfs empty; the output says what to bind there"),
+            Flag("idmapped-mount", SWITCH, "translate ids by mounting, not by storing (root; with mappings)", "idmapped_mount"),
             *MAPPINGS,
             Flag("clean", SWITCH, "as --with-clean"),
             Flag("no-clean", SWITCH, "as --without-clean"),

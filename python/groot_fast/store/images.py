@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 
-from groot_fast._core import write_record
+from groot_fast._core import mount_idmapped, unmount, write_record
 from groot_fast.errors import ImageExists, ImageNotFound, StoreError
 from groot_fast.store import records
 from groot_fast.store.layout import is_image_id
@@ -19,12 +19,16 @@ from groot_fast.store.layout import is_image_id
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from groot_fast.drivers import Driver, Limit
+    from groot_fast.idmap import Mappings
     from groot_fast.sources.image import Image
     from groot_fast.store.layout import Store
 
 TREES = ("rootfs", "snapshot")
 SIZE_ATTRIBUTE = "user.grootfs.image-size"
 """On the image's directory: bytes of the image. An attribute is durable with the snapshot and read without parsing."""
+
+IDMAPPED_ATTRIBUTE = "user.grootfs.idmapped"
+"""On the directory of an image whose ``rootfs`` we mounted: deleting unmounts it."""
 
 DELETE_DEADLINE = 30.0
 PAUSE = 0.01
@@ -92,10 +96,13 @@ class Reservation:
         finally:
             os.close(self._fd)
 
-    def commit(self, image: Image, volume: str, limit: Limit | None, *, mount: bool, image_size: int) -> None:
+    def commit(
+        self, image: Image, volume: str, limit: Limit | None, *, mount: bool, image_size: int, idmapped: Mappings | None = None
+    ) -> None:
         """Write all that belongs to the image, then make its tree from ``volume``: the commit point.
 
         The order matters: whatever is written before the snapshot is durable with it, whatever comes after is not.
+        With ``idmapped`` the tree is bound to ``rootfs`` with translated owners.
         """
         # Not before the directory is ours: the record of another image must not be touched.
         records.write_dependencies(self._store, self.image_id, image.chain_ids)
@@ -103,11 +110,16 @@ class Reservation:
         for source in image.volume_sources(self.path).values():
             self._store.make_directory(source, 0o755)
         os.setxattr(self.path, SIZE_ATTRIBUTE, str(image_size).encode())
-        if mount:
+        if mount and idmapped is None:
             self._driver.make_image(volume, f"{self.path}/rootfs", limit)
-        else:
-            self._store.make_directory(f"{self.path}/rootfs", 0o755)
+            return
+        self._store.make_directory(f"{self.path}/rootfs", 0o755)
+        if idmapped is None:
             self._driver.make_image(volume, f"{self.path}/snapshot", limit)
+        else:
+            os.setxattr(self.path, IDMAPPED_ATTRIBUTE, b"1")
+            self._driver.make_image(volume, f"{self.path}/snapshot", limit)
+            mount_idmapped(f"{self.path}/snapshot", f"{self.path}/rootfs", *idmapped.ranges())
 
 
 def _lock_directory(path: str) -> int:
@@ -157,7 +169,8 @@ def delete_image(store: Store, driver: Driver, image_id: str) -> None:
     path = store.image(image_id)
     if not is_image_id(image_id) or not os.path.isdir(path) or os.path.islink(path):
         raise ImageNotFound(f"Image `{image_id}` not found. Skipping delete.")
-    mounted = _mounts_below(path)
+    own = f"{os.path.realpath(path)}/rootfs" if _is_idmapped(path) else ""
+    mounted = [point for point in _mounts_below(path) if point != own]
     if mounted:
         raise StoreError(f"deleting image path '{path}' failed: {mounted[0]} is a mount point", hint=f"umount {mounted[0]} and try again")
     fd = _wait_for_directory(path)
@@ -205,7 +218,20 @@ def remove_unfinished(store: Store, driver: Driver) -> None:
             os.close(fd)
 
 
+def _is_idmapped(path: str) -> bool:
+    try:
+        return os.getxattr(path, IDMAPPED_ATTRIBUTE) == b"1"
+    except OSError:
+        return False
+
+
 def _remove_image(store: Store, driver: Driver, image_id: str) -> None:
+    if _is_idmapped(store.image(image_id)):
+        try:
+            unmount(f"{store.image(image_id)}/rootfs")
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOENT):  # nothing is mounted there any more
+                raise
     _remove_contents(driver, store.image(image_id))
     # While the directory stands and is locked, the id is ours, and so is the record.
     records.remove_dependencies(store, image_id)

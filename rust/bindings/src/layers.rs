@@ -5,7 +5,7 @@ use groot_core::blob::{Expected, Source};
 use groot_core::idmap::{IdMap, IdMaps, Range};
 use groot_core::layer::{Options, Stats};
 use groot_core::limits::Limits;
-use groot_core::{Error, Result, btrfs, directory, spool, unpack as core_unpack};
+use groot_core::{Error, Result, btrfs, directory, idmount, spool, unpack as core_unpack};
 use pyo3::prelude::*;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -160,6 +160,19 @@ pub fn copy_directory(py: Python<'_>, root: PathBuf, source: PathBuf, uids: Rang
     let root = btrfs::open_dir(&root).map_err(|e| to_python(py, e))?;
     let stats = run(py, &cancel.0, || directory::copy(&source, root, options, &cancel.0))?;
     Ok(counted(stats, Vec::new()))
+}
+
+/// Bind `source` on `target` with translated owners.
+#[pyfunction]
+pub fn mount_idmapped(py: Python<'_>, source: PathBuf, target: PathBuf, uids: Ranges, gids: Ranges) -> PyResult<()> {
+    let ids = id_maps(uids, gids);
+    py.detach(|| idmount::mount(&source, &target, &ids)).map_err(|e| to_python(py, e))
+}
+
+/// Undo `mount_idmapped`.
+#[pyfunction]
+pub fn unmount(py: Python<'_>, target: PathBuf) -> PyResult<()> {
+    py.detach(|| idmount::unmount(&target)).map_err(|e| to_python(py, e))
 }
 
 /// Hash over names and metadata of the tree below `path`.

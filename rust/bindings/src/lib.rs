@@ -25,7 +25,7 @@ mod _core {
     #[pymodule_export]
     use super::documents::{format_json, parse_json, parse_yaml, sha256, write_record};
     #[pymodule_export]
-    use super::layers::{Cancel, Spool, copy_directory, fingerprint, unpack};
+    use super::layers::{Cancel, Spool, copy_directory, fingerprint, mount_idmapped, unmount, unpack};
     #[pymodule_export]
     use super::process::{become_namespace_root, enter_user_namespace, hide_in_arguments};
     #[pymodule_export]

@@ -17,6 +17,7 @@ pub mod btrfs;
 pub mod directory;
 pub mod error;
 pub mod idmap;
+pub mod idmount;
 pub mod inflate;
 pub mod layer;
 pub mod limits;

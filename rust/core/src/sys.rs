@@ -2,9 +2,12 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 /// Memory that may be handed to an ioctl: plain integers and byte arrays in `repr(C)`, every bit pattern valid.
@@ -126,4 +129,105 @@ pub(crate) fn hide_in_arguments(secret: &[u8]) -> usize {
         }
     }
     hidden
+}
+
+/// A user namespace with these maps (`/proc/PID/uid_map`), held by the descriptor alone.
+pub(crate) fn user_namespace(uids: &str, gids: &str) -> io::Result<OwnedFd> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    // Everything the child uses exists before it does: between fork and exit it may only make system calls.
+    // SAFETY: the child makes four system calls and ends; it allocates nothing and takes no lock.
+    let child = unsafe { libc::fork() };
+    if child < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if child == 0 {
+        // SAFETY: system calls on descriptors and a local byte.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            let byte = u8::from(libc::unshare(libc::CLONE_NEWUSER) == 0);
+            libc::write(write.as_raw_fd(), std::ptr::from_ref(&byte).cast(), 1);
+            // Wait to be ended: the parent needs us only until it holds the namespace.
+            loop {
+                libc::pause();
+            }
+        }
+    }
+    drop(write);
+    let mut state = [0u8; 1];
+    let mut hold = || -> io::Result<OwnedFd> {
+        if rustix::io::read(&read, &mut state)? != 1 || state[0] != 1 {
+            return Err(io::Error::from_raw_os_error(libc::EPERM));
+        }
+        std::fs::write(format!("/proc/{child}/uid_map"), uids)?;
+        std::fs::write(format!("/proc/{child}/gid_map"), gids)?;
+        Ok(File::open(format!("/proc/{child}/ns/user"))?.into())
+    };
+    let result = hold();
+    // SAFETY: our own child, not yet waited for, so its number is still its own.
+    unsafe {
+        libc::kill(child, libc::SIGKILL);
+        libc::waitpid(child, std::ptr::null_mut(), 0);
+    }
+    result
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// A detached copy of the mount at `path`.
+pub(crate) fn clone_mount(path: &Path) -> io::Result<OwnedFd> {
+    const OPEN_TREE_CLONE: libc::c_uint = 1;
+    let path = c_path(path)?;
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC.cast_unsigned() | libc::AT_SYMLINK_NOFOLLOW.cast_unsigned();
+    // SAFETY: a NUL-terminated path that lives through the call.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Give a detached mount the id map of a user namespace.
+pub(crate) fn set_idmap(mount: &OwnedFd, namespace: &OwnedFd) -> io::Result<()> {
+    #[repr(C)]
+    struct MountAttr {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        namespace: u64,
+    }
+    const IDMAP: u64 = 0x0010_0000;
+    let attributes = MountAttr { set: IDMAP, clear: 0, propagation: 0, namespace: namespace.as_raw_fd().cast_unsigned().into() };
+    // SAFETY: an empty path, and a structure of the size that is passed, both living through the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            std::ptr::from_ref(&attributes),
+            size_of::<MountAttr>(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Put a detached mount on the directory `target`.
+pub(crate) fn attach_mount(mount: &OwnedFd, target: &Path) -> io::Result<()> {
+    const FROM_EMPTY_PATH: libc::c_uint = 4;
+    let target = c_path(target)?;
+    // SAFETY: NUL-terminated paths that live through the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_move_mount, mount.as_raw_fd(), c"".as_ptr(), libc::AT_FDCWD, target.as_ptr(), FROM_EMPTY_PATH) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Unmount what is on `target`; who still uses it keeps it until it is done.
+pub(crate) fn unmount(target: &Path) -> io::Result<()> {
+    let target = c_path(target)?;
+    // SAFETY: a NUL-terminated path that lives through the call.
+    let result = unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
