@@ -32,10 +32,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _stop(number: int, _frame: object) -> None:
-    # Once: a second signal must not interrupt the clearing up. SIGKILL is there for the impatient.
-    signals.signal(signals.SIGTERM, signals.SIG_IGN)
-    signals.signal(signals.SIGINT, signals.SIG_IGN)
+    # Once: a second signal must not interrupt the clearing up. SIGKILL is there for the impatient. Not SIG_IGN: the
+    # interpreter complains of a signal that was on its way.
+    signals.signal(signals.SIGTERM, _ignore)
+    signals.signal(signals.SIGINT, _ignore)
     raise Cancelled(f"stopped by signal {number}")
+
+
+def _ignore(_number: int, _frame: object) -> None:
+    pass
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -79,6 +79,7 @@ def _mark(store: Store, log: Logger, ignore_images: set[str], on_create: bool) -
         volumes = set(list_volumes(store))
         records.prune_sources(store, volumes)
         if alone is not None:
+            records.prune_sizes(store, volumes)
             _remove_lock_files(store, volumes)
     finally:
         if alone is not None:

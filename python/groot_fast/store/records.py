@@ -121,6 +121,14 @@ def remove_size(store: Store, chain_id: str) -> None:
         pass
 
 
+def prune_sizes(store: Store, volumes: set[str]) -> None:
+    """Drop the records of volumes that are gone. Only while nobody builds any: the record comes before the volume."""
+    for name in os.listdir(store.folder("meta")):
+        chain_id = name.removeprefix("volume-")
+        if chain_id != name and chain_id not in volumes:
+            remove_size(store, chain_id)
+
+
 # -- names of images -----------------------------------------------------------
 
 

@@ -43,6 +43,8 @@ class Volume:
     def publish(self, *, durable: bool) -> None:
         """Give it its final name. ``durable`` says that a snapshot of it was made; else everything is synced first."""
         final = self._store.volume(self.chain_id)
+        if not os.path.isdir(self.path) and os.path.isdir(final):
+            self.path = final  # a signal came between the renaming and this line the last time
         if not self.is_published:
             if not durable:
                 _core.sync(self.path)

@@ -23,6 +23,7 @@ pub mod layer;
 pub mod limits;
 pub mod process;
 pub mod record;
+mod resolve;
 pub mod spool;
 mod sys;
 pub mod tar;

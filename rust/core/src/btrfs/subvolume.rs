@@ -3,8 +3,9 @@
 use super::abi;
 use super::open_dir;
 use crate::error::{Error, Result, printable};
+use crate::resolve::open_beneath;
 use crate::sys::{self, Plain};
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::AtFlags;
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -207,9 +208,7 @@ fn children(dir: &OwnedFd) -> Result<Vec<(OwnedFd, Vec<u8>)>> {
 
 /// Open a directory below `dir` by a path that may not leave it.
 fn open_child(dir: &OwnedFd, path: &[u8]) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve).map_err(|e| Error::io(format!("open `{}`", printable(path)), e))
+    open_beneath(dir, path).map_err(|e| Error::io(format!("open `{}`", printable(path)), e))
 }
 
 fn too_deep() -> Error {

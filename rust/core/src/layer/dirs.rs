@@ -5,17 +5,16 @@
 //! process does to the tree meanwhile. The descriptors of the last path are kept, because archives are sorted.
 
 use crate::error::{Error, Result, printable};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use crate::resolve::{DIRECTORY, open_beneath, open_in_root};
+use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 /// Links followed on the way to a parent that does not exist yet, as many as the kernel follows itself.
 const MAX_LINKS: u32 = 40;
-
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
 
 /// An open directory of the tree.
 #[derive(Debug)]
@@ -24,13 +23,15 @@ pub(super) struct Dir {
     pub ino: u64,
     /// New children take the directory's group instead of ours (setgid).
     pub gives_group: bool,
+    /// Some link was followed on the way here, so the way may lead elsewhere later.
+    pub by_link: bool,
 }
 
 impl Dir {
     pub(super) fn new(fd: OwnedFd) -> Result<(Self, rustix::fs::Stat)> {
         let stat = rustix::fs::fstat(&fd).map_err(|e| Error::io("stat", e))?;
         let gives_group = stat.st_mode & 0o2000 != 0;
-        Ok((Self { fd, ino: stat.st_ino, gives_group }, stat))
+        Ok((Self { fd, ino: stat.st_ino, gives_group, by_link: false }, stat))
     }
 }
 
@@ -80,7 +81,7 @@ impl Dirs {
             max_depth,
         };
         dirs.entered.insert(stat.st_ino);
-        dirs.owe_time(&[], &stat);
+        dirs.owe_time(Vec::new(), &stat);
         Ok(dirs)
     }
 
@@ -142,8 +143,8 @@ impl Dirs {
         self.stack.truncate(common);
         let mut dir = self.stack.last().map_or_else(|| self.root(), |(_, dir)| Rc::clone(dir));
         for (i, name) in path.iter().enumerate().skip(common) {
-            let next = match open_below(&dir, name) {
-                Ok(fd) => Some(self.enter(fd, &path[..=i], make)?),
+            let next = match open_beneath(&dir, name) {
+                Ok(fd) => Some(self.enter(fd, &path[..=i], make, dir.by_link)?),
                 Err(Errno::NOENT) if make => Some(self.make_one(&dir, name, &path[..=i])?),
                 Err(Errno::NOENT) => None,
                 // A link (ELOOP) or no directory at all (ENOTDIR).
@@ -151,8 +152,9 @@ impl Dirs {
                 Err(error) => return Err(Error::io(format!("open `{}`", printable(&path[..=i].join(&b'/'))), error)),
             };
             let Some(next) = next else { return Ok(None) };
-            // `follow` may have walked elsewhere and cut the stack; then it must not be extended.
-            if self.stack.len() == i {
+            // `follow` may have walked elsewhere and cut the stack; then it must not be extended. Nor by looking: what is
+            // kept counts as holding entries of this layer.
+            if make && self.stack.len() == i {
                 self.stack.push((name.to_vec(), Rc::clone(&next)));
             }
             dir = next;
@@ -161,18 +163,33 @@ impl Dirs {
     }
 
     /// A directory that was there: if the layer puts something into it, its time is owed back.
-    fn enter(&mut self, fd: OwnedFd, path: &[&[u8]], for_writing: bool) -> Result<Rc<Dir>> {
-        let (dir, stat) = Dir::new(fd)?;
+    fn enter(&mut self, fd: OwnedFd, path: &[&[u8]], for_writing: bool, by_link: bool) -> Result<Rc<Dir>> {
+        let (mut dir, stat) = Dir::new(fd)?;
+        dir.by_link = by_link;
         if for_writing && self.entered.insert(dir.ino) {
+            let path = self.path_of(&dir, path);
             self.owe_time(path, &stat);
         }
         Ok(Rc::new(dir))
     }
 
     /// The directory that `stat` describes is about to be changed: owe it the time it has, unless it gets another one.
-    fn owe_time(&mut self, path: &[&[u8]], stat: &rustix::fs::Stat) {
+    fn owe_time(&mut self, path: Vec<u8>, stat: &rustix::fs::Stat) {
         let mtime = rustix::fs::Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec.cast_signed() };
-        self.owed.entry(stat.st_ino).or_insert_with(|| Owed { path: path.join(&b'/'), mtime, mode: None });
+        self.owed.entry(stat.st_ino).or_insert_with(|| Owed { path, mtime, mode: None });
+    }
+
+    /// A path that will still lead to the directory at the end: where a link was followed, the kernel's name for it.
+    pub(super) fn path_of(&self, dir: &Dir, path: &[&[u8]]) -> Vec<u8> {
+        let name = |dir: &Dir| rustix::fs::readlink(format!("/proc/self/fd/{}", dir.fd.as_raw_fd()), Vec::new());
+        if dir.by_link {
+            if let (Ok(root), Ok(real)) = (name(&self.root), name(dir)) {
+                if let Some(below) = real.to_bytes().strip_prefix(root.to_bytes()) {
+                    return normalise(below).join(&b'/');
+                }
+            }
+        }
+        path.join(&b'/')
     }
 
     /// The directory `path` if it is there, for taking something away from it: its time is owed back.
@@ -180,6 +197,7 @@ impl Dirs {
         let dir = self.find(path)?;
         if let Some(dir) = &dir {
             let stat = rustix::fs::fstat(&dir.fd).map_err(|e| Error::io("stat", e))?;
+            let path = self.path_of(dir, path);
             self.owe_time(path, &stat);
         }
         Ok(dir)
@@ -193,7 +211,7 @@ impl Dirs {
     fn make_one(&mut self, parent: &Rc<Dir>, name: &[u8], path: &[&[u8]]) -> Result<Rc<Dir>> {
         let context = |e| Error::io(format!("mkdir `{}`", printable(&path.join(&b'/'))), e);
         rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)).map_err(context)?;
-        let (dir, _) = Dir::new(open_below(parent, name).map_err(context)?)?;
+        let (dir, _) = Dir::new(open_beneath(parent, name).map_err(context)?)?;
         set_owner(&dir.fd, self.owner, parent.gives_group).map_err(context)?;
         if parent.gives_group {
             rustix::fs::fchmod(&dir.fd, Mode::from_raw_mode(0o755)).map_err(context)?;
@@ -202,18 +220,18 @@ impl Dirs {
         self.entered.insert(dir.ino);
         // Nothing describes it, and two unpacks of one layer must not differ.
         let epoch = rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 };
-        self.owe(dir.ino, Owed { path: path.join(&b'/'), mtime: epoch, mode: None });
-        Ok(Rc::new(Dir { gives_group: false, ..dir }))
+        let dir = Dir { gives_group: false, by_link: parent.by_link, ..dir };
+        let path = self.path_of(&dir, path);
+        self.owe(dir.ino, Owed { path, mtime: epoch, mode: None });
+        Ok(Rc::new(dir))
     }
 
     /// `path` ends in a link (or in something that is no directory).
     fn follow(&mut self, parent: &Dir, path: &[&[u8]], make: bool, links: u32) -> Result<Option<Rc<Dir>>> {
         let text = || printable(&path.join(&b'/'));
-        let flags = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let follow = DIRECTORY.difference(OFlags::NOFOLLOW);
-        match rustix::fs::openat2(&self.root.fd, path.join(&b'/').as_slice(), follow, Mode::empty(), flags) {
+        match open_in_root(&self.root, &path.join(&b'/')) {
             Ok(fd) => {
-                let dir = self.enter(fd, path, make)?;
+                let dir = self.enter(fd, path, make, true)?;
                 if make {
                     self.enter_ancestors(&dir)?;
                 }
@@ -229,9 +247,10 @@ impl Dirs {
                 let joined = [base.join(&b'/').as_slice(), b"/", &target].concat();
                 let resolved = normalise(&joined);
                 self.forget();
-                let dir = self.walk(&resolved, true, links + 1)?;
+                self.walk(&resolved, true, links + 1)?;
                 self.forget();
-                Ok(dir)
+                // Now it points at something.
+                self.follow(parent, path, make, links + 1)
             }
             Err(Errno::NOENT) if !make => Ok(None),
             Err(error) => Err(Error::io(format!("open `{}`", text()), error)),
@@ -259,11 +278,8 @@ impl Dirs {
         // Deepest first: a mode that locks us out must not stand above a directory that is still to be done.
         owed.sort_by_key(|(_, owed)| std::cmp::Reverse(owed.path.len()));
         for (ino, owed) in owed {
-            let flags = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
             let path: &[u8] = if owed.path.is_empty() { b"." } else { &owed.path };
-            let Ok(fd) = rustix::fs::openat2(&self.root.fd, path, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty(), flags) else {
-                continue;
-            };
+            let Ok(fd) = open_in_root(&self.root, path) else { continue };
             let context = |e| Error::io(format!("chtimes `{}`", printable(&owed.path)), e);
             if rustix::fs::fstat(&fd).map_err(context)?.st_ino != ino {
                 continue;
@@ -275,12 +291,6 @@ impl Dirs {
         }
         Ok(())
     }
-}
-
-/// Open `name` below `dir`, which must be a directory and no link.
-pub(super) fn open_below(dir: impl AsFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let flags = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(dir, name, DIRECTORY, Mode::empty(), flags)
 }
 
 /// Whether `name` in `dir` is a directory, without following a link. `None` where there is nothing.

@@ -5,13 +5,14 @@
 //! capabilities; time last, because writing changes it. Directories get their time at the very end (`Dirs::settle`),
 //! because every entry made in them changes it.
 
-use super::dirs::{Dir, Dirs, Owed, is_dir, normalise, open_below, set_owner, set_times, stat_below, times};
+use super::dirs::{Dir, Dirs, Owed, is_dir, normalise, set_owner, set_times, stat_below, times};
 use super::remove::{purge, purge_children, remove};
 use super::whiteout::{self, Marker};
 use super::xattr;
 use crate::error::{Error, Result, printable};
 use crate::idmap::IdMaps;
 use crate::limits::Limits;
+use crate::resolve::open_beneath;
 use crate::tar::{Entry, Kind, Time};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec};
 use rustix::io::Errno;
@@ -252,9 +253,10 @@ impl Extractor {
             Err(error) => return Err(entry_error("mkdir", entry, error)),
         };
         self.dirs.mark_made(parent, name);
-        let fd = open_below(parent, name).map_err(|e| entry_error("open", entry, e))?;
+        let fd = open_beneath(parent, name).map_err(|e| entry_error("open", entry, e))?;
         let (mut dir, _) = Dir::new(fd)?;
         dir.gives_group = fresh && parent.gives_group;
+        dir.by_link = parent.by_link;
         self.describe(&dir, path, entry, fresh)
     }
 
@@ -274,7 +276,7 @@ impl Extractor {
             self.dirs.forget();
         }
         self.set_xattrs(dir, entry)?;
-        let owed = Owed { path: path.join(&b'/'), mtime: timespec(entry.mtime), mode: locked.then_some(entry.mode) };
+        let owed = Owed { path: self.dirs.path_of(dir, path), mtime: timespec(entry.mtime), mode: locked.then_some(entry.mode) };
         self.dirs.owe(dir.ino, owed);
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! Removing what lower layers gave: whole trees, or all of a tree but what this layer made.
 
-use super::dirs::{Dir, Dirs, is_dir, open_below, stat_below};
+use super::dirs::{Dir, Dirs, is_dir, stat_below};
 use crate::error::{Error, Result, printable};
+use crate::resolve::open_beneath;
 use rustix::fs::{AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
@@ -94,7 +95,7 @@ fn descend(depth: usize) -> Result<usize> {
 }
 
 fn open(dir: &Dir, name: &[u8]) -> Result<Dir> {
-    let fd = open_below(dir, name).map_err(|e| Error::io(format!("open `{}`", printable(name)), e))?;
+    let fd = open_beneath(dir, name).map_err(|e| Error::io(format!("open `{}`", printable(name)), e))?;
     Dir::new(fd).map(|(dir, _)| dir)
 }
 

@@ -16,14 +16,16 @@ pub(super) fn parse_unsigned(field: &[u8], name: &str) -> Result<u64> {
 }
 
 fn parse_octal(field: &[u8], name: &str) -> Result<i64> {
-    let is_padding = |b: &u8| matches!(b, b' ' | 0);
-    let start = field.iter().position(|b| !is_padding(b)).unwrap_or(field.len());
-    let end = field.iter().rposition(|b| !is_padding(b)).map_or(start, |i| i + 1);
-    field[start..end].iter().try_fold(0i64, |value, &byte| match byte {
-        // At most 12 digits of 3 bits: no overflow.
-        b'0'..=b'7' => Ok(value << 3 | i64::from(byte - b'0')),
-        _ => Err(Error::layer(format!("tar header: {name} is not a number: `{}`", printable(field)))),
-    })
+    // Blanks, digits, then nothing but blanks and NULs: what stands behind a NUL is read by some and not by others.
+    let digits = field.trim_ascii_start();
+    let end = digits.iter().position(|&b| matches!(b, b' ' | 0)).unwrap_or(digits.len());
+    let (digits, padding) = digits.split_at(end);
+    let valid = digits.iter().all(|b| matches!(b, b'0'..=b'7')) && padding.iter().all(|&b| matches!(b, b' ' | 0));
+    if !valid {
+        return Err(Error::layer(format!("tar header: {name} is not a number: `{}`", printable(field))));
+    }
+    // At most 12 digits of 3 bits: no overflow.
+    Ok(digits.iter().fold(0, |value, digit| value << 3 | i64::from(digit - b'0')))
 }
 
 fn parse_binary(field: &[u8], name: &str) -> Result<i64> {
@@ -53,7 +55,7 @@ mod tests {
         for (field, value) in [(b"0000644\0", 0o644), (b"   644 \0", 0o644), (b"\0\0\0\0\0\0\0\0", 0), (b"77777777", 0o7777_7777)] {
             assert_eq!(parse(field, "mode").unwrap(), value);
         }
-        for field in [b"0000648\0", b"-0000001", b"1 2\0\0\0\0\0", b"0x1f\0\0\0\0"] {
+        for field in [b"0000648\0", b"-0000001", b"1 2\0\0\0\0\0", b"0x1f\0\0\0\0", b"\x00000005\0", b"1\x002\0\0\0\0\0"] {
             parse(field, "mode").unwrap_err();
         }
     }
