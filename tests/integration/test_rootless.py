@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from support.archive import Archive
-from support.command import COMMAND, MIB, Store, new_id, wait_for
+from support.command import COMMAND, MIB, REPOSITORY, Store, new_id, wait_for
 from support.tree import assert_same, photograph
 
 FIRST, COUNT = 300_000, 65_536
@@ -255,6 +255,57 @@ def test_the_command_runs_for_everybody() -> None:
     """What `make build` leaves can be used by any user of the machine."""
     done = subprocess.run([COMMAND, "--version"], user=65534, capture_output=True, text=True, check=True, cwd="/", env={})
     assert done.stdout.startswith("grootfs version ") and done.stderr == ""
+
+
+class TestDrax:
+    """What the kernel reserves to root, through the helper."""
+
+    @pytest.fixture
+    def drax(self, scratch: Path) -> Path:
+        """A setuid copy of the built helper."""
+        path = scratch / "drax"
+        shutil.copy(REPOSITORY / "build" / "bin" / "drax", path)
+        path.chmod(0o4755)
+        return path
+
+    @staticmethod
+    def write(store: Store, target: Path, megabytes: int) -> bytes:
+        """Write as the user; gives what dd complained of."""
+        argv = ["dd", "if=/dev/zero", f"of={target}", "bs=1M", f"count={megabytes}", "conv=fsync", "status=none"]
+        return subprocess.run(argv, user=store.uid, capture_output=True, check=False).stderr
+
+    @pytest.mark.parametrize("exclusive", [False, True])
+    def test_full_accounting(
+        self, make_store: Callable[..., Store], image: Callable[..., str], user: User, drax: Path, exclusive: bool
+    ) -> None:
+        made = make_store("--rootless", f"{user.name}:{user.name}", "--quota", "full")
+        store = Store(made.path, "--drax-bin", str(drax), uid=user.uid)
+        flags = ["--disk-limit-size-bytes", str(8 * MIB), *(["--exclude-image-from-quota"] if exclusive else [])]
+        rootfs = store.create(image(Archive().file("f", os.urandom(4 * MIB))), "one", *flags)
+        assert self.write(store, rootfs / "a", 2) == b""
+        assert b"Disk quota exceeded" in self.write(store, rootfs / "b", 8)
+        os.unlink(rootfs / "b")
+        subprocess.run(["btrfs", "filesystem", "sync", rootfs], check=True, stdout=subprocess.DEVNULL)
+        assert (self.write(store, rootfs / "c", 3) == b"") is exclusive
+        store.delete("one")
+
+    def test_full_accounting_without_it(self, make_store: Callable[..., Store], image: Callable[..., str], user: User) -> None:
+        made = make_store("--rootless", f"{user.name}:{user.name}", "--quota", "full")
+        url = image(Archive().file("f", "x"))
+        limit = ["--disk-limit-size-bytes", str(8 * MIB)]
+        missing = Store(made.path, "--drax-bin", "/no/such/drax", uid=user.uid).refuse(url, "", *limit)
+        assert "drax was not found in the $PATH" in missing.message
+        powerless = Store(made.path, "--drax-bin", str(REPOSITORY / "build" / "bin" / "drax"), uid=user.uid).refuse(url, "", *limit)
+        assert "missing the setuid bit on drax" in powerless.message
+
+    def test_nested_subvolumes_are_charged(self, own_store: Store, image: Callable[..., str], user: User, drax: Path) -> None:
+        store = Store(own_store.path, "--drax-bin", str(drax), uid=user.uid)
+        rootfs = store.create(image(Archive().file("f", "x")), "one", "--disk-limit-size-bytes", str(8 * MIB))
+        subprocess.run(["btrfs", "subvolume", "create", rootfs / "inner"], user=user.uid, check=True, stdout=subprocess.DEVNULL)
+        assert b"Disk quota exceeded" in self.write(store, rootfs / "inner" / "big", 10)
+        assert [group for group in store.groups() if group.startswith("1")] != []
+        store.delete("one")
+        assert [group for group in store.groups() if group.startswith("1")] == []
 
 
 class TestIdmappedMount:

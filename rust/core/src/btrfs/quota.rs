@@ -85,7 +85,8 @@ fn level_one(id: u64) -> u64 {
 }
 
 /// Put the subvolume at `path` into a level-1 group of its own number with the same limit, so that subvolumes which are
-/// later made inside it are charged too (simple accounting only). Needs `CAP_SYS_ADMIN`.
+/// later made inside it are charged too (simple accounting only). A group of that number which is already there is left
+/// alone. Needs `CAP_SYS_ADMIN`.
 pub fn enclose(path: &Path, limit: Limit) -> Result<()> {
     let inside = open_dir(path)?;
     // Not through the subvolume itself: its limit would count the bookkeeping and may be too small for it.
@@ -95,7 +96,8 @@ pub fn enclose(path: &Path, limit: Limit) -> Result<()> {
         let group = level_one(id);
         let mut create = abi::QgroupCreateArgs { create: 1, id: group };
         match sys::ioctl(dir.as_fd(), abi::QGROUP_CREATE, &mut create) {
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            // Ids of subvolumes are never used twice, so this group is an administrator's: not ours to change.
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => return Ok(()),
             other => other?,
         }
         limit_group(&dir, group, limit)?;
