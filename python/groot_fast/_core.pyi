@@ -133,6 +133,9 @@ def usage(path: StrPath) -> tuple[int, int] | None:
 def set_limit(path: StrPath, limit: int, exclusive: bool) -> None:
     """Set the limit of an existing subvolume. Privileged."""
 
+def lift_limits(path: StrPath) -> None:
+    """Remove the limits of a subvolume and of the group that `enclose` made. Privileged."""
+
 def enclose(path: StrPath, limit: int, exclusive: bool) -> None:
     """Charge subvolumes that are later made inside ``path`` too (simple accounting). Privileged."""
 

@@ -130,7 +130,9 @@ def test_A6_symlinks_over_three_layers(attack: Attack) -> None:
 @pytest.mark.parametrize("split", [False, True])
 def test_A7_directory_entry_over_a_symlink(attack: Attack, *, split: bool) -> None:
     first = Archive().symlink("d", str(attack.sentinel.path))
-    second = Archive().dir("d", mode=0o777, uid=3, gid=4, mtime=5).pax({"SCHILY.xattr.user.x": "y"}).dir("d", mode=0o777, uid=3, gid=4, mtime=5)
+    second = (
+        Archive().dir("d", mode=0o777, uid=3, gid=4, mtime=5).pax({"SCHILY.xattr.user.x": "y"}).dir("d", mode=0o777, uid=3, gid=4, mtime=5)
+    )
     parts = [first, second] if split else [Archive().raw(first.open).raw(second.open)]
     rootfs = attack.contained(*parts)
     node = photograph(rootfs)["d"]
@@ -147,7 +149,14 @@ def test_A8_hard_link_to_the_host(attack: Attack, target: str) -> None:
 
 
 def test_A8_hard_link_through_a_symlink_stays_inside(attack: Attack) -> None:
-    archive = Archive().file("etc/shadow", "image").symlink("l", "/etc").symlink("m", "../../etc").link("one", "l/shadow").link("m/two", "m/shadow")
+    archive = (
+        Archive()
+        .file("etc/shadow", "image")
+        .symlink("l", "/etc")
+        .symlink("m", "../../etc")
+        .link("one", "l/shadow")
+        .link("m/two", "m/shadow")
+    )
     rootfs = attack.contained(archive)
     assert (rootfs / "one").samefile(rootfs / "etc/shadow") and (rootfs / "etc/two").samefile(rootfs / "etc/shadow")
 
@@ -187,7 +196,9 @@ def test_A10_hard_links_that_cannot_be(attack: Attack, archive: Archive, message
     attack.refused(archive, match=message)
 
 
-@pytest.mark.parametrize("name", [".wh.", ".wh..", ".wh...", "a/.wh.", "a/.wh..", "a/.wh...", "a/.wh..wh.x", "a/.wh..wh.", ".wh..wh..wh..opq"])
+@pytest.mark.parametrize(
+    "name", [".wh.", ".wh..", ".wh...", "a/.wh.", "a/.wh..", "a/.wh...", "a/.wh..wh.x", "a/.wh..wh.", ".wh..wh..wh..opq"]
+)
 def test_A11_whiteouts_of_nothing(attack: Attack, name: str) -> None:
     attack.refused(Archive().file("a/kept", "x"), Archive().file(name), match="invalid whiteout `.*wh")
 
@@ -197,7 +208,9 @@ def test_A11_bookkeeping_of_aufs_is_left_out(attack: Attack) -> None:
     assert names(attack.contained(Archive().file("lower"), archive)) == ["f", "lower"]
 
 
-@pytest.mark.parametrize("marker", ["l/.wh.secret", "l/.wh..wh..opq", "l/dir/.wh.victim", "l/dir/.wh..wh..opq", "up/.wh.secret", "up/.wh.dir"])
+@pytest.mark.parametrize(
+    "marker", ["l/.wh.secret", "l/.wh..wh..opq", "l/dir/.wh.victim", "l/dir/.wh..wh..opq", "up/.wh.secret", "up/.wh.dir"]
+)
 @pytest.mark.parametrize("split", [False, True])
 def test_A12_whiteout_through_a_symlink(attack: Attack, marker: str, *, split: bool) -> None:
     lower = Archive().symlink("l", str(attack.sentinel.path)).symlink("up", attack.sentinel.up).file("kept", "x")
@@ -213,7 +226,9 @@ def test_A12_whiteout_through_a_symlink_works_inside(attack: Attack) -> None:
 
 def test_A12_dot_dot_in_a_whiteout(attack: Attack) -> None:
     up = attack.sentinel.up
-    rootfs = attack.contained(Archive().file("f", "x"), Archive().file(f"{up}/.wh.secret").file(f"{up}/.wh..wh..opq").file(f"{attack.sentinel.path}/.wh.dir"))
+    rootfs = attack.contained(
+        Archive().file("f", "x"), Archive().file(f"{up}/.wh.secret").file(f"{up}/.wh..wh..opq").file(f"{attack.sentinel.path}/.wh.dir")
+    )
     assert names(rootfs) == ["f"]
 
 
@@ -223,7 +238,15 @@ ENTRIES = [(b"5", "d"), (b"0", "d/new"), (b"5", "d/sub"), (b"0", "d/sub/new")]
 @pytest.mark.parametrize("at", range(len(ENTRIES) + 1))
 @pytest.mark.parametrize("marker", ["d/.wh..wh..opq", ".wh.d"])
 def test_A13_marker_anywhere_among_the_layers_own_entries(attack: Attack, at: int, marker: str) -> None:
-    lower = Archive().dir("d", mode=0o700, uid=9).file("d/old").dir("d/sub", mode=0o700).file("d/sub/old").file("d/new", "old").file("kept", "x")
+    lower = (
+        Archive()
+        .dir("d", mode=0o700, uid=9)
+        .file("d/old")
+        .dir("d/sub", mode=0o700)
+        .file("d/sub/old")
+        .file("d/new", "old")
+        .file("kept", "x")
+    )
     upper = Archive()
     for i, (typeflag, name) in enumerate([*ENTRIES, (b"", "")]):
         if i == at:
@@ -252,6 +275,19 @@ def test_A13_removed_directory_that_comes_back_without_an_entry(attack: Attack, 
     assert sorted(tree) == [".", "d", "d/sub", "d/sub/new"]
     removed = ["d", "d/sub"] if marker == ".wh.d" else ["d/sub"]
     assert [(tree[name].mode, tree[name].owner, tree[name].xattrs) for name in removed] == [(0o755, (0, 0), ())] * len(removed)
+
+
+@pytest.mark.parametrize("marker", ["a/.wh.x", "a/.wh.never", "a/x/.wh..wh..opq", "a/b/.wh.y", "a/.wh..wh..opq"])
+@pytest.mark.parametrize("entry", [b"0", b"5", b"2"])
+@pytest.mark.parametrize("above", [True, False])
+def test_A13_marker_before_an_entry_and_a_marker_above(attack: Attack, marker: str, entry: bytes, *, above: bool) -> None:
+    """Looking into a directory for a marker must not hide that the layer wrote into it afterwards."""
+    lower = Archive().dir(".", mtime=3).dir("a", mtime=4).file("a/x/y").dir("a/b", mtime=5).file("a/b/y").dir("a/b", mtime=5)
+    upper = Archive().file(marker).entry("a/new", entry, link="x").entry("a/b/new", entry, link="x")
+    tree = photograph(attack.contained(lower, upper.whiteout("a") if above else upper))
+    assert {"a", "a/b", "a/new", "a/b/new"} <= set(tree) and (not above or len(tree) == 5)
+    if not above:
+        assert (tree["."].mtime, tree["a"].mtime) == (3 * 10**9, 4 * 10**9)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -490,7 +526,9 @@ def test_A22_names_that_are_refused(attack: Attack, archive: Archive, message: s
     attack.refused(archive, match=message)
 
 
-@pytest.mark.parametrize("name", [b"new\nline", b"\x1b[31mred", b"\xff\xfe", b"\xc3\x28", "grüße".encode(), b" ", b"n" * 255, b"-rf", b"a:b", b"\\x"])
+@pytest.mark.parametrize(
+    "name", [b"new\nline", b"\x1b[31mred", b"\xff\xfe", b"\xc3\x28", "grüße".encode(), b" ", b"n" * 255, b"-rf", b"a:b", b"\\x"]
+)
 def test_A22_other_bytes_are_kept(attack: Attack, name: bytes) -> None:
     rootfs = attack.contained(Archive().file(name, "x").dir(b"d/" + name).symlink(b"s/" + name, name))
     assert sorted(os.listdir(os.fsencode(rootfs))) == sorted([name, b"d", b"s"])
@@ -518,12 +556,12 @@ def test_A22_old_directory_is_a_file_with_a_slash(attack: Attack) -> None:
 
 
 def test_A23_configuration_paths_are_not_resolved(attack: Attack) -> None:
-    archive = Archive().symlink("work", str(attack.sentinel.path)).symlink("etc/passwd", str(attack.sentinel.path / "secret"))
-    runtime = {"WorkingDir": "/work", "User": "root", "Volumes": {"/work/data": {}, "/work/../../x": {}, attack.sentinel.up: {}}}
+    archive = Archive().symlink("app", str(attack.sentinel.path)).symlink("etc/passwd", str(attack.sentinel.path / "secret"))
+    runtime = {"WorkingDir": "/app", "User": "root", "Volumes": {"/app/data": {}, "/app/../../x": {}, attack.sentinel.up: {}}}
     url = write_layout(attack.scratch / "configured", archive, runtime=runtime)
     rootfs = attack.store.create(url)
     attack.sentinel.check()
-    assert names(rootfs) == ["etc", "etc/passwd", "work"]
+    assert names(rootfs) == ["app", "etc", "etc/passwd"]
     beside_rootfs = sorted(os.listdir(rootfs.parent))
     assert [name[:4] for name in beside_rootfs] == ["imag", "root", "vol-", "vol-", "vol-"]
 

@@ -85,7 +85,7 @@ def _integer(name: str, value: str) -> int:
     """Go's syntax: decimal, ``0x``, a leading ``0`` for octal; 64 bits with sign."""
     digits = value.removeprefix("-").removeprefix("+")
     try:
-        if not digits.isascii() or not digits[:1].isalnum() or len(value) - len(digits) > 1:
+        if not digits.isascii() or not digits[:1].isalnum() or digits != digits.strip() or len(value) - len(digits) > 1:
             raise ValueError
         old_octal = len(digits) > 1 and digits[0] == "0" and digits[1].isdecimal()
         number = int(digits, 8) if old_octal else int(digits, 0)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from groot_fast.idmap.operations import Operations
 
 RECLAIM_PAUSE = 0.005
+UNLIMITED = (1 << 63) - 1
+"""The largest limit that drax takes."""
 REFUSED = (errno.EPERM, errno.EACCES)
 QUOTA_OFF_HINT = "`btrfs quota enable --simple <mount point>` turns accounting on (plain `enable` before Linux 6.7)"
 
@@ -111,13 +113,27 @@ class Btrfs:
         ident = self._group_of(path)
         if ident is not None and os.geteuid() != 0:
             self._drax_destroy(path)
-        members = self.operations.delete_subvolume(path)
+        try:
+            members = self.operations.delete_subvolume(path)
+        except OSError as error:
+            if error.errno != errno.EDQUOT:
+                raise
+            # Removing a nested subvolume changes its parent, and the container has used up its limit.
+            self._lift_limits(path)
+            members = self.operations.delete_subvolume(path)
         if ident is not None:
             try:
                 _core.disband_group(os.path.dirname(path), ident, members)
             except OSError:
                 pass  # privileged; an empty group costs nothing
         return members
+
+    def _lift_limits(self, path: str) -> None:
+        try:
+            _core.lift_limits(path)
+        except PermissionError:
+            for exclusive in (False, True):
+                self._drax_limit(path, UNLIMITED, exclusive)
 
     def _group_of(self, path: str) -> int | None:
         """Number of the level-1 group around a subvolume, if it has one."""

@@ -56,13 +56,13 @@ def clean(
         log.info("another-clean-is-running")
         return True
     with running:
-        _mark(store, log, set(ignore_images or ()), on_create)
+        _mark(store, driver, log, set(ignore_images or ()), on_create)
         images.remove_unfinished(store, driver)
         _destroy_marked(store, driver, log, wait=not on_create)
     return True
 
 
-def _mark(store: Store, log: Logger, ignore_images: set[str], on_create: bool) -> None:
+def _mark(store: Store, driver: Driver, log: Logger, ignore_images: set[str], on_create: bool) -> None:
     # Creates of the original hold this lock and nothing on their base volume. With ours running there is no need to
     # wait: they lock what they use.
     alone = locks.try_lock(store, locks.GLOBAL)
@@ -73,7 +73,8 @@ def _mark(store: Store, log: Logger, ignore_images: set[str], on_create: bool) -
         for image in ignore_images:
             used.update(records.read_source(store, image))
         for name in os.listdir(store.folder("volumes")):
-            if not name.startswith(DOOMED) and name not in used:
+            # What is no volume is not ours to remove.
+            if not name.startswith(DOOMED) and name not in used and driver.is_volume(store.volume(name)):
                 _doom(store, name, log)
         _remove_temporary(store, alone is not None, KEEP_DOWNLOADS if on_create else 0.0)
         volumes = set(list_volumes(store))
@@ -126,10 +127,6 @@ def _destroy_marked(store: Store, driver: Driver, log: Logger, *, wait: bool) ->
         try:
             if driver.is_volume(store.volume(name)):
                 destroyed += driver.destroy(store.volume(name))
-            else:
-                os.rmdir(store.volume(name))
-        except FileNotFoundError:
-            pass
         except (OSError, GrootError) as error:
             log.error("destroying-volume-failed", error, volume=name)
             failed += 1

@@ -93,10 +93,24 @@ def _provide_filesystem(path: str, driver: Driver, log: Logger, size: int, tools
     if not os.path.exists(file):
         _format(file, size, tools)
         made.add(lambda: os.unlink(file))
+    elif not _is_btrfs(file):
+        raise StoreError(
+            f"{file} exists and holds no BTRFS file system; it was not touched", hint="move it away, or choose another store path"
+        )
     _run("mount", "-t", "btrfs", "-o", f"loop,{MOUNT_OPTIONS}", file, path)
     made.add(lambda: _run("umount", path))
     if _core.accounting(path) is None:
         _enable_quota(path, quota)
+
+
+def _is_btrfs(file: str) -> bool:
+    """By the magic of the first superblock (linux/btrfs_tree.h)."""
+    try:
+        with open(file, "rb") as backing:
+            backing.seek(0x10040)
+            return backing.read(8) == b"_BHRfS_M"
+    except OSError:
+        return False
 
 
 def _format(file: str, size: int, tools: str) -> None:

@@ -5,7 +5,7 @@ use groot_core::record;
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use std::fmt::{self, Write};
@@ -117,14 +117,14 @@ fn format_value(value: &Bound<'_, PyAny>, out: &mut String, depth: usize) -> PyR
         let number = serde_json::Number::from_f64(number.extract()?).ok_or_else(|| PyValueError::new_err("not a finite number"))?;
         out.push_str(&number.to_string());
     } else if let Ok(text) = value.cast::<PyString>() {
-        format_string(text, out);
+        format_string(text, out)?;
     } else if let Ok(dict) = value.cast::<PyDict>() {
         out.push('{');
         for (i, (key, item)) in dict.iter().enumerate() {
             if i > 0 {
                 out.push(',');
             }
-            format_string(key.cast::<PyString>()?, out);
+            format_string(key.cast::<PyString>()?, out)?;
             out.push(':');
             format_value(&item, out, depth + 1)?;
         }
@@ -145,8 +145,15 @@ fn format_value(value: &Bound<'_, PyAny>, out: &mut String, depth: usize) -> PyR
 }
 
 /// Bytes that are not UTF-8 (names of files) become U+FFFD, as in Go.
-fn format_string(text: &Bound<'_, PyString>, out: &mut String) {
-    let quoted = serde_json::Value::from(text.to_string_lossy()).to_string();
+fn format_string(text: &Bound<'_, PyString>, out: &mut String) -> PyResult<()> {
+    let quoted = if let Ok(text) = text.to_str() {
+        serde_json::Value::from(text)
+    } else {
+        let encode = |errors| text.call_method1("encode", ("utf-8", errors));
+        let bytes = encode("surrogateescape").or_else(|_| encode("replace"))?;
+        serde_json::Value::from(String::from_utf8_lossy(bytes.cast::<PyBytes>()?.as_bytes()))
+    };
+    let quoted = quoted.to_string();
     for c in quoted.chars() {
         match c {
             '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
@@ -155,6 +162,7 @@ fn format_string(text: &Bound<'_, PyString>, out: &mut String) {
             c => out.push(c),
         }
     }
+    Ok(())
 }
 
 /// Parse the YAML that configuration files are written in: mappings, sequences, scalars. Plain scalars become what
@@ -195,7 +203,11 @@ fn yaml_node<'py>(py: Python<'py>, parser: &mut Yaml<'_>, event: Event<'_>, dept
         yaml_node(py, parser, event, depth + 1).map(Some)
     };
     match event {
-        Event::Scalar(text, ScalarStyle::Plain, _, None) => plain_scalar(py, &text),
+        // What a tag means is the reader's choice; ours would be a guess.
+        Event::Scalar(_, _, _, Some(_)) | Event::SequenceStart(_, Some(_)) | Event::MappingStart(_, Some(_)) => {
+            Err(PyValueError::new_err("tags are not supported"))
+        }
+        Event::Scalar(text, ScalarStyle::Plain, ..) => plain_scalar(py, &text),
         Event::Scalar(text, ..) => text.into_bound_py_any(py),
         Event::SequenceStart(..) => {
             let list = PyList::empty(py);

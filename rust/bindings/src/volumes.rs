@@ -102,6 +102,12 @@ pub fn set_limit(py: Python<'_>, path: PathBuf, limit: u64, exclusive: bool) -> 
     call(py, || quota::set_limit(&path, Limit { bytes: limit, exclusive }))
 }
 
+/// Remove the limits of a subvolume and of its enclosing group.
+#[pyfunction]
+pub fn lift_limits(py: Python<'_>, path: PathBuf) -> PyResult<()> {
+    call(py, || quota::lift_limits(&path))
+}
+
 /// Charge nested subvolumes too.
 #[pyfunction]
 pub fn enclose(py: Python<'_>, path: PathBuf, limit: u64, exclusive: bool) -> PyResult<()> {

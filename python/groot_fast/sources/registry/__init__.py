@@ -27,8 +27,7 @@ Names are loaded on first use, so that parsing a reference does not import aioht
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .client import RegistryClient
     from .digest import parse_digest

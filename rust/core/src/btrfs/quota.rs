@@ -75,6 +75,30 @@ pub fn set_limit(path: &Path, limit: Limit) -> Result<()> {
     limit_group(&dir, id, limit).map_err(|e| Error::io(format!("limiting {}", path.display()), e))
 }
 
+/// Remove the limits of the subvolume at `path` and of its enclosing group, so that it can be taken apart although it is
+/// full. Needs `CAP_SYS_ADMIN`.
+pub fn lift_limits(path: &Path) -> Result<()> {
+    let inside = open_dir(path)?;
+    let dir = open_dir(path.parent().unwrap_or(path))?;
+    let attempt = || -> std::io::Result<()> {
+        let id = subvolume::id_of(&inside)?;
+        for group in [id, level_one(id)] {
+            let limit = abi::QgroupLimit {
+                flags: abi::LIMIT_MAX_RFER | abi::LIMIT_MAX_EXCL,
+                max_rfer: u64::MAX,
+                max_excl: u64::MAX,
+                ..abi::QgroupLimit::zeroed()
+            };
+            match sys::ioctl(dir.as_fd(), abi::QGROUP_LIMIT, &mut abi::QgroupLimitArgs { id: group, limit }) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    };
+    attempt().map_err(|e| Error::io(format!("lifting the limits of {}", path.display()), e))
+}
+
 fn limit_group(dir: impl AsFd, id: u64, limit: Limit) -> std::io::Result<()> {
     let mut args = abi::QgroupLimitArgs { id, limit: limit.to_abi() };
     sys::ioctl(dir.as_fd(), abi::QGROUP_LIMIT, &mut args)

@@ -8,6 +8,7 @@ use crate::error::{Error, Result, printable};
 use crate::resolve::{DIRECTORY, open_beneath, open_in_root};
 use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -22,7 +23,7 @@ pub(super) struct Dir {
     pub fd: OwnedFd,
     pub ino: u64,
     /// New children take the directory's group instead of ours (setgid).
-    pub gives_group: bool,
+    pub gives_group: Cell<bool>,
     /// Some link was followed on the way here, so the way may lead elsewhere later.
     pub by_link: bool,
 }
@@ -30,7 +31,7 @@ pub(super) struct Dir {
 impl Dir {
     pub(super) fn new(fd: OwnedFd) -> Result<(Self, rustix::fs::Stat)> {
         let stat = rustix::fs::fstat(&fd).map_err(|e| Error::io("stat", e))?;
-        let gives_group = stat.st_mode & 0o2000 != 0;
+        let gives_group = Cell::new(stat.st_mode & 0o2000 != 0);
         Ok((Self { fd, ino: stat.st_ino, gives_group, by_link: false }, stat))
     }
 }
@@ -212,15 +213,15 @@ impl Dirs {
         let context = |e| Error::io(format!("mkdir `{}`", printable(&path.join(&b'/'))), e);
         rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)).map_err(context)?;
         let (dir, _) = Dir::new(open_beneath(parent, name).map_err(context)?)?;
-        set_owner(&dir.fd, self.owner, parent.gives_group).map_err(context)?;
-        if parent.gives_group {
+        set_owner(&dir.fd, self.owner, parent.gives_group.get()).map_err(context)?;
+        if parent.gives_group.get() {
             rustix::fs::fchmod(&dir.fd, Mode::from_raw_mode(0o755)).map_err(context)?;
         }
         self.mark_made(parent, name);
         self.entered.insert(dir.ino);
         // Nothing describes it, and two unpacks of one layer must not differ.
         let epoch = rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 };
-        let dir = Dir { gives_group: false, by_link: parent.by_link, ..dir };
+        let dir = Dir { gives_group: Cell::new(false), by_link: parent.by_link, ..dir };
         let path = self.path_of(&dir, path);
         self.owe(dir.ino, Owed { path, mtime: epoch, mode: None });
         Ok(Rc::new(dir))

@@ -222,7 +222,7 @@ impl Extractor {
         let create = || rustix::fs::openat(parent, name, flags, mode);
         let fd = self.replacing(parent, name, create).map_err(|e| within("creating file", &entry, e))?;
         self.dirs.mark_made(parent, name);
-        self.open = Some(Open { file: fd.into(), entry, owner, group_given: parent.gives_group, written: 0 });
+        self.open = Some(Open { file: fd.into(), entry, owner, group_given: parent.gives_group.get(), written: 0 });
         Ok(())
     }
 
@@ -255,7 +255,7 @@ impl Extractor {
         self.dirs.mark_made(parent, name);
         let fd = open_beneath(parent, name).map_err(|e| entry_error("open", entry, e))?;
         let (mut dir, _) = Dir::new(fd)?;
-        dir.gives_group = fresh && parent.gives_group;
+        dir.gives_group.set(fresh && parent.gives_group.get());
         dir.by_link = parent.by_link;
         self.describe(&dir, path, entry, fresh)
     }
@@ -263,13 +263,15 @@ impl Extractor {
     /// Owner, mode and attributes of a directory now, its time at the end.
     fn describe(&mut self, dir: &Dir, path: &[&[u8]], entry: &Entry, fresh: bool) -> Result<()> {
         let owner = self.owner(entry)?;
-        set_owner(dir, owner, !fresh || dir.gives_group).map_err(|e| entry_error("chown", entry, e))?;
+        set_owner(dir, owner, !fresh || dir.gives_group.get()).map_err(|e| entry_error("chown", entry, e))?;
         // Without privilege, a directory that its owner cannot enter gets its mode when all is in it.
         let locked = entry.mode & 0o700 != 0o700 && !rustix::process::geteuid().is_root();
         let mode = if locked { entry.mode | 0o700 } else { entry.mode };
-        if !fresh || dir.gives_group || mode != entry.mode & 0o777 | 0o700 {
+        if !fresh || dir.gives_group.get() || mode != entry.mode & 0o777 | 0o700 {
             rustix::fs::fchmod(dir, Mode::from_raw_mode(mode)).map_err(|e| entry_error("chmod", entry, e))?;
         }
+        // The root is kept open for ever; others are opened again.
+        dir.gives_group.set(mode & 0o2000 != 0);
         if !fresh {
             xattr::clear(dir)?;
             // Its group rule may have changed under a kept descriptor.
@@ -287,7 +289,7 @@ impl Extractor {
         self.replacing(parent, name, create).map_err(|e| within("symlink", entry, e))?;
         self.dirs.mark_made(parent, name);
         let ours = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        if owner != ours || parent.gives_group {
+        if owner != ours || parent.gives_group.get() {
             let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
             rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(|e| entry_error("chown", entry, e))?;
