@@ -334,7 +334,9 @@ SPELLINGS = {
     "flat keys of 2017": (
         "store_path: {store}\ndriver: btrfs\ndisk_limit_size_bytes: {limit}\nexclude_base_image_from_quota: {exclusive}\n"
     ),
-    "nested keys of 2018": "store: {store}\ndriver: btrfs\ncreate:\n  disk_limit_size_bytes: {limit}\n  exclude_image_from_quota: {exclusive}\n",
+    "nested keys of 2018": (
+        "store: {store}\ndriver: btrfs\ncreate:\n  disk_limit_size_bytes: {limit}\n  exclude_image_from_quota: {exclusive}\n"
+    ),
 }
 
 
