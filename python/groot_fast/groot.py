@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from groot_fast import _core
 from groot_fast.drivers import Limit, check_driver, open_driver
@@ -12,6 +13,7 @@ from groot_fast.idmap.operations import Direct, open_operations
 from groot_fast.sources import open_source
 from groot_fast.store import images, locks, records
 from groot_fast.store.layout import Store, image_id_of, open_store
+from groot_fast.telemetry.dropsonde import BYTES, NANOS, Metrics
 from groot_fast.telemetry.progress import Listener
 
 TYPE_CHECKING = False
@@ -58,10 +60,12 @@ class Created:
 class Groot:
     """Operations on one store. Stateless between calls; any number of processes may work on the store at once."""
 
-    def __init__(self, settings: Settings, log: Logger, progress: Listener | None = None) -> None:
+    def __init__(self, settings: Settings, log: Logger, progress: Listener | None = None, metrics: Metrics | None = None) -> None:
         self._settings = settings
         self._log = log
         self._progress = progress or Listener()
+        self._metrics = metrics or Metrics()
+        self._content = 0
         self._cancel = _core.Cancel()
 
     def create(self, image: str, image_id: str) -> Created:
@@ -73,13 +77,13 @@ class Groot:
             idmapped = self._check_mappings(store)
             with self._driver(store) as driver:
                 images.check_new_id(store, driver, image_id)
-                with source:
+                with source, self._timed("ImageCreationTime"):
                     recalled = self._create_recalled(store, driver, source, image_id, idmapped, log)
                     if recalled is not None:
                         return recalled
                     resolved = source.resolve()
                     self._check_compressed(resolved)
-                    with locks.lock(store, locks.GLOBAL, shared=True, deadline=GLOBAL_DEADLINE):
+                    with self._lock(store):
                         volume = self._volume_of(store, driver, resolved, source, log)
                         return self._commit(store, driver, source, image_id, idmapped, resolved, volume)
 
@@ -93,9 +97,37 @@ class Groot:
         from groot_fast.pull.builder import Builder
 
         self._check_compressed(image)
-        with locks.lock(store, locks.GLOBAL, shared=True, deadline=GLOBAL_DEADLINE):
-            volume = Builder(store, driver, log, self._progress).existing(image)
+        with self._lock(store):
+            volume = Builder(store, driver, log, self._progress, self._metrics).existing(image)
             return None if volume is None else self._commit(store, driver, source, image_id, idmapped, image, volume)
+
+    def _lock(self, store: Store) -> locks.Lock:
+        held = locks.lock(store, locks.GLOBAL, shared=True, deadline=GLOBAL_DEADLINE)
+        self._metrics.send("SharedLockingTime", held.waited, NANOS)
+        return held
+
+    def _timed(self, name: str) -> _Timed:
+        return _Timed(self._metrics, name)
+
+    def report_sizes(self) -> None:
+        """Send what the store holds, after a create and the clean that may follow it."""
+        if not self._metrics.is_active:
+            return  # the sums cost a look at every record
+        store = open_store(self._settings.store)
+        self._send_usage(store)
+        self._send_unused(store)
+        self._metrics.send("DownloadedLayersSizeInBytes", self._content, BYTES)
+        self._metrics.send("CommittedQuotaInBytes", images.committed_limits(store), BYTES)
+
+    def _send_usage(self, store: Store) -> None:
+        file_system = os.statvfs(store.path)
+        self._metrics.send("StoreUsage", (file_system.f_blocks - file_system.f_bfree) * file_system.f_frsize, BYTES)
+
+    def _send_unused(self, store: Store) -> None:
+        if self._metrics.is_active:
+            from groot_fast.store.clean import unused_bytes
+
+            self._metrics.send("UnusedLayersSize", unused_bytes(store), BYTES)
 
     def _driver(self, store: Store) -> _OpenDriver:
         return _OpenDriver(self._settings, open_operations(store.mappings, self._settings, self._cancel))
@@ -105,11 +137,13 @@ class Groot:
 
         pulling = log.session("image-pulling")
         for attempt in (1, 2):
-            builder = Builder(store, driver, pulling, self._progress)
-            blobs = source.blobs(store, pulling, self._progress)
+            builder = Builder(store, driver, pulling, self._progress, self._metrics)
+            blobs = source.blobs(store, pulling, self._progress, self._metrics)
             try:
                 with blobs:
-                    return builder.volume_of(image, blobs)
+                    volume = builder.volume_of(image, blobs)
+                self._content = builder.content
+                return volume
             except (SourceError, StoreError) as error:
                 # Once: what an earlier, interrupted transfer left may have been the reason.
                 if attempt == 1 and blobs.is_worth_another_try:
@@ -184,8 +218,9 @@ class Groot:
             check_driver(self._settings.driver)
             image_id = image_id_of(self._settings.store, argument)
             store = self._store_of(image_id)
-            with self._driver(store) as driver:
+            with self._driver(store) as driver, self._timed("ImageDeletionTime"):
                 images.delete_image(store, driver, image_id)
+            self._send_unused(store)
             log.debug("deleted", id=image_id)
             return image_id
 
@@ -212,17 +247,22 @@ class Groot:
         with self._log.session("groot-cleaning") as log:
             check_driver(self._settings.driver)
             store = open_store(self._settings.store)
-            with self._driver(store) as driver:
+            with self._driver(store) as driver, self._timed("ImageCleanTime"):
                 cleaned = clean(
                     store,
                     driver,
                     log,
+                    self._metrics,
                     threshold=self._settings.threshold,
                     ignore_images=self._settings.ignore_images,
                     on_create=on_create,
                 )
             if cleaned:
                 self._remove_stale_groups(store, log)
+            if not on_create:
+                if cleaned:
+                    self._send_usage(store)
+                self._send_unused(store)
             return cleaned
 
     def _remove_stale_groups(self, store: Store, log: Logger) -> None:
@@ -273,6 +313,21 @@ class Groot:
 
         with self._log.session("groot-volume-sizes"):
             record_missing_sizes(open_store(self._settings.store))
+
+
+class _Timed:
+    """Reports how long a block took, whether it succeeds or not; nothing where there was nothing to work on."""
+
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        self._metrics = metrics
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._begun = time.monotonic_ns()
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is None or not issubclass(kind, ImageNotFound):
+            self._metrics.send(self._name, time.monotonic_ns() - self._begun, NANOS)
 
 
 class _OpenDriver:

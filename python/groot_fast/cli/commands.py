@@ -8,6 +8,7 @@ from groot_fast._core import format_json
 from groot_fast.cli.flags import INTEGER, LIST, SWITCH, TEXT, Flag, Value
 from groot_fast.errors import GrootError, ImageNotFound, StoreError, UsageError
 from groot_fast.groot import Groot
+from groot_fast.telemetry.dropsonde import open_metrics
 from groot_fast.telemetry.progress import Listener, Terminal
 
 TYPE_CHECKING = False
@@ -31,9 +32,9 @@ class Request:
         self.positional = positional
         self.log = log
 
-    def groot(self) -> Groot:
+    def groot(self, progress: Listener | None = None) -> Groot:
         """The operations on the chosen store."""
-        return Groot(self.settings, self.log)
+        return Groot(self.settings, self.log, progress, open_metrics(self.settings.metron_endpoint, self.log))
 
 
 class Command:
@@ -78,7 +79,7 @@ def create(request: Request) -> str:
     if ("with-clean" in given or "clean" in given) and ("without-clean" in given or "no-clean" in given):
         raise UsageError("with-clean and without-clean cannot be used together")
     progress = open_progress()
-    groot = Groot(request.settings, request.log, progress)
+    groot = request.groot(progress)
     try:
         created = groot.create(*request.positional)
     finally:
@@ -89,6 +90,7 @@ def create(request: Request) -> str:
         except GrootError as error:
             request.log.error("failed-to-cleanup-store", error)
             raise type(error)(f"failed-to-cleanup-store: {error}", hint=error.hint) from error
+    groot.report_sizes()
     return format_json(created.spec()) if request.settings.json else created.path
 
 

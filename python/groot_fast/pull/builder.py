@@ -13,6 +13,7 @@ import time
 from groot_fast.errors import BadBlob, BadLayer, Cancelled, GrootError, SourceError, StoreError
 from groot_fast.store import locks, records
 from groot_fast.store.volumes import Volume, destroy_incomplete, incomplete_name
+from groot_fast.telemetry.dropsonde import NANOS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from groot_fast.pull.blobs import Blobs
     from groot_fast.sources.image import Image, Layer
     from groot_fast.store.layout import Store
+    from groot_fast.telemetry.dropsonde import Metrics
     from groot_fast.telemetry.lager import Logger
     from groot_fast.telemetry.progress import Listener
 
@@ -31,15 +33,18 @@ ATTEMPTS = 10
 
 
 class Builder:
-    """Makes the volumes of images in one store."""
+    """Makes the volumes of images in one store. ``content`` is the bytes of files in the layers it has built."""
 
-    def __init__(self, store: Store, driver: Driver, log: Logger, progress: Listener, *, max_content: int | None = None) -> None:
+    def __init__(
+        self, store: Store, driver: Driver, log: Logger, progress: Listener, metrics: Metrics, *, max_content: int | None = None
+    ) -> None:
         self._store = store
         self._driver = driver
         self._log = log
         self._progress = progress
+        self._metrics = metrics
         self._max_content = max_content
-        self.built: list[Layer] = []
+        self.content = 0
 
     def volume_of(self, image: Image, blobs: Blobs) -> Volume:
         """The volume with the whole image, locked against clean. The caller publishes or releases it.
@@ -77,7 +82,9 @@ class Builder:
                         return None
                     base = Volume(self._store, layer.chain_id, self._store.volume(layer.chain_id), lock)
                     return _Plan(base, image.layers[len(image.layers) - depth :], held)
-                held.append(locks.lock(self._store, layer.chain_id, deadline=BUILD_DEADLINE))
+                lock = locks.lock(self._store, layer.chain_id, deadline=BUILD_DEADLINE)
+                held.append(lock)
+                self._metrics.send("ExclusiveLockingTime", lock.waited, NANOS)
                 if self._exists(layer):
                     # Somebody built it while we waited.
                     _release(held)
@@ -107,7 +114,11 @@ class Builder:
             _release(plan.held)
 
     def _build_one(self, layer: Layer, below: Volume | None, held: list[locks.Lock], blobs: Blobs) -> Volume:
+        asked = time.monotonic_ns()
         blob = blobs.open(layer)
+        if isinstance(blob, str):
+            # A file that is here; downloads report their own time.
+            self._metrics.send("DownloadTime", time.monotonic_ns() - asked, NANOS)
         path = self._store.volume(incomplete_name(layer.chain_id))
         try:
             try:
@@ -126,7 +137,6 @@ class Builder:
             destroy_incomplete(self._store, self._driver, path, layer.chain_id, full=full)
             raise
         blobs.done(layer)
-        self.built.append(layer)
         return Volume(self._store, layer.chain_id, path, held.pop())
 
     def _unpack(self, layer: Layer, blob: str | Spool, path: str, below: Volume | None, blobs: Blobs) -> None:
@@ -144,6 +154,8 @@ class Builder:
         if left_out:
             log.info("left-out", entries=left_out)
         self._progress.unpacked(layer.name, content)
+        self._metrics.send("UnpackTime", time.monotonic_ns() - start, NANOS)
+        self.content += content
         log.info("ending", entries=entries, bytes=content, duration=time.monotonic_ns() - start)
         records.write_size(self._store, layer.chain_id, self._size(below, content, removed))
 

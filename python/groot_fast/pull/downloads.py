@@ -12,6 +12,7 @@ import asyncio
 import fcntl
 import os
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import aclosing
@@ -25,6 +26,7 @@ from groot_fast.sources.image import Layer
 from groot_fast.sources.registry.stream import RestartFromZero
 from groot_fast.store.clean import BLOB
 from groot_fast.store.layout import Store
+from groot_fast.telemetry.dropsonde import NANOS, Metrics
 from groot_fast.telemetry.lager import Logger
 from groot_fast.telemetry.progress import Listener
 
@@ -75,12 +77,13 @@ class Network:
 class Downloads:
     """`Blobs` over the network."""
 
-    def __init__(self, store: Store, network: Network, stream: Stream, log: Logger, progress: Listener) -> None:
+    def __init__(self, store: Store, network: Network, stream: Stream, log: Logger, progress: Listener, metrics: Metrics) -> None:
         self._store = store
         self._network = network
         self._stream = stream
         self._log = log
         self._progress = progress
+        self._metrics = metrics
         self._spools: dict[str, Future[Spool]] = {}
         self._failures: dict[str, Exception] = {}
         # Layers still to be unpacked by digest, lowest first.
@@ -159,10 +162,11 @@ class Downloads:
         spool: Spool | None = None
         try:
             async with slots:
-                fd = await self._lock(digest)
+                fd = await self._lock(digest, layer.size)
                 try:
                     there = os.fstat(fd).st_size
-                    spool = Spool(self._path(digest), min(there, layer.size or 0))
+                    # Through the descriptor: the file may have lost its name (see `_lock`).
+                    spool = Spool(f"/proc/self/fd/{fd}", min(there, layer.size or 0))
                     if spool.written:
                         self._resumed.add(digest)
                     promise.set_result(spool)
@@ -182,6 +186,7 @@ class Downloads:
     async def _transfer(self, layer: Layer, spool: Spool) -> None:
         log = self._log.session("downloading", layer=layer.name, size=layer.size)
         begun = spool.written
+        start = time.monotonic_ns()
         self._progress.fetching(layer.name, layer.size, lambda: spool.written)
         log.info("starting", offset=begun)
         try:
@@ -197,6 +202,7 @@ class Downloads:
             log.error("failed", error, bytes=spool.written - begun)
             raise
         spool.finish()
+        self._metrics.send("DownloadTime", time.monotonic_ns() - start, NANOS)
         log.info("ending", bytes=spool.written - begun)
 
     async def _wait_for_space(self, digest: str) -> None:
@@ -208,17 +214,39 @@ class Downloads:
         waiting = (self._spools[digest] for digest in list(self._waiting))
         return sum(spool.result().written for spool in waiting if spool.done() and not spool.exception())
 
-    async def _lock(self, digest: str) -> int:
-        """Open and lock the file; waits while another process writes it."""
+    async def _lock(self, digest: str, size: int | None) -> int:
+        """Open and lock the file; waits while another process writes it.
+
+        The descriptor is kept while waiting. When the other process is done with the blob and removes the file, what we
+        hold is still all of it, and nothing has to be fetched.
+        """
         path = self._path(digest)
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
+                while not _try_flock(fd):
+                    await asyncio.sleep(PAUSE)
+                if os.fstat(fd).st_size == size:
+                    return fd
+                if _is_at(fd, path):
                     self._store.give(path)
                     return fd
-            except (BlockingIOError, FileNotFoundError):
-                pass
+            except BaseException:
+                os.close(fd)
+                raise
             os.close(fd)
-            await asyncio.sleep(PAUSE)
+
+
+def _try_flock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(fd: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False

@@ -13,6 +13,7 @@ from groot_fast.sources.image import Layer
 from groot_fast.sources.registry.foreign import ForeignLayers
 from groot_fast.sources.registry.options import RegistryOptions
 from groot_fast.store.layout import Store
+from groot_fast.telemetry.dropsonde import Metrics
 from groot_fast.telemetry.lager import Logger
 from groot_fast.telemetry.progress import Listener
 
@@ -20,11 +21,11 @@ from groot_fast.telemetry.progress import Listener
 class RemoteLayers(Downloads):
     """`Blobs` from files where they are there, from the layers' URLs where not."""
 
-    def __init__(self, store: Store, settings: Settings, log: Logger, progress: Listener) -> None:
+    def __init__(self, store: Store, settings: Settings, log: Logger, progress: Listener, metrics: Metrics) -> None:
         certificates = settings.remote_layer_certificates
         self._foreign = ForeignLayers(RegistryOptions(remote_layer_certificates=Path(certificates) if certificates else None))
         self._own_network = Network()
-        super().__init__(store, self._own_network, self._stream_layer, log, progress)
+        super().__init__(store, self._own_network, self._stream_layer, log, progress, metrics)
 
     def _stream_layer(self, layer: Layer, offset: int) -> AsyncGenerator[bytes, None]:
         return self._foreign.stream(f"sha256:{layer.digest}", layer.size, offset, layer.urls)

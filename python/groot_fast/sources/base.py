@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from groot_fast.pull.blobs import Blobs
     from groot_fast.sources.image import Image
     from groot_fast.store.layout import Store
+    from groot_fast.telemetry.dropsonde import Metrics
     from groot_fast.telemetry.lager import Logger
     from groot_fast.telemetry.progress import Listener
 
@@ -35,7 +36,7 @@ class Source:
         """Find out what the image is made of; nothing is unpacked. Raises SourceError and its kin."""
         raise NotImplementedError
 
-    def blobs(self, store: Store, log: Logger, progress: Listener) -> Blobs:
+    def blobs(self, store: Store, log: Logger, progress: Listener, metrics: Metrics) -> Blobs:
         """Access to the layers' bytes, after `resolve`. Files on this machine unless a source knows better."""
         from groot_fast.pull.blobs import LocalBlobs
 

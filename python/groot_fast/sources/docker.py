@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from groot_fast.pull.downloads import Downloads, Network
     from groot_fast.sources.registry.client import RegistryClient
     from groot_fast.store.layout import Store
+    from groot_fast.telemetry.dropsonde import Metrics
     from groot_fast.telemetry.lager import Logger
     from groot_fast.telemetry.progress import Listener
 
@@ -102,7 +103,7 @@ class DockerSource(Source):
             return error
         return RegistryError(PREFIX + text, hint=error.hint, status=error.status, codes=error.codes)
 
-    def blobs(self, store: Store, log: Logger, progress: Listener) -> Downloads:
+    def blobs(self, store: Store, log: Logger, progress: Listener, metrics: Metrics) -> Downloads:
         """The layers' bytes."""
         from groot_fast.pull.downloads import Downloads
 
@@ -111,4 +112,4 @@ class DockerSource(Source):
         def stream(layer: Layer, offset: int) -> AsyncGenerator[bytes, None]:
             return client.stream(f"sha256:{layer.digest}", layer.size, offset, layer.urls)
 
-        return Downloads(store, network, stream, log, progress)
+        return Downloads(store, network, stream, log, progress, metrics)

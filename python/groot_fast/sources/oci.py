@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from groot_fast.config import Settings
     from groot_fast.pull.blobs import Blobs
     from groot_fast.store.layout import Store
+    from groot_fast.telemetry.dropsonde import Metrics
     from groot_fast.telemetry.lager import Logger
     from groot_fast.telemetry.progress import Listener
 
@@ -68,13 +69,13 @@ class OciSource(Source):
         self._image = join_image(manifest, config, validate=not self._settings.skip_layer_validation, path_of=self._blob_path)
         return self._image
 
-    def blobs(self, store: Store, log: Logger, progress: Listener) -> Blobs:
+    def blobs(self, store: Store, log: Logger, progress: Listener, metrics: Metrics) -> Blobs:
         """Files of the layout; layers that it only names by URL come over the network."""
         if all(os.path.exists(layer.path or "") or not layer.urls for layer in self._image.layers):
-            return super().blobs(store, log, progress)
+            return super().blobs(store, log, progress, metrics)
         from groot_fast.pull.remote_layers import RemoteLayers
 
-        return RemoteLayers(store, self._settings, log, progress)
+        return RemoteLayers(store, self._settings, log, progress, metrics)
 
     def _manifest(self) -> bytes:
         if self.digest:

@@ -13,11 +13,13 @@ import time
 from groot_fast.errors import GrootError, StoreError
 from groot_fast.store import images, locks, records
 from groot_fast.store.volumes import DOOMED, INCOMPLETE, RECLAIM_DEADLINE, list_volumes
+from groot_fast.telemetry.dropsonde import NANOS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from groot_fast.drivers import Driver
     from groot_fast.store.layout import Store
+    from groot_fast.telemetry.dropsonde import Metrics
     from groot_fast.telemetry.lager import Logger
 
 KEEP_DOWNLOADS = 3600.0
@@ -41,7 +43,14 @@ def unused_bytes(store: Store) -> int:
 
 
 def clean(
-    store: Store, driver: Driver, log: Logger, *, threshold: int = 0, ignore_images: list[str] | None = None, on_create: bool = False
+    store: Store,
+    driver: Driver,
+    log: Logger,
+    metrics: Metrics,
+    *,
+    threshold: int = 0,
+    ignore_images: list[str] | None = None,
+    on_create: bool = False,
 ) -> bool:
     """Remove what is unused. False where the threshold is not reached.
 
@@ -56,16 +65,18 @@ def clean(
         log.info("another-clean-is-running")
         return True
     with running:
-        _mark(store, driver, log, set(ignore_images or ()), on_create)
+        _mark(store, driver, log, metrics, set(ignore_images or ()), on_create)
         images.remove_unfinished(store, driver)
         _destroy_marked(store, driver, log, wait=not on_create)
     return True
 
 
-def _mark(store: Store, driver: Driver, log: Logger, ignore_images: set[str], on_create: bool) -> None:
+def _mark(store: Store, driver: Driver, log: Logger, metrics: Metrics, ignore_images: set[str], on_create: bool) -> None:
     # Creates of the original hold this lock and nothing on their base volume. With ours running there is no need to
     # wait: they lock what they use.
+    asked = time.monotonic_ns()
     alone = locks.try_lock(store, locks.GLOBAL)
+    metrics.send("ExclusiveLockingTime", time.monotonic_ns() - asked, NANOS)
     try:
         if alone is not None:
             _drop_stale_records(store, log)

@@ -27,6 +27,8 @@ TREES = ("rootfs", "snapshot")
 SIZE_ATTRIBUTE = "user.grootfs.image-size"
 """On the image's directory: bytes of the image. An attribute is durable with the snapshot and read without parsing."""
 
+LIMIT_ATTRIBUTE = "user.grootfs.limit"
+"""On the image's directory: its disk limit, if it has one."""
 IDMAPPED_ATTRIBUTE = "user.grootfs.idmapped"
 """On the directory of an image whose ``rootfs`` we mounted: deleting unmounts it."""
 
@@ -110,6 +112,8 @@ class Reservation:
         for source in image.volume_sources(self.path).values():
             self._store.make_directory(source, 0o755)
         os.setxattr(self.path, SIZE_ATTRIBUTE, str(image_size).encode())
+        if limit is not None:
+            os.setxattr(self.path, LIMIT_ATTRIBUTE, str(limit.size).encode())
         if mount and idmapped is None:
             self._driver.make_image(volume, f"{self.path}/rootfs", limit)
             return
@@ -152,12 +156,23 @@ def image_usage(store: Store, driver: Driver, image_id: str) -> tuple[int, int]:
     return driver.usage(tree, _image_size(store, image_id))
 
 
+def committed_limits(store: Store) -> int:
+    """Sum of the disk limits of all images. Images of the original have none on record."""
+    return sum(_number_at(store.image(image_id), LIMIT_ATTRIBUTE) or 0 for image_id in os.listdir(store.folder("images")))
+
+
 def _image_size(store: Store, image_id: str) -> int:
-    try:
-        return int(os.getxattr(store.image(image_id), SIZE_ATTRIBUTE))
-    except (OSError, ValueError):
-        # The original's image.
+    size = _number_at(store.image(image_id), SIZE_ATTRIBUTE)
+    if size is None:  # the original's image
         return records.tree_size(store, records.read_dependencies(store, image_id) or [])
+    return size
+
+
+def _number_at(path: str, attribute: str) -> int | None:
+    try:
+        return int(os.getxattr(path, attribute))
+    except (OSError, ValueError):
+        return None
 
 
 def delete_image(store: Store, driver: Driver, image_id: str) -> None:

@@ -1,1 +1,1 @@
-"""What a run tells about itself: log lines (`lager`), progress on a terminal (`progress`)."""
+"""What a run tells about itself: log lines (`lager`), metrics (`dropsonde`), progress on a terminal (`progress`)."""
