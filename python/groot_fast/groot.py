@@ -81,17 +81,30 @@ class Groot:
                     recalled = self._create_recalled(store, driver, source, image_id, idmapped, log)
                     if recalled is not None:
                         return recalled
-                    resolved = source.resolve()
-                    self._check_compressed(resolved)
-                    with self._lock(store):
-                        volume = self._volume_of(store, driver, resolved, source, log)
-                        return self._commit(store, driver, source, image_id, idmapped, resolved, volume)
+                    with source.turn(store) as answered:
+                        if answered:
+                            recalled = self._create_recalled(store, driver, source, image_id, idmapped, log, answered=True)
+                            if recalled is not None:
+                                return recalled
+                        resolved = source.resolve()
+                        self._check_compressed(resolved)
+                        with self._lock(store):
+                            volume = self._volume_of(store, driver, resolved, source, log)
+                            return self._commit(store, driver, source, image_id, idmapped, resolved, volume)
 
     def _create_recalled(
-        self, store: Store, driver: Driver, source: Source, image_id: str, idmapped: Mappings | None, log: Logger
+        self,
+        store: Store,
+        driver: Driver,
+        source: Source,
+        image_id: str,
+        idmapped: Mappings | None,
+        log: Logger,
+        *,
+        answered: bool = False,
     ) -> Created | None:
         """Create from what the store remembers of the image, without its source; None where that is not possible."""
-        image = source.recall(store)
+        image = source.recall(store, answered=answered)
         if image is None:
             return None
         from groot_fast.pull.builder import Builder

@@ -124,12 +124,15 @@ def is_clear(model: Model, items: list[Item]) -> bool:
             below = model.tree.get(prefix)
             if prefix in others or (below is not None and below.kind != "directory"):
                 return False
-    for path in (split(item.path) for item in items if item.kind not in ("whiteout", "opaque")):
-        for prefix in prefixes(path)[1:-1]:
-            below = model.tree.get(prefix)
-            hidden = any(above in marked for above in prefixes(prefix)) or any(above in cleared for above in prefixes(prefix)[:-1])
-            if below is not None and below.kind != "directory" and hidden:
-                return False
+    # Entries below a file that a marker removes need the marker first; a link may lead there too.
+    paths = [split(item.path)[:-1] for item in items if item.kind not in ("whiteout", "opaque")]
+    paths += [split(item.link) for item in items if item.kind == "symlink"]
+    paths += [split(entry.target) for entry in model.tree.values() if entry.kind == "symlink"]
+    for prefix in {prefix for path in paths for prefix in prefixes(path)}:
+        below = model.tree.get(prefix)
+        hidden = any(above in marked for above in prefixes(prefix)) or any(above in cleared for above in prefixes(prefix)[:-1])
+        if below is not None and below.kind != "directory" and hidden:
+            return False
     return True
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fake_registry import FakeRegistry, Fault, Image, basic
+from fake_registry import PASSWORD, USERNAME, FakeRegistry, Fault, Image, basic
 from support.archive import Archive, Layer
 from support.command import COMMAND, Store, wait_for
 from support.tree import photograph as snapshot
@@ -57,7 +57,24 @@ def test_fifty_processes_fetch_each_blob_once(store: Store, registry: FakeRegist
     for process in running:
         store.finish(process, 300).ok()
     assert blob_gets(registry, image) == [1, 1, 1, 1]
+    assert len(registry.gets("/manifests/")) < 10, "who waited while the registry was asked need not ask again"
     assert len(store.list()) == 50 and store.temporary() == []
+
+
+def test_who_asks_with_other_credentials_asks_for_itself(store: Store) -> None:
+    """An answer that one caller got is none for another, even while they wait for the same layers."""
+    with FakeRegistry(auth="basic") as registry:
+        image = publish(registry, layer("big", LAYER_BYTES))
+
+        def slow(_handler: object) -> bool:
+            time.sleep(1.0)
+            return False
+
+        registry.fault(image.layers[0], Fault(hook=slow))
+        good = store.start("create", *trusting(registry), "--username", USERNAME, "--password", PASSWORD, image.url, "good")
+        bad = store.start("create", *trusting(registry), "--username", USERNAME, "--password", "wrong", image.url, "bad")
+        store.finish(good).ok()
+        assert "do not have permissions" in store.finish(bad).failed().message
 
 
 def test_images_that_share_a_blob_on_other_parents_fetch_it_once(store: Store, registry: FakeRegistry) -> None:

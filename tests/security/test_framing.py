@@ -93,6 +93,13 @@ def test_C3_malformed_record(attack: Attack, body: bytes) -> None:
     attack.refused(Archive().extension(b"g", body).file("f"), match="PAX header: malformed record", core=False)
 
 
+def test_C3_record_hidden_in_the_padding(attack: Attack) -> None:
+    """Some readers look for records up to the end of the block."""
+    body = record("comment", "x")
+    hidden = (body + record("path", "other")).ljust(512, b"\0")
+    attack.refused(Archive().raw(header("PaxHeader", b"x", size=len(body))).raw(hidden).file("f", "x"), match="PAX|padding|extension")
+
+
 def test_C3_unknown_keys_and_strange_values_are_fine(attack: Attack) -> None:
     archive = Archive().pax({"VENDOR.key": b"\xff=\n\0", "comment": "line\nbreak", "atime": "nonsense", "path": "real"}).file("f", "x")
     assert names(attack.contained(archive)) == ["real"]
@@ -603,12 +610,13 @@ def archives(draw: st.DrawFn) -> bytes:
     tar = bytearray(archive.open)
     if draw(st.booleans()):
         at = draw(st.integers(0, len(tar) - 1))
-        tar[at] = draw(st.sampled_from([0, 0x20, 0x30, 0x37, 0x2F, 0xFF, 0x80]))
         start = at - at % BLOCK
-        # Only where a header is, and not in numbers: Python refuses some that are merely strange.
-        if tar[start + 257 : start + 262] == b"ustar" and (
-            at - start < 100 or 124 <= at - start < 136 or 156 <= at - start < 329 or at - start >= 345
-        ):
+        is_header = tar[start + 257 : start + 262] == b"ustar"
+        # Not in padding, where Python looks for records.
+        if is_header or tar[at] != 0:
+            tar[at] = draw(st.sampled_from([0, 0x20, 0x30, 0x37, 0x2F, 0xFF, 0x80]))
+        # Not in numbers: Python refuses some that are merely strange.
+        if is_header and (at - start < 100 or 124 <= at - start < 136 or 156 <= at - start < 329 or at - start >= 345):
             tar[start : start + BLOCK] = checksum(bytes(tar[start : start + BLOCK]))
     return bytes(tar) + draw(st.sampled_from([END, END, bytes(512), b"", bytes(4096)]))
 

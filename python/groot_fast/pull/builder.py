@@ -17,6 +17,8 @@ from groot_fast.telemetry.dropsonde import NANOS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from groot_fast._core import Spool
     from groot_fast.drivers import Driver
     from groot_fast.pull.blobs import Blobs
@@ -82,13 +84,14 @@ class Builder:
                         return None
                     base = Volume(self._store, layer.chain_id, self._store.volume(layer.chain_id), lock)
                     return _Plan(base, image.layers[len(image.layers) - depth :], held)
-                lock = locks.lock(self._store, layer.chain_id, deadline=BUILD_DEADLINE)
-                held.append(lock)
-                self._metrics.send("ExclusiveLockingTime", lock.waited, NANOS)
-                if self._exists(layer):
-                    # Somebody built it while we waited.
+                # Somebody may be building it: then all who wait go on together as soon as it is there.
+                own = locks.lock_unless(self._store, layer.chain_id, self._appearance_of(layer), deadline=BUILD_DEADLINE)
+                if own is not None:
+                    held.append(own)
+                if own is None or self._exists(layer):
                     _release(held)
                     return None
+                self._metrics.send("ExclusiveLockingTime", own.waited, NANOS)
             return _Plan(None, image.layers, held)
         except BaseException:
             _release(held)
@@ -96,6 +99,9 @@ class Builder:
 
     def _exists(self, layer: Layer) -> bool:
         return self._driver.is_volume(self._store.volume(layer.chain_id))
+
+    def _appearance_of(self, layer: Layer) -> Callable[[], bool]:
+        return lambda: self._exists(layer)
 
     def _build(self, plan: _Plan, blobs: Blobs) -> Volume:
         below = plan.base

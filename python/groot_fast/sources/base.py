@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from groot_fast.telemetry.progress import Listener
 
 
+class Turn:
+    """Nobody to wait for."""
+
+    def __enter__(self) -> bool:
+        return False
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        pass
+
+
 class Source:
     """Something that resolves to an image and gives the bytes of its layers. A context manager around both."""
 
@@ -28,9 +38,15 @@ class Source:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def recall(self, store: Store) -> Image | None:
-        """The image without looking at the source, where the store knows it and the caller does not want it looked up."""
+    def recall(self, store: Store, *, answered: bool = False) -> Image | None:
+        """The image without looking at the source, where the store knows it and the caller does not want it looked up, or
+        where it was ``answered`` a moment ago (see `turn`)."""
         return None
+
+    def turn(self, store: Store) -> Turn:
+        """Wait for others that are asking the same source the same thing. Entering says whether one of them was answered
+        while we waited: then its answer is as good as one of our own."""
+        return Turn()
 
     def resolve(self) -> Image:
         """Find out what the image is made of; nothing is unpacked. Raises SourceError and its kin."""

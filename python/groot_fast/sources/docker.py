@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
+
+from groot_fast._core import sha256
 from groot_fast.config import MISSING
-from groot_fast.errors import GrootError, RegistryError, SourceError
-from groot_fast.sources.base import Source
+from groot_fast.errors import GrootError, LockTimeout, RegistryError, SourceError
+from groot_fast.sources.base import Source, Turn
 from groot_fast.sources.image import Image, Layer
 from groot_fast.sources.registry.reference import parse_reference
+from groot_fast.store.locks import lock
 from groot_fast.store.records import recall_image
 
 TYPE_CHECKING = False
@@ -17,13 +22,53 @@ if TYPE_CHECKING:
     from groot_fast.pull.downloads import Downloads, Network
     from groot_fast.sources.registry.client import RegistryClient
     from groot_fast.store.layout import Store
+    from groot_fast.store.locks import Lock
     from groot_fast.telemetry.dropsonde import Metrics
     from groot_fast.telemetry.lager import Logger
     from groot_fast.telemetry.progress import Listener
 
 PREFIX = "fetching image reference: creating image: "
+PATIENCE = 20.0
+"""Seconds to wait for others that ask the same; a pull that takes longer is not worth waiting for here."""
 BARE = ("manifest unknown", "This registry is insecure.")
 """Messages that stand alone (contract, section 7.4)."""
+
+
+class _Queue(Turn):
+    """A lock file for one question. Whoever has it asks the registry, and leaves a note of when; who waited meanwhile need
+    not ask again. A storm of creates of one image thus costs one request and one start of the network."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._begun = time.monotonic_ns()
+        self._asked = 0
+        self._lock: Lock | None = None
+
+    def __enter__(self) -> bool:
+        try:
+            self._lock = lock(self._store, self._key, deadline=PATIENCE)
+        except LockTimeout:
+            return False  # a slow registry, or a large image: ask for ourselves, its layers are waited for anyway
+        boot, _, asked = self._lock.read_note().partition(" ")
+        return boot == _boot() and asked.isdecimal() and int(asked) >= self._begun
+
+    def asking(self) -> None:
+        """The registry is asked from now on. Whoever was there before gets this answer."""
+        self._asked = time.monotonic_ns()
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if self._lock is None:
+            return
+        if kind is None and self._asked:
+            self._lock.write_note(f"{_boot()} {self._asked}")
+        self._lock.release()
+
+
+def _boot() -> str:
+    """Which boot this is; times of the monotonic clock mean nothing in another."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
 
 
 class DockerSource(Source):
@@ -37,6 +82,7 @@ class DockerSource(Source):
         self._settings = settings
         self._network: Network | None = None
         self._client: RegistryClient | None = None
+        self._queue: _Queue | None = None
 
     @property
     def name(self) -> str:
@@ -44,11 +90,25 @@ class DockerSource(Source):
         platform = self._settings.platform
         return f"{self._reference.text} {platform}" if platform else self._reference.text
 
-    def recall(self, store: Store) -> Image | None:
+    def recall(self, store: Store, *, answered: bool = False) -> Image | None:
         """See `Source`. A digest says all there is to say; a tag is only taken from memory when the policy allows."""
-        if self._reference.digest is None and self._settings.pull_policy != MISSING:
+        if not answered and self._reference.digest is None and self._settings.pull_policy != MISSING:
             return None
         return recall_image(store, self.name)
+
+    def turn(self, store: Store) -> Turn:
+        """See `Source`. Who asks with other credentials or another trust asks something else."""
+        settings = self._settings
+        question = [
+            self.name,
+            settings.username,
+            settings.password,
+            str(os.geteuid()),
+            os.environ.get("DOCKER_CONFIG", "") or os.environ.get("HOME", ""),
+            *sorted(settings.insecure_registries),
+        ]
+        self._queue = _Queue(store, f"pull-{sha256(chr(0).join(question).encode('utf-8', 'surrogateescape'))}")
+        return self._queue
 
     def _connect(self) -> tuple[Network, RegistryClient]:
         """The network, started when it is first needed."""
@@ -84,6 +144,8 @@ class DockerSource(Source):
     def resolve(self) -> Image:
         """Fetch manifest and configuration. Raises SourceError and its kin with the contract's texts."""
         network, client = self._connect()
+        if self._queue is not None:
+            self._queue.asking()
         try:
             return network.run(self._resolve(client))
         except GrootError as error:

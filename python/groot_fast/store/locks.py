@@ -5,6 +5,7 @@
 | ``global-groot-lock`` | create, from planning to the end | clean, while it marks, if it gets it at once |
 | ``<chain id>`` | create, while it uses the volume as a base | create, while it builds the volume; clean, to mark it |
 | ``groot-gc-lock`` | | clean, from start to end |
+| ``pull-<hash>`` | | create, while it asks a registry for one image on behalf of one caller |
 
 Create takes chain locks from the top of its image downwards, so two creates never wait for each other in a circle.
 Clean only ever tries chain locks. Nobody waits without a deadline.
@@ -20,11 +21,14 @@ from groot_fast.errors import LockTimeout, StoreError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from groot_fast.store.layout import Store
 
 GLOBAL = "global-groot-lock"
 GARBAGE = "groot-gc-lock"
 
+NOTE_BYTES = 128
 FIRST_PAUSE = 0.001
 LONGEST_PAUSE = 0.02
 
@@ -40,6 +44,14 @@ class Lock:
     def __init__(self, fd: int, waited: int) -> None:
         self._fd = fd
         self.waited = waited
+
+    def write_note(self, note: str) -> None:
+        """Leave a note in the lock file for the next holder."""
+        os.pwrite(self._fd, note.encode().ljust(NOTE_BYTES), 0)
+
+    def read_note(self) -> str:
+        """The note that an earlier holder left, or nothing."""
+        return os.pread(self._fd, NOTE_BYTES, 0).decode("utf-8", "replace").rstrip()
 
     def release(self) -> None:
         """Let go. Harmless when already done."""
@@ -77,6 +89,13 @@ def try_lock(store: Store, key: str, *, shared: bool = False) -> Lock | None:
 
 def lock(store: Store, key: str, *, shared: bool = False, deadline: float) -> Lock:
     """The lock, waiting at most ``deadline`` seconds. Raises LockTimeout, StoreError."""
+    held = lock_unless(store, key, lambda: False, shared=shared, deadline=deadline)
+    assert held is not None
+    return held
+
+
+def lock_unless(store: Store, key: str, condition: Callable[[], bool], *, shared: bool = False, deadline: float) -> Lock | None:
+    """As `lock`, but None as soon as ``condition`` holds while others have the lock."""
     start = time.monotonic_ns()
     end = start + int(deadline * 1e9)
     pause = FIRST_PAUSE
@@ -86,6 +105,8 @@ def lock(store: Store, key: str, *, shared: bool = False, deadline: float) -> Lo
         if held is not None:
             held.waited = now - start
             return held
+        if condition():
+            return None
         if now > end:
             raise LockTimeout(
                 f"timed out waiting for the '{key}' file lock after '{deadline:g}s'",
@@ -97,7 +118,7 @@ def lock(store: Store, key: str, *, shared: bool = False, deadline: float) -> Lo
 
 def _open(store: Store, path: str, key: str) -> int:
     # Non-blocking, or a pipe under the lock's name would hold us for ever.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         try:
             return os.open(path, flags & ~os.O_CREAT)
