@@ -122,7 +122,12 @@ impl TarReader {
                     self.body.extend_from_slice(bytes);
                     *left -= bytes.len() as u64;
                     if *left == 0 {
-                        *padding -= skip(input, *padding);
+                        let bytes = split_front(input, *padding);
+                        // Some readers look for records up to the end of the block.
+                        if bytes.iter().any(|&b| b != 0) {
+                            return Err(Error::layer("tar: data behind an extension header"));
+                        }
+                        *padding -= bytes.len() as u64;
                         if *padding == 0 {
                             self.finish_extension()?;
                             continue;
