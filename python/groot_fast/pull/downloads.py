@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 PARALLEL = 8
 """Blobs fetched at once by one process."""
+NICE = 10
+"""How far the network stands back behind unpacking when both want the processor."""
 PAUSE = 0.05
 """Seconds between looks at what one waits for: another process's blob, or space."""
 MAX_SPOOLED = 4 << 30
@@ -48,8 +50,13 @@ class Network:
 
     def __init__(self) -> None:
         self.loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, name="network", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="network", daemon=True)
         self._thread.start()
+
+    def _serve(self) -> None:
+        # The unpacker comes first: what is fetched ahead of it only has to be there in time.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        self.loop.run_forever()
 
     def run(self, work: Coroutine[object, object, T]) -> T:
         """The result of ``work``. A signal handler that raises ends the waiting and cancels the work."""
