@@ -159,3 +159,6 @@ def sha256(data: bytes) -> str:
 
 def write_record(path: StrPath, temporary: StrPath, data: bytes, *, mode: int, owner: tuple[int, int] | None = None) -> None:
     """Write ``data`` to ``temporary``, then rename it to ``path``. The data is on disk before the name can be."""
+
+def rename_new(source: StrPath, target: StrPath, /) -> None:
+    """Rename; FileExistsError where something is at ``target``, an empty directory included."""

@@ -159,6 +159,8 @@ def _remove_temporary(store: Store, alone: bool, keep_downloads: float) -> None:
             if is_download(name):
                 if age >= keep_downloads:
                     _remove_unlocked(path)
+            elif alone and os.path.isdir(path):
+                os.rmdir(path)
             elif alone or age > FOREIGN_AGE:
                 os.unlink(path)
         except OSError:

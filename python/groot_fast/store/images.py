@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 
-from groot_fast._core import mount_idmapped, unmount, write_record
+from groot_fast._core import mount_idmapped, rename_new, unmount, write_record
 from groot_fast.errors import ImageExists, ImageNotFound, StoreError
 from groot_fast.store import records
 from groot_fast.store.layout import is_image_id
@@ -33,6 +33,7 @@ IDMAPPED_ATTRIBUTE = "user.grootfs.idmapped"
 """On the directory of an image whose ``rootfs`` we mounted: deleting unmounts it."""
 
 DELETE_DEADLINE = 30.0
+CLAIM_DEADLINE = 10.0
 PAUSE = 0.01
 
 
@@ -63,30 +64,50 @@ class Reservation:
     """An image directory that this process made and holds, until the image is in it or everything is taken back."""
 
     def __init__(self, store: Store, driver: Driver, image_id: str) -> None:
-        """Take the id. Raises ImageExists where somebody else has it or is about to."""
+        """Take the id. Raises ImageExists where somebody else has it or is about to.
+
+        The directory is made and locked under another name first, so that under its own it is never seen unlocked: an
+        unlocked directory without a tree is what the dead leave, and anybody may remove it.
+        """
         self.image_id = image_id
         self.path = store.image(image_id)
         self._store = store
         self._driver = driver
+        fresh = store.temporary("image")
+        store.make_directory(fresh, 0o700)
+        self._fd = _lock_directory(fresh)
         try:
-            os.mkdir(self.path, 0o700)
-        except FileExistsError:
-            self._fd = self._take_over()
-        else:
-            self._fd = _lock_directory(self.path)
-            if self._fd < 0:
-                raise _exists(image_id)
-        os.chmod(self.path, 0o700)
-        store.give(self.path)
+            self._claim(fresh)
+        except BaseException:
+            os.close(self._fd)
+            if os.path.isdir(fresh):
+                os.rmdir(fresh)
+            raise
 
-    def _take_over(self) -> int:
-        fd = _lock_directory(self.path)
-        if fd < 0 or image_tree(self._store, self._driver, self.image_id) is not None:
-            if fd >= 0:
-                os.close(fd)
-            raise _exists(self.image_id)
-        _remove_contents(self._driver, self.path)
-        return fd
+    def _claim(self, fresh: str) -> None:
+        import time
+
+        end = time.monotonic() + CLAIM_DEADLINE
+        while True:
+            try:
+                rename_new(fresh, self.path)
+                return
+            except FileExistsError:
+                pass
+            left = _lock_directory(self.path)
+            try:
+                if image_tree(self._store, self._driver, self.image_id) is not None:
+                    raise _exists(self.image_id)
+                if left >= 0:
+                    _remove_image(self._store, self._driver, self.image_id)
+                    continue
+            finally:
+                if left >= 0:
+                    os.close(left)
+            # Held by another create, which will have the image in a moment, or by a clean, which removes it.
+            if time.monotonic() > end:
+                raise _exists(self.image_id)
+            time.sleep(PAUSE)
 
     def __enter__(self) -> Reservation:
         return self

@@ -253,6 +253,12 @@ pub fn write_record(py: Python<'_>, path: PathBuf, temporary: PathBuf, data: &[u
     py.detach(|| record::write(&path, &temporary, data, mode, owner)).map_err(|e| to_python(py, e))
 }
 
+/// Rename, failing where something is at `to`.
+#[pyfunction]
+pub fn rename_new(py: Python<'_>, from: PathBuf, to: PathBuf) -> PyResult<()> {
+    py.detach(|| record::rename_new(&from, &to)).map_err(|e| to_python(py, e))
+}
+
 /// SHA-256 of `data` in hex.
 #[pyfunction]
 pub fn sha256(py: Python<'_>, data: &[u8]) -> String {

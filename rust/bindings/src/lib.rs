@@ -23,7 +23,7 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use super::documents::{format_json, parse_json, parse_yaml, sha256, write_record};
+    use super::documents::{format_json, parse_json, parse_yaml, rename_new, sha256, write_record};
     #[pymodule_export]
     use super::layers::{Cancel, Spool, copy_directory, fingerprint, mount_idmapped, unmount, unpack};
     #[pymodule_export]

@@ -30,6 +30,12 @@ pub fn write(path: &Path, temporary: &Path, bytes: &[u8], mode: u32, owner: Opti
     })
 }
 
+/// Rename, failing with `EEXIST` where something is at `to`. A plain rename would replace an empty directory.
+pub fn rename_new(from: &Path, to: &Path) -> Result<()> {
+    rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, rustix::fs::RenameFlags::NOREPLACE)
+        .map_err(|e| Error::io(format!("rename {} {}", from.display(), to.display()), e))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,94 @@
+"""Taking an image id: every moment at which somebody else may look."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from groot_fast.errors import ImageExists
+from groot_fast.idmap import Mappings
+from groot_fast.store import images
+from groot_fast.store.layout import FOLDERS, Store
+
+
+class PlainDriver:
+    """Trees are ordinary directories."""
+
+    operations: Any = None
+
+    def is_volume(self, path: str) -> bool:
+        return os.path.isdir(path)
+
+    def destroy(self, path: str) -> list[int]:
+        os.rmdir(path)
+        return []
+
+
+DRIVER: Any = PlainDriver()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    for name in FOLDERS:
+        (tmp_path / name).mkdir()
+    return Store(str(tmp_path), Mappings([], []))
+
+
+def finish(store: Store, image_id: str) -> None:
+    """Make an image the way a commit does."""
+    os.mkdir(f"{store.image(image_id)}/rootfs")
+
+
+def test_a_clean_at_the_worst_moment_takes_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between making the directory and locking it, a clean comes by and looks for what the dead left."""
+    lock = images._lock_directory
+
+    def clean_first(path: str) -> int:
+        monkeypatch.setattr(images, "_lock_directory", lock)
+        images.remove_unfinished(store, DRIVER)
+        return lock(path)
+
+    monkeypatch.setattr(images, "_lock_directory", clean_first)
+    with images.Reservation(store, DRIVER, "new") as reservation:
+        assert os.path.isdir(reservation.path)
+        images.remove_unfinished(store, DRIVER)
+        assert os.path.isdir(reservation.path), "held, so not left by the dead"
+        finish(store, "new")
+    assert images.list_images(store, DRIVER) == ["new"]
+    assert os.listdir(store.folder("tmp")) == []
+
+
+def test_second_comer(store: Store) -> None:
+    with images.Reservation(store, DRIVER, "one"):
+        finish(store, "one")
+        with pytest.raises(ImageExists, match="image for id `one` already exists"):
+            images.Reservation(store, DRIVER, "one")
+    with pytest.raises(ImageExists):
+        images.Reservation(store, DRIVER, "one")
+    assert os.listdir(store.folder("tmp")) == []
+
+
+def test_second_comer_while_the_first_is_at_work(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "CLAIM_DEADLINE", 0.05)
+    with images.Reservation(store, DRIVER, "one"), pytest.raises(ImageExists):
+        images.Reservation(store, DRIVER, "one")
+    assert os.listdir(store.folder("tmp")) == []
+
+
+def test_what_the_dead_left_is_replaced(store: Store) -> None:
+    os.mkdir(store.image("one"))
+    Path(store.image("one"), "image.json").write_text("old")
+    with images.Reservation(store, DRIVER, "one") as reservation:
+        assert os.listdir(reservation.path) == []
+        finish(store, "one")
+    assert images.list_images(store, DRIVER) == ["one"]
+
+
+def test_failure_takes_everything_back(store: Store) -> None:
+    with pytest.raises(RuntimeError, match="no"), images.Reservation(store, DRIVER, "one") as reservation:
+        Path(reservation.path, "image.json").write_text("x")
+        raise RuntimeError("no")
+    assert os.listdir(store.folder("images")) == [] and os.listdir(store.folder("tmp")) == []
