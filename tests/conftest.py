@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from support import mounts
+from support.accounts import User, make_account
 from support.attack import Attack, beside
 from support.command import MIB, Store, new_id
 from support.layout import write_layout
@@ -94,6 +95,13 @@ def shared_store(module_scratch: Path) -> Store:
     store = Store(module_scratch / "store")
     store.init(size=2048 * MIB).ok()
     return store
+
+
+@pytest.fixture(scope="session")
+def user() -> Iterator[User]:
+    """An ordinary account with subordinate ids."""
+    with make_account() as account:
+        yield account
 
 
 @pytest.fixture

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
+from support.accounts import User
 from support.archive import Archive
 from support.command import Store, new_id
 from support.layout import write_layout
 from support.model import Model, Unusable, split
-from support.tree import photograph
+from support.tree import Tree, photograph
 
 
 @dataclass(frozen=True)
@@ -141,15 +143,28 @@ def prefixes(path: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [path[:i] for i in range(len(path) + 1)]
 
 
-@pytest.fixture(scope="module")
-def place(shared_store: Store, module_scratch: Path) -> Iterator[tuple[Store, Path]]:
-    yield shared_store, module_scratch
+class Place(NamedTuple):
+    """A store, somewhere for images, and how to look at a tree so that it shows the ids of the image."""
+
+    store: Store
+    scratch: Path
+    look: Callable[[Path], Tree]
 
 
-@settings(max_examples=120)
+@pytest.fixture(scope="module", params=["root", "user"])
+def place(request: pytest.FixtureRequest, shared_store: Store, module_scratch: Path, user: User) -> Place:
+    """As root, and as an ordinary user on a store of its own."""
+    if request.param == "root":
+        return Place(shared_store, module_scratch, photograph)
+    store = Store(module_scratch / "own")
+    store.init("--rootless", f"{user.name}:{user.name}").ok()
+    return Place(Store(store.path, uid=user.uid), module_scratch, lambda rootfs: user.seen_from_inside(photograph(rootfs)))
+
+
+@settings(max_examples=80)
 @given(stack=STACK)
-def test_stack_equals_the_model(place: tuple[Store, Path], stack: list[list[Item]]) -> None:
-    store, scratch = place
+def test_stack_equals_the_model(place: Place, stack: list[list[Item]]) -> None:
+    store, scratch, look = place
     model = Model()
     refused = False
     for i, items in enumerate(stack):
@@ -167,16 +182,16 @@ def test_stack_equals_the_model(place: tuple[Store, Path], stack: list[list[Item
         store.refuse(url, image_id)
         return
     rootfs = store.create(url, image_id)
-    model.assert_equals(photograph(rootfs))
+    model.assert_equals(look(rootfs))
     store.delete(image_id)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(pair=PAIR, order=st.randoms(use_true_random=False))
-def test_place_of_markers_does_not_matter(place: tuple[Store, Path], pair: tuple[list[Item], list[Item]], order: Random) -> None:
+def test_place_of_markers_does_not_matter(place: Place, pair: tuple[list[Item], list[Item]], order: Random) -> None:
     """The same entries with the markers elsewhere give the same tree."""
     lower, upper = pair
-    store, scratch = place
+    store, scratch, look = place
     model = Model()
     entries = [item for item in upper if item.kind not in ("whiteout", "opaque")]
     markers = [item for item in upper if item.kind in ("whiteout", "opaque")]
@@ -194,5 +209,5 @@ def test_place_of_markers_does_not_matter(place: tuple[Store, Path], pair: tuple
     for items in ([*markers, *entries], [*entries, *markers], shuffled):
         image_id = new_id()
         rootfs = store.create(write_layout(scratch / image_id, archive_of(lower), archive_of(items)), image_id)
-        model.assert_equals(photograph(rootfs))
+        model.assert_equals(look(rootfs))
         store.delete(image_id)

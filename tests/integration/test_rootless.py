@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-import grp
 import json
 import os
-import pwd
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
+from support.accounts import COUNT, FIRST, User
 from support.archive import Archive
 from support.command import COMMAND, MIB, REPOSITORY, Store, new_id, wait_for
 from support.tree import assert_same, photograph
-
-FIRST, COUNT = 300_000, 65_536
-
-
-class User(NamedTuple):
-    """An account with subordinate ids."""
-
-    name: str
-    uid: int
-    gid: int
-
-
-@pytest.fixture(scope="module")
-def user() -> Iterator[User]:
-    """An account made for the module, with one range of subordinate ids."""
-    name = f"groot{os.getpid()}"
-    subprocess.run(["useradd", "-M", "-d", "/", "-s", "/bin/sh", "-U", name], check=True)
-    try:
-        for kind in ("subuid", "subgid"):
-            lines = [line for line in Path(f"/etc/{kind}").read_text().splitlines() if not line.startswith(f"{name}:")]
-            Path(f"/etc/{kind}").write_text("\n".join([*lines, f"{name}:{FIRST}:{COUNT}", ""]))
-        entry = pwd.getpwnam(name)
-        assert grp.getgrgid(entry.pw_gid).gr_name == name
-        yield User(name, entry.pw_uid, entry.pw_gid)
-    finally:
-        subprocess.run(["userdel", name], check=True)
 
 
 @pytest.fixture
