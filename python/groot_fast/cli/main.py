@@ -18,7 +18,18 @@ from groot_fast.config import Settings, load
 from groot_fast.errors import Cancelled, GrootError
 from groot_fast.telemetry.lager import Logger, Sink, open_sink
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 UNKNOWN_COMMAND = 3
+
+
+def run() -> NoReturn:
+    """What the installed command runs. Ends at once: taking the interpreter apart takes as long as a warm command."""
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def main(argv: list[str] | None = None) -> int:

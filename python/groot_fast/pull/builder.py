@@ -142,6 +142,7 @@ class Builder:
             full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
             destroy_incomplete(self._store, self._driver, path, layer.chain_id, full=full)
             raise
+        del blob  # what is left of it is for `done` to take apart
         blobs.done(layer)
         return Volume(self._store, layer.chain_id, path, held.pop())
 

@@ -34,6 +34,10 @@ T = TypeVar("T")
 
 PARALLEL = 8
 """Blobs fetched at once by one process."""
+PLENTY = 32 << 20
+"""Bytes ahead of the unpacker from which on it, and not the network, is what the pull waits for."""
+PACE = 32 << 20
+"""Bytes a second for each blob that is fetched ahead then: the processor is better spent on unpacking."""
 NICE = 10
 """How far the network stands back behind unpacking when both want the processor."""
 PAUSE = 0.05
@@ -120,6 +124,7 @@ class Downloads:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.get_running_loop().shutdown_default_executor()
 
     def start(self, layers: list[Layer]) -> None:
         """Begin to fetch, lowest layers first."""
@@ -152,7 +157,13 @@ class Downloads:
         self._waiting[digest] -= 1
         if not self._waiting[digest]:
             del self._waiting[digest]
-            self._remove(digest)
+            # Dropping hundreds of megabytes of pages takes its time; nobody has to wait for it.
+            self._network.loop.call_soon_threadsafe(self._network.loop.run_in_executor, None, self._forget, digest)
+
+    def _forget(self, digest: str) -> None:
+        self._remove(digest)
+        # The last reference, and with it the descriptor.
+        self._spools.pop(digest, None)
 
     def _path(self, digest: str) -> str:
         return self._store.folder(f"tmp/{BLOB}{digest}")
@@ -199,8 +210,8 @@ class Downloads:
         try:
             async with aclosing(self._stream(layer, begun)) as chunks:
                 async for chunk in chunks:
-                    await self._wait_for_space(layer.digest or "")
                     spool.write(chunk)
+                    await self._pace(layer.digest or "", len(chunk))
         except RestartFromZero as error:
             self._resumed.add(layer.digest or "")
             self._failed_over_content = True
@@ -212,9 +223,14 @@ class Downloads:
         self._metrics.send("DownloadTime", time.monotonic_ns() - start, NANOS)
         log.info("ending", bytes=spool.written - begun)
 
-    async def _wait_for_space(self, digest: str) -> None:
-        """Hold back while too much waits to be unpacked, unless this is what the unpacker waits for."""
-        while digest != next(iter(self._waiting), digest) and self._spooled() > MAX_SPOOLED:
+    async def _pace(self, digest: str, size: int) -> None:
+        """Slow down when the unpacker has plenty to do, and stop when too much waits for it. What it is working on is
+        never held back."""
+        if digest == next(iter(self._waiting), digest):
+            return
+        if self._spooled() > PLENTY:
+            await asyncio.sleep(size / PACE)
+        while self._spooled() > MAX_SPOOLED and digest != next(iter(self._waiting), digest):
             await asyncio.sleep(PAUSE)
 
     def _spooled(self) -> int:
