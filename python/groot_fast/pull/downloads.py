@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -101,6 +101,7 @@ class Downloads:
         self._waiting: dict[str, int] = {}
         self._resumed: set[str] = set()
         self._failed_over_content = False
+        self._tidier = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tidier")
         self._tasks: list[asyncio.Task[None]] = []
 
     def __enter__(self) -> Downloads:
@@ -108,6 +109,7 @@ class Downloads:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._network.run(self._stop())
+        self._tidier.shutdown()
         # What ended for reasons of the network or the user goes on next time; anything else has to start again.
         if error is None or isinstance(error, Cancelled) or (self._failures and not self._failed_over_content):
             return
@@ -124,7 +126,6 @@ class Downloads:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.get_running_loop().shutdown_default_executor()
 
     def start(self, layers: list[Layer]) -> None:
         """Begin to fetch, lowest layers first."""
@@ -158,7 +159,7 @@ class Downloads:
         if not self._waiting[digest]:
             del self._waiting[digest]
             # Dropping hundreds of megabytes of pages takes its time; nobody has to wait for it.
-            self._network.loop.call_soon_threadsafe(self._network.loop.run_in_executor, None, self._forget, digest)
+            self._tidier.submit(self._forget, digest)
 
     def _forget(self, digest: str) -> None:
         self._remove(digest)
