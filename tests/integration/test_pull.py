@@ -336,3 +336,13 @@ def test_memory_does_not_follow_the_layer(store: Store, registry: FakeRegistry) 
         time.sleep(0.01)
     store.finish(process).ok()
     assert 0 < peak < 100 * 1024, f"{peak} KB"
+
+
+def test_F12_links_to_other_pages_are_not_followed(store: Store, registry: FakeRegistry) -> None:
+    """Nothing we ask for comes in pages, so a `Link` header leads nowhere."""
+    with FakeRegistry() as elsewhere:
+        image = publish(registry, layer("a"))
+        link = f'<http://{elsewhere.addr}/v2/app/blobs/next>; rel="next"'
+        registry.fault("/", Fault(headers={"Link": link}))
+        assert (store.create(image.url, "c", *trusting(registry)) / "a").exists()
+        assert elsewhere.seen == []
