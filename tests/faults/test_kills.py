@@ -155,6 +155,15 @@ def test_killed_create_cleaned_before_the_next(store: Store, layout: str, expect
     assert_works_again(store, layout, "victim", expected)
 
 
+def test_one_clean_is_enough_for_an_unfinished_image(store: Store, layout: str) -> None:
+    """Killed between the record of an image and its snapshot: the record must not keep the volumes for another clean."""
+    rootfs = store.create(layout, "victim")
+    subprocess.run(["btrfs", "subvolume", "delete", rootfs], check=True, stdout=subprocess.DEVNULL)
+    assert store.record("victim").exists()
+    store.clean()
+    assert store.volumes() == [] and os.listdir(store.path / "images") == [] and not store.record("victim").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("moment", ["first volume", "second volume", "half unpacked"])
 def test_create_stopped(store: Store, layout: str, expected: Tree, number: int, moment: str) -> None:

@@ -65,8 +65,9 @@ def clean(
         log.info("another-clean-is-running")
         return True
     with running:
-        _mark(store, driver, log, metrics, set(ignore_images or ()), on_create)
+        # First: while what the dead left has a record, its volumes count as used.
         images.remove_unfinished(store, driver)
+        _mark(store, driver, log, metrics, set(ignore_images or ()), on_create)
         _destroy_marked(store, driver, log, wait=not on_create)
     return True
 
