@@ -34,9 +34,9 @@ T = TypeVar("T")
 
 PARALLEL = 8
 """Blobs fetched at once by one process."""
-PLENTY = 32 << 20
+PLENTY = 8 << 20
 """Bytes ahead of the unpacker from which on it, and not the network, is what the pull waits for."""
-PACE = 32 << 20
+PACE = 16 << 20
 """Bytes a second for each blob that is fetched ahead then: the processor is better spent on unpacking."""
 NICE = 10
 """How far the network stands back behind unpacking when both want the processor."""
