@@ -8,7 +8,7 @@ import time
 from groot_fast import _core
 from groot_fast.drivers import Limit, check_driver, open_driver
 from groot_fast.errors import ImageNotFound, QuotaError, SourceError, StoreError, UsageError
-from groot_fast.idmap import Mappings, parse_mappings
+from groot_fast.idmap import Mappings, are_same, parse_mappings
 from groot_fast.idmap.operations import Direct, open_operations
 from groot_fast.sources import open_source
 from groot_fast.store import images, locks, records
@@ -198,10 +198,8 @@ class Groot:
             if not given.uids or not given.gids:
                 raise UsageError("--idmapped-mount needs --uid-mapping and --gid-mapping")
             return given
-        if given:
-            for old, new in ((store.mappings.uids, given.uids), (store.mappings.gids, given.gids)):
-                if sorted(map(str, old)) != sorted(map(str, new)):
-                    raise StoreError("store already initialized with a different mapping")
+        if given and not (are_same(store.mappings.uids, given.uids) and are_same(store.mappings.gids, given.gids)):
+            raise StoreError("store already initialized with a different mapping")
         return None
 
     def _check_compressed(self, image: Image) -> None:

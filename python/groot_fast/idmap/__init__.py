@@ -55,6 +55,11 @@ class Mappings:
         )
 
 
+def are_same(one: list[Mapping], other: list[Mapping]) -> bool:
+    """Whether two lists hold the same mappings, in any order."""
+    return sorted(map(str, one)) == sorted(map(str, other))
+
+
 def _root_of(mappings: list[Mapping]) -> int | None:
     return next((m.host for m in mappings if m.inside == 0 and m.size == 1), None)
 

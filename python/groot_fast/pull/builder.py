@@ -62,13 +62,16 @@ class Builder:
     def existing(self, image: Image) -> Volume | None:
         """The volume with the whole image if it is there, locked against clean. Raises StoreError."""
         top = image.layers[-1]
-        if not self._exists(top):
-            return None
-        lock = locks.lock(self._store, top.chain_id, shared=True, deadline=BUILD_DEADLINE)
-        if not self._exists(top):
+        return self._lock_existing(top) if self._exists(top) else None
+
+    def _lock_existing(self, layer: Layer) -> Volume | None:
+        """A volume that was just seen, locked; None where it went away meanwhile."""
+        # Its builder may still be holding it for a moment.
+        lock = locks.lock(self._store, layer.chain_id, shared=True, deadline=BUILD_DEADLINE)
+        if not self._exists(layer):
             lock.release()
             return None
-        return Volume(self._store, top.chain_id, self._store.volume(top.chain_id), lock)
+        return Volume(self._store, layer.chain_id, self._store.volume(layer.chain_id), lock)
 
     def _plan(self, image: Image) -> _Plan | None:
         """What to build, everything locked. None where the store changed meanwhile and planning has to start again."""
@@ -76,13 +79,10 @@ class Builder:
         try:
             for depth, layer in enumerate(reversed(image.layers)):
                 if self._exists(layer):
-                    # Its builder may still be holding it for a moment.
-                    lock = locks.lock(self._store, layer.chain_id, shared=True, deadline=BUILD_DEADLINE)
-                    if not self._exists(layer):
-                        lock.release()
+                    base = self._lock_existing(layer)
+                    if base is None:
                         _release(held)
                         return None
-                    base = Volume(self._store, layer.chain_id, self._store.volume(layer.chain_id), lock)
                     return _Plan(base, image.layers[len(image.layers) - depth :], held)
                 # Somebody may be building it: then all who wait go on together as soon as it is there.
                 own = locks.lock_unless(self._store, layer.chain_id, self._appearance_of(layer), deadline=BUILD_DEADLINE)

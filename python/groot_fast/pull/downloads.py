@@ -9,7 +9,6 @@ unpacked or found to be bad.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import threading
 import time
@@ -26,6 +25,7 @@ from groot_fast.sources.image import Layer
 from groot_fast.sources.registry.stream import RestartFromZero
 from groot_fast.store.clean import BLOB
 from groot_fast.store.layout import Store
+from groot_fast.store.locks import is_at, try_flock
 from groot_fast.telemetry.dropsonde import NANOS, Metrics
 from groot_fast.telemetry.lager import Logger
 from groot_fast.telemetry.progress import Listener
@@ -248,29 +248,14 @@ class Downloads:
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                while not _try_flock(fd):
+                while not try_flock(fd):
                     await asyncio.sleep(PAUSE)
                 if os.fstat(fd).st_size == size:
                     return fd
-                if _is_at(fd, path):
+                if is_at(fd, path):
                     self._store.give(path)
                     return fd
             except BaseException:
                 os.close(fd)
                 raise
             os.close(fd)
-
-
-def _try_flock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_at(fd: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
-    except FileNotFoundError:
-        return False

@@ -175,14 +175,10 @@ def is_download(name: str) -> bool:
 
 
 def _remove_unlocked(path: str) -> None:
-    import fcntl
-
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(path)
-    except BlockingIOError:
-        pass
+        if locks.try_flock(fd):
+            os.unlink(path)
     finally:
         os.close(fd)
 

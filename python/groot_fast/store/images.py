@@ -8,13 +8,13 @@ on the directory, or died. Create replaces what the dead left, clean removes it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 
 from groot_fast._core import mount_idmapped, rename_new, unmount, write_record
 from groot_fast.errors import ImageExists, ImageNotFound, StoreError
 from groot_fast.store import records
 from groot_fast.store.layout import is_image_id
+from groot_fast.store.locks import is_at, try_flock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -154,12 +154,8 @@ def _lock_directory(path: str) -> int:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return -1
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
-            return fd
-    except (BlockingIOError, FileNotFoundError):
-        pass
+    if try_flock(fd) and is_at(fd, path):
+        return fd
     os.close(fd)
     return -1
 

@@ -76,13 +76,11 @@ def try_lock(store: Store, key: str, *, shared: bool = False) -> Lock | None:
     path = lock_path(store, key)
     while True:
         fd = _open(store, path, key)
-        try:
-            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_flock(fd, shared=shared):
             os.close(fd)
             return None
         # Clean removes lock files of volumes that are gone: a lock on a removed file locks nothing.
-        if _is_same(fd, path):
+        if is_at(fd, path):
             return Lock(fd, 0)
         os.close(fd)
 
@@ -132,10 +130,18 @@ def _open(store: Store, path: str, key: str) -> int:
         raise StoreError(f"creating lock file for key `{key}`: open {path}: {reason}") from None
 
 
-def _is_same(fd: int, path: str) -> bool:
+def try_flock(fd: int, *, shared: bool = False) -> bool:
+    """Lock what a descriptor is open on, if nobody else has it locked."""
     try:
-        there = os.stat(path, follow_symlinks=False)
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_at(fd: int, path: str) -> bool:
+    """Whether ``path`` still names what the descriptor is open on: a lock on something that lost its name locks nothing."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
     except FileNotFoundError:
         return False
-    here = os.fstat(fd)
-    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)

@@ -8,6 +8,7 @@ import subprocess
 from groot_fast import _core
 from groot_fast._core import format_json
 from groot_fast.errors import GrootError, StoreError
+from groot_fast.idmap import are_same
 from groot_fast.store import images
 from groot_fast.store.layout import FOLDERS, Store, read_namespace
 from groot_fast.store.volumes import DOOMED
@@ -174,7 +175,7 @@ def _settle_namespace(path: str, mappings: Mappings) -> None:
     if os.path.exists(file):
         stored = read_namespace(path)
         for kind, old, new in (("UID", stored.uids, mappings.uids), ("GID", stored.gids, mappings.gids)):
-            if sorted(map(str, old)) != sorted(map(str, new)):
+            if not are_same(old, new):
                 raise StoreError(f"provided {kind} mappings do not match those already configured in the store")
         return
     value = {"uid-mappings": sorted(map(str, mappings.uids)), "gid-mappings": sorted(map(str, mappings.gids))}
