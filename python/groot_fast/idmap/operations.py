@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     class Operations(Protocol):
         """What a driver needs done to trees."""
 
-        def unpack(self, path: str, layer: Layer, blob: str | _core.Spool, max_content: int | None) -> _core.Unpacked:
+        def unpack(self, path: str, layer: Layer, blob: str | _core.Spool) -> _core.Unpacked:
             """Unpack a layer (or copy a directory) into ``path``. Raises BadLayer and its kin, OSError."""
 
         def snapshot(self, source: str, path: str, limit: int | None, exclusive: bool) -> None:
@@ -74,11 +74,11 @@ class Direct:
         self._uids, self._gids = mappings.ranges()
         self._cancel = cancel
 
-    def unpack(self, path: str, layer: Layer, blob: str | _core.Spool, max_content: int | None) -> _core.Unpacked:
+    def unpack(self, path: str, layer: Layer, blob: str | _core.Spool) -> _core.Unpacked:
         """See `Operations`."""
         if isinstance(blob, str) and os.path.isdir(blob):
             return _core.copy_directory(path, blob, uids=self._uids, gids=self._gids, cancel=self._cancel)
-        return _core.unpack(path, blob, **unpack_arguments(layer, max_content), uids=self._uids, gids=self._gids, cancel=self._cancel)
+        return _core.unpack(path, blob, **unpack_arguments(layer), uids=self._uids, gids=self._gids, cancel=self._cancel)
 
     def snapshot(self, source: str, path: str, limit: int | None, exclusive: bool) -> None:
         """See `Operations`."""
@@ -116,17 +116,17 @@ class Namespaced:
             self._started = Namespace(self._mappings, self._settings)
         return self._started
 
-    def unpack(self, path: str, layer: Layer, blob: str | _core.Spool, max_content: int | None) -> _core.Unpacked:
+    def unpack(self, path: str, layer: Layer, blob: str | _core.Spool) -> _core.Unpacked:
         """See `Operations`. The child gets the bytes through a descriptor: it may not be able to open the file."""
         if isinstance(blob, str):
             if os.path.isdir(blob):
                 return self._namespace.copy_directory(path, blob)
             fd = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                return self._namespace.unpack(path, fd, unpack_arguments(layer, max_content))
+                return self._namespace.unpack(path, fd, unpack_arguments(layer))
             finally:
                 os.close(fd)
-        return self._unpack_growing(path, blob, unpack_arguments(layer, max_content))
+        return self._unpack_growing(path, blob, unpack_arguments(layer))
 
     def _unpack_growing(self, path: str, blob: _core.Spool, arguments: dict[str, Any]) -> _core.Unpacked:
         import threading
@@ -180,7 +180,7 @@ class Namespaced:
             self._started.close()
 
 
-def unpack_arguments(layer: Layer, max_content: int | None) -> dict[str, Any]:
+def unpack_arguments(layer: Layer) -> dict[str, Any]:
     """What `_core.unpack` wants to know about a layer."""
     return {
         "digest": layer.digest,
@@ -188,5 +188,5 @@ def unpack_arguments(layer: Layer, max_content: int | None) -> dict[str, Any]:
         "diff_id": layer.diff_id,
         "media_type": layer.media_type,
         "base": layer.base_directory,
-        "max_content": max_content,
+        "max_content": None,
     }

@@ -37,15 +37,12 @@ ATTEMPTS = 10
 class Builder:
     """Makes the volumes of images in one store. ``content`` is the bytes of files in the layers it has built."""
 
-    def __init__(
-        self, store: Store, driver: Driver, log: Logger, progress: Listener, metrics: Metrics, *, max_content: int | None = None
-    ) -> None:
+    def __init__(self, store: Store, driver: Driver, log: Logger, progress: Listener, metrics: Metrics) -> None:
         self._store = store
         self._driver = driver
         self._log = log
         self._progress = progress
         self._metrics = metrics
-        self._max_content = max_content
         self.content = 0
 
     def volume_of(self, image: Image, blobs: Blobs) -> Volume:
@@ -152,7 +149,7 @@ class Builder:
         log.info("starting")
         self._progress.unpacking(layer.name)
         try:
-            unpacked = self._driver.operations.unpack(path, layer, blob, self._max_content)
+            unpacked = self._driver.operations.unpack(path, layer, blob)
         except (GrootError, OSError) as error:
             raise self._explain(layer, error, blobs.failure(layer)) from error
         content, removed, entries, left_out, notes = unpacked
