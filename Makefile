@@ -14,7 +14,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi') pyproject.toml
 
-.PHONY: help build run test test-rust test-python conformance lint format deps install clean
+.PHONY: help build run test test-rust test-python conformance bench bench-full bench-parts lint format deps install clean
 
 help: ## Show this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -61,17 +61,28 @@ test-python: build ## Run the Python tests against the built command (root)
 conformance: build ## Run the conformance suite where it stands beside the project
 	GROOTFS_BIN=$(BUILD)/bin/grootfs $(PYTHON) -m pytest -p no:cacheprovider ../shared/conformance
 
+COMPARE = PYTHONPATH=benchmarks $(PYTHON) -m compare --images "$(or $(IMAGES),$(error IMAGES=DIR is needed: a directory of OCI layouts))" $(PEERS)
+
+bench: build ## Compare with peers in a few minutes (IMAGES=DIR, PEERS="--peer NAME=PATH"; root)
+	$(COMPARE) --plan short
+
+bench-full: build ## The whole comparison, about an hour (as bench)
+	$(COMPARE) --plan full
+
+bench-parts: build ## Measure the core's parts (IMAGES=DIR; root)
+	$(PYTHON) -m pytest benchmarks --images "$(or $(IMAGES),$(error IMAGES=DIR is needed: a directory of OCI layouts))"
+
 lint: $(VENV)/.stamp $(BUILD)/.wheel ## Check format, lints and types
 	cargo fmt --all --check
 	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
-	$(VENV)/bin/ruff check python tests
-	$(VENV)/bin/ruff format --check python tests
+	$(VENV)/bin/ruff check python tests benchmarks
+	$(VENV)/bin/ruff format --check python tests benchmarks
 	$(VENV)/bin/mypy
 
 format: $(VENV)/.stamp ## Format all sources
 	cargo fmt --all
-	$(VENV)/bin/ruff format python tests
-	$(VENV)/bin/ruff check --fix python tests
+	$(VENV)/bin/ruff format python tests benchmarks
+	$(VENV)/bin/ruff check --fix python tests benchmarks
 
 install: build ## Install below PREFIX
 	./scripts/install-files $(PREFIX) $(BUILD)

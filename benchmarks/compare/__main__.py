@@ -1,0 +1,214 @@
+"""Measure and write the result down.
+
+    python -m compare --images DIR [--plan short|full|check] [--peer NAME=PATH]... [--only WORK]... [--results DIR]
+
+DIR holds OCI layouts (tag ``latest``), each in a directory that is the image's name; a work is done with those of its images
+that are there. Needs root, the built command, and Debian's packages for what takes part. ``--peer`` adds a binary with the same
+command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compare import machine, plots, report
+from compare.floors import cold_floors, compile_snapshot
+from compare.images import Image
+from compare.peers import Buildah, Containerd, Groot, Peer, Umoci
+from compare.process import Failed
+from compare.registry import serve
+from compare.works import Bench, Results
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMAND = Path(os.environ.get("GROOTFS_BIN") or REPOSITORY / "build" / "bin" / "grootfs")
+WORKS = ("cold", "docker", "operations", "bursts", "pulls", "growth")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which images each work is done with, and how often. ``peer_rounds`` is for buildah, umoci and containerd, which take long;
+    with 0 they take no part in anything."""
+
+    name: str
+    cold: tuple[str, ...]
+    docker: tuple[str, ...]
+    rounds: int
+    peer_rounds: int
+    operations: tuple[str, ...]
+    operation_rounds: int
+    bursts: tuple[str, ...]
+    burst_rounds: int
+    pulls: tuple[str, ...]
+    pull_rounds: int
+    growth: tuple[str, ...]
+    levels: tuple[int, ...]
+    growth_rounds: int
+    counts: tuple[int, ...] = (1, 4, 16, 64)
+    pull_count: int = 16
+
+
+SHORT = Plan(
+    name="short",
+    cold=("debian", "pyapp"),
+    docker=("debian",),
+    rounds=3,
+    peer_rounds=1,
+    operations=("debian",),
+    operation_rounds=15,
+    bursts=("debian",),
+    burst_rounds=1,
+    pulls=("debian",),
+    pull_rounds=1,
+    growth=("tiny", "debian"),
+    levels=(10, 100, 300),
+    growth_rounds=15,
+)
+FULL = Plan(
+    name="full",
+    cold=("debian", "many", "nodeapp", "pyapp"),
+    docker=("debian", "many", "nodeapp", "pyapp"),
+    rounds=5,
+    peer_rounds=2,
+    operations=("tiny", "debian", "pyapp"),
+    operation_rounds=40,
+    bursts=("debian",),
+    burst_rounds=5,
+    pulls=("debian", "pyapp"),
+    pull_rounds=3,
+    growth=("tiny", "debian", "pyapp"),
+    levels=(10, 100, 1000, 3000),
+    growth_rounds=30,
+)
+CHECK = Plan(
+    name="check",
+    cold=("tiny",),
+    docker=("tiny",),
+    rounds=2,
+    peer_rounds=0,
+    operations=("tiny",),
+    operation_rounds=2,
+    bursts=("tiny",),
+    burst_rounds=1,
+    pulls=("tiny",),
+    pull_rounds=1,
+    growth=("tiny",),
+    levels=(10, 20),
+    growth_rounds=2,
+    counts=(1, 4),
+    pull_count=2,
+)
+PLANS = {plan.name: plan for plan in (SHORT, FULL, CHECK)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """See the module's text."""
+    options = parse(arguments)
+    plan = PLANS[options.plan]
+    check_programs(plan)
+    ours = Groot(report.US, COMMAND)
+    like = [ours, *(Groot(name, Path(path)) for name, path in options.peer)]
+    results = Results([], [])
+    document: dict[str, object] = {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "plan": plan.name,
+        "machine": machine.describe(),
+        "versions": machine.versions(REPOSITORY),
+        "method": report.METHOD,
+    }
+    with tempfile.TemporaryDirectory(prefix="groot-bench-", dir=options.scratch) as folder:
+        scratch = Path(folder)
+        images = find_images(options.images, scratch)
+        try:
+            measure(plan, options.only or WORKS, images, like, Bench(scratch, results, lambda line: print(line, flush=True)), scratch)
+        except Failed as failure:
+            sys.exit(str(failure))
+        document["unpacked"] = {name: images[name].size.blocks for name in dict.fromkeys(s.image for s in results.samples)}
+        document["content"] = {name: images[name].size.content for name in dict.fromkeys(s.image for s in results.samples)}
+    report.write(options.results, plan.name, document, results)
+    plots.draw(options.results, plan.name, results)
+    print((options.results / f"{plan.name}.md").read_text())
+
+
+def measure(plan: Plan, works: Sequence[str], images: dict[str, Image], like: Sequence[Groot], bench: Bench, scratch: Path) -> None:
+    """Do the works of a plan with those of its images that are there. Raises Failed."""
+    others: list[Peer] = [Buildah(), Containerd()] if plan.peer_rounds else []
+    all_rounds: list[tuple[Peer, int]] = [(peer, plan.rounds) for peer in like]
+    slow: list[tuple[Peer, int]] = [(peer, plan.peer_rounds) for peer in others]
+    floor = compile_snapshot(scratch)
+
+    def here(names: Sequence[str]) -> list[Image]:
+        return [images[name] for name in names if name in images]
+
+    if "cold" in works:
+        for image in here(plan.cold):
+            floors = [(peer, plan.rounds) for peer in cold_floors()]
+            bench.cold(image, [*all_rounds, *floors, *slow, (Umoci(), plan.peer_rounds)])  # no rounds, no part
+    if "docker" in works and here(plan.docker):
+        with serve(here(plan.docker), scratch) as registry:
+            for image in here(plan.docker):
+                bench.cold(image, [*all_rounds, *slow], registry)
+    if "operations" in works:
+        for image in here(plan.operations):
+            bench.operations(image, [*like, *others], floor, plan.operation_rounds)
+    if "bursts" in works:
+        for image in here(plan.bursts):
+            bench.bursts(image, [*like, *others], floor, plan.counts, plan.burst_rounds)
+    if "pulls" in works and here(plan.pulls):
+        with serve(here(plan.pulls), scratch) as registry:
+            for image in here(plan.pulls):
+                pullers: list[tuple[Peer, int]] = [(peer, plan.pull_rounds) for peer in like]
+                bench.pulls(image, [*pullers, *slow], registry, plan.pull_count)
+    if "growth" in works:
+        for image in here(plan.growth):
+            for peer in like:
+                bench.growth(image, peer, floor, plan.levels, plan.growth_rounds)
+
+
+def check_programs(plan: Plan) -> None:
+    """Exits where something that takes part is not installed."""
+    packages = {"igzip": "isal", "cc": "gcc", "openssl": "openssl", "docker-registry": "docker-registry", "skopeo": "skopeo"}
+    if plan.peer_rounds:
+        packages |= {"buildah": "buildah", "umoci": "umoci", "ctr": "containerd"}
+    missing = [package for program, package in packages.items() if shutil.which(program) is None]
+    if missing:
+        sys.exit(f"not installed: {', '.join(missing)}\n\nhint: apt-get install {' '.join(missing)}")
+
+
+def find_images(folder: Path, scratch: Path) -> dict[str, Image]:
+    """The layouts in a directory by name. Exits where there is none."""
+    found = {path.name: Image(path.absolute(), scratch) for path in sorted(folder.iterdir()) if (path / "oci-layout").exists()}
+    if not found:
+        sys.exit(f"no OCI layouts in {folder}\n\nhint: skopeo copy docker://debian:12 oci:{folder}/debian:latest")
+    return found
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(prog="compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--plan", choices=PLANS, default=SHORT.name, help="check: whether it works, without buildah, umoci and containerd")
+    parser.add_argument("--peer", type=name_and_path, action="append", default=[], metavar="NAME=PATH")
+    parser.add_argument("--only", choices=WORKS, action="append", help="only these works")
+    parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results", metavar="DIR")
+    parser.add_argument("--scratch", type=Path, metavar="DIR", help="where file systems are made (the default is TMPDIR)")
+    return parser.parse_args(arguments)
+
+
+def name_and_path(text: str) -> tuple[str, str]:
+    """``NAME=PATH``. Raises ArgumentTypeError."""
+    name, equals, path = text.partition("=")
+    if not (name and equals and os.access(path, os.X_OK)):
+        raise argparse.ArgumentTypeError(f"`{text}` is not NAME=PATH of a program")
+    return name, str(Path(path).resolve())
+
+
+if __name__ == "__main__":
+    main()

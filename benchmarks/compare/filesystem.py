@@ -1,0 +1,82 @@
+"""Fresh BTRFS file systems on loop devices, and what the kernel counts for them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+SIZE = 40_000_000_000
+"""Bytes of a fresh file system; its file is sparse."""
+MOUNT_OPTIONS = "loop,user_subvol_rm_allowed"
+SECTOR = 512
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Bytes written to the device and commits, since the file system was mounted."""
+
+    written: int
+    commits: int
+
+
+class Filesystem:
+    """A mounted BTRFS on one loop device."""
+
+    def __init__(self, point: Path) -> None:
+        self.point = point
+        self._device = device_of(Path("/proc/self/mountinfo").read_text(), str(point))
+        found = list(Path("/sys/fs/btrfs").glob(f"*/devices/{self._device}"))
+        self._folder = found[0].parents[1]
+
+    def counters(self) -> Counters:
+        """As of now; call `flush` first for everything to be in it."""
+        written = sectors_written(Path(f"/sys/block/{self._device}/stat").read_text()) * SECTOR
+        return Counters(written, commits((self._folder / "commit_stats").read_text()))
+
+    def flush(self) -> float:
+        """Write everything to the device; gives the seconds."""
+        start = time.perf_counter()
+        subprocess.run(["sync", "-f", self.point], check=True)
+        return time.perf_counter() - start
+
+
+@contextmanager
+def fresh(folder: Path) -> Iterator[Filesystem]:
+    """An empty file system below ``folder``, taken away at the end."""
+    folder.mkdir(parents=True)
+    file, point = folder / "disk", folder / "mount"
+    with file.open("wb") as new:
+        os.truncate(new.fileno(), SIZE)
+    subprocess.run(["mkfs.btrfs", "--quiet", file], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    point.mkdir()
+    subprocess.run(["mount", "-t", "btrfs", "-o", MOUNT_OPTIONS, file, point], check=True)
+    try:
+        yield Filesystem(point)
+    finally:
+        subprocess.run(["umount", "--recursive", point], check=True)
+        shutil.rmtree(folder)
+
+
+def device_of(mountinfo: str, point: str) -> str:
+    """Name of the block device mounted at ``point``. Raises LookupError."""
+    for line in reversed(mountinfo.splitlines()):
+        before, _, after = line.partition(" - ")
+        if before.split()[4] == point:
+            return after.split()[1].rpartition("/")[2]
+    raise LookupError(f"nothing is mounted at {point}")
+
+
+def sectors_written(stat: str) -> int:
+    """Sectors of 512 bytes written, from a ``/sys/block/DEVICE/stat`` (seventh field)."""
+    return int(stat.split()[6])
+
+
+def commits(stats: str) -> int:
+    """Number of commits in a ``commit_stats``."""
+    return int(next(line for line in stats.splitlines() if line.startswith("commits ")).split()[1])

@@ -1,0 +1,287 @@
+"""Who takes part: GrootFS and its like, buildah, umoci, containerd. Each gives the commands of a work; `compare` runs them.
+
+What each leaves undone when its command has ended, in a cold create:
+
+- GrootFS: blobs, digests and diff ids are checked. The snapshot is a commit of all layers' data; what comes behind it is dirty.
+- buildah: digests and diff ids are checked; data is written back later. No disk limit. Driver btrfs, the faster of its two.
+- umoci: digests and diff ids are checked; data is written back later. One bundle, nothing is kept for a second create; no limit.
+- containerd: its daemon runs already; the image is imported from a tar of the layout (it reads no layouts), unpacked, and a
+  snapshot is prepared. Digests and diff ids are checked. No disk limit.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from compare.filesystem import SIZE, Filesystem, fresh
+from compare.images import Image
+from compare.process import Argv, Steps, one
+
+LIMIT = 10_000_000_000
+
+
+class Store:
+    """A place of one contestant. A method that gives None is a work that it cannot do."""
+
+    daemon: int | None = None
+
+    def __init__(self, who: str, filesystem: Filesystem) -> None:
+        self.who = who
+        self.filesystem = filesystem
+
+    def cold(self, image: Image, image_id: str, registry: str | None) -> Steps | None:
+        """Make an image of which nothing is here, from its layout or from the registry at host:port."""
+        return None
+
+    def pull(self, image: Image, image_id: str, registry: str) -> Argv | None:
+        """The one command that brings an image from the registry, for many at once."""
+        return None
+
+    def warm(self, image: Image, image_id: str, *, limited: bool) -> Steps | None:
+        """Make another image of which everything is here, under a disk limit or without."""
+        return None
+
+    def delete(self, image_id: str) -> Steps | None:
+        """Remove an image."""
+        return None
+
+    def stats(self, image_id: str) -> Steps | None:
+        """Ask how much an image uses."""
+        return None
+
+    def list(self) -> Steps | None:
+        """List all images."""
+        return None
+
+    def clean(self) -> Steps | None:
+        """Remove layers that no image uses."""
+        return None
+
+
+class Peer(ABC):
+    """Somebody who can be given a fresh file system."""
+
+    name: str
+
+    @abstractmethod
+    def open(self, folder: Path) -> AbstractContextManager[Store]:
+        """A fresh store below ``folder``, which is made and taken away."""
+
+
+class GrootStore(Store):
+    """A store of ours, or of an original."""
+
+    def __init__(self, who: str, command: Path, path: Path) -> None:
+        super().__init__(who, Filesystem(path))
+        self.path = path
+        self._argv = [str(command), "--store", str(path)]
+
+    def cold(self, image: Image, image_id: str, registry: str | None) -> Steps:
+        """Create."""
+        if registry is not None:
+            return [[self.pull(image, image_id, registry)]]
+        return one(*self._argv, "create", f"oci://{image.layout}:latest", image_id)
+
+    def pull(self, image: Image, image_id: str, registry: str) -> Argv:
+        """Create."""
+        return [*self._argv, "create", "--insecure-registry", registry, f"docker://{registry}/{image.name}", image_id]
+
+    def warm(self, image: Image, image_id: str, *, limited: bool) -> Steps:
+        """Create."""
+        flags = ["--disk-limit-size-bytes", str(LIMIT)] if limited else []
+        return one(*self._argv, "create", *flags, f"oci://{image.layout}:latest", image_id)
+
+    def delete(self, image_id: str) -> Steps:
+        """Delete."""
+        return one(*self._argv, "delete", image_id)
+
+    def stats(self, image_id: str) -> Steps:
+        """Stats."""
+        return one(*self._argv, "stats", image_id)
+
+    def list(self) -> Steps:
+        """List."""
+        return one(*self._argv, "list")
+
+    def clean(self) -> Steps:
+        """Clean."""
+        return one(*self._argv, "clean")
+
+
+class Groot(Peer):
+    """A ``grootfs`` command."""
+
+    def __init__(self, name: str, command: Path) -> None:
+        self.name = name
+        self.command = command
+
+    @contextmanager
+    def open(self, folder: Path) -> Iterator[GrootStore]:
+        """`init-store` in a file."""
+        folder.mkdir(parents=True)
+        path = folder / "store"
+        argv = [str(self.command), "--store", str(path)]
+        subprocess.run([*argv, "init-store", "--store-size-bytes", str(SIZE)], check=True, stdout=subprocess.DEVNULL)
+        try:
+            yield GrootStore(self.name, self.command, path)
+        finally:
+            subprocess.run([*argv, "delete-store"], check=True, stdout=subprocess.DEVNULL)
+            shutil.rmtree(folder)
+
+
+class BuildahStore(Store):
+    """Storage of buildah. Works that name an image by id need a `cold` before."""
+
+    def __init__(self, filesystem: Filesystem, policy: Path) -> None:
+        super().__init__("buildah", filesystem)
+        root = filesystem.point
+        self._argv = ["buildah", "--root", f"{root}/root", "--runroot", f"{root}/run", "--storage-driver", "btrfs"]
+        self._from = ["from", "--signature-policy", str(policy), "--name"]
+        self._image = ""
+
+    def cold(self, image: Image, image_id: str, registry: str | None) -> Steps:
+        """Pull and make a working container."""
+        if registry is not None:
+            return [[self.pull(image, image_id, registry)]]
+        return one(*self._argv, *self._from, image_id, f"oci:{image.layout}:latest")
+
+    def pull(self, image: Image, image_id: str, registry: str) -> Argv:
+        """Pull and make a working container."""
+        return [*self._argv, *self._from, image_id, "--tls-verify=false", f"docker://{registry}/{image.name}:latest"]
+
+    def warm(self, image: Image, image_id: str, *, limited: bool) -> Steps | None:
+        """Make a working container."""
+        if limited:
+            return None
+        if not self._image:
+            done = subprocess.run([*self._argv, "images", "--quiet", "--no-trunc"], check=True, capture_output=True, text=True)
+            self._image = done.stdout.split()[0]
+        return one(*self._argv, *self._from, image_id, "--pull-never", self._image)
+
+    def delete(self, image_id: str) -> Steps:
+        """Remove the working container."""
+        return one(*self._argv, "rm", image_id)
+
+    def list(self) -> Steps:
+        """List working containers."""
+        return one(*self._argv, "containers", "--quiet")
+
+
+class Buildah(Peer):
+    """Debian's buildah."""
+
+    name = "buildah"
+
+    @contextmanager
+    def open(self, folder: Path) -> Iterator[BuildahStore]:
+        """Empty storage, and a policy without signatures."""
+        with fresh(folder) as filesystem:
+            policy = folder / "policy.json"
+            policy.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
+            yield BuildahStore(filesystem, policy)
+
+
+class UmociStore(Store):
+    """A directory for bundles."""
+
+    def cold(self, image: Image, image_id: str, registry: str | None) -> Steps | None:
+        """Unpack into a bundle."""
+        if registry is not None:
+            return None
+        return one("umoci", "unpack", "--image", f"{image.layout}:latest", self.filesystem.point / image_id)
+
+
+class Umoci(Peer):
+    """Debian's umoci."""
+
+    name = "umoci"
+
+    @contextmanager
+    def open(self, folder: Path) -> Iterator[UmociStore]:
+        """An empty directory."""
+        with fresh(folder) as filesystem:
+            yield UmociStore(self.name, filesystem)
+
+
+class ContainerdStore(Store):
+    """A running daemon."""
+
+    def __init__(self, filesystem: Filesystem, socket: Path, daemon: int) -> None:
+        super().__init__("containerd", filesystem)
+        self.daemon = daemon
+        self._argv = ["ctr", "--address", str(socket)]
+        self._driver = ["--snapshotter", "btrfs"]
+
+    def cold(self, image: Image, image_id: str, registry: str | None) -> Steps:
+        """Import or pull, then prepare a snapshot."""
+        if registry is not None:
+            get = self.pull(image, image_id, registry)
+        else:
+            get = [*self._argv, "images", "import", *self._driver, "--base-name", image.name, str(image.archive())]
+        return [[get], [self._prepare(image, image_id)]]
+
+    def pull(self, image: Image, image_id: str, registry: str) -> Argv:
+        """Pull; the snapshot is not in it."""
+        return [*self._argv, "images", "pull", "--plain-http", *self._driver, f"{registry}/{image.name}:latest"]
+
+    def warm(self, image: Image, image_id: str, *, limited: bool) -> Steps | None:
+        """Prepare a snapshot."""
+        return None if limited else [[self._prepare(image, image_id)]]
+
+    def delete(self, image_id: str) -> Steps:
+        """Remove the snapshot."""
+        return one(*self._argv, "snapshots", *self._driver, "rm", image_id)
+
+    def list(self) -> Steps:
+        """List snapshots, layers included."""
+        return one(*self._argv, "snapshots", *self._driver, "ls")
+
+    def _prepare(self, image: Image, image_id: str) -> Argv:
+        return [*self._argv, "snapshots", *self._driver, "prepare", image_id, f"sha256:{image.chain_id}"]
+
+
+class Containerd(Peer):
+    """Debian's containerd, with a root, a state and a socket of its own."""
+
+    name = "containerd"
+
+    @contextmanager
+    def open(self, folder: Path) -> Iterator[ContainerdStore]:
+        """A daemon on an empty root."""
+        # A socket's path must be short.
+        with fresh(folder) as filesystem, tempfile.TemporaryDirectory(prefix="ctd-") as state:
+            socket = Path(state) / "socket"
+            lines = [
+                "version = 2",
+                f'root = "{filesystem.point}/root"',
+                f'state = "{state}/state"',
+                'disabled_plugins = ["io.containerd.grpc.v1.cri"]',
+                "[grpc]",
+                f'address = "{socket}"',
+            ]
+            config = folder / "containerd.toml"
+            config.write_text("\n".join(lines) + "\n")
+            daemon = subprocess.Popen(["containerd", "--config", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                _wait_for(["ctr", "--address", str(socket), "version"])
+                yield ContainerdStore(filesystem, socket, daemon.pid)
+            finally:
+                daemon.terminate()
+                daemon.wait()
+
+
+def _wait_for(argv: Argv) -> None:
+    """Until the command succeeds, at most 30 seconds."""
+    end = time.monotonic() + 30
+    while subprocess.run(argv, check=False, capture_output=True).returncode != 0:
+        if time.monotonic() > end:
+            raise TimeoutError(f"{' '.join(argv)} does not succeed")
+        time.sleep(0.05)

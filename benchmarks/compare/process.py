@@ -1,0 +1,174 @@
+"""Run commands as a user would, from `exec` to exit, and weigh them."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+Argv = Sequence[str]
+Pipeline = Sequence[Argv]
+"""Commands joined by pipes."""
+Steps = Sequence[Pipeline]
+"""Pipelines, one after the other."""
+
+
+class Failed(Exception):
+    """A command ended with another code than 0; the text has the end of its output."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some steps took. ``peak`` is KiB: for each command the largest process of its tree, added up over a pipeline."""
+
+    seconds: float
+    cpu: float
+    peak: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """One of many commands that ran at once: seconds from its start to its end, and whether it succeeded."""
+
+    seconds: float
+    ok: bool
+
+
+def one(*argv: str | Path) -> Steps:
+    """Steps of one command."""
+    return [[list(map(str, argv))]]
+
+
+class Runner:
+    """Starts commands; their output goes to ``log``."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+
+    def run(self, steps: Steps, daemon: int | None = None) -> Cost:
+        """Run to the end. ``daemon`` is a process whose CPU time and memory belong to it. Raises Failed."""
+        served = _Daemon(daemon) if daemon is not None else None
+        cpu = 0.0
+        peak = 0
+        start = time.perf_counter()
+        for pipeline in steps:
+            used, high = self._pipeline(pipeline)
+            cpu += used
+            peak = max(peak, high)
+        seconds = time.perf_counter() - start
+        if served is not None:
+            cpu += served.cpu() - served.before
+            peak += served.peak()
+        return Cost(seconds, cpu, peak)
+
+    def _pipeline(self, pipeline: Pipeline) -> tuple[float, int]:
+        with _Log(self.log) as log:
+            pids = []
+            source = os.open(os.devnull, os.O_RDONLY)
+            for position, argv in enumerate(pipeline):
+                if position == len(pipeline) - 1:
+                    following, target = -1, log.fileno()
+                else:
+                    following, target = os.pipe()
+                pids.append(_spawn(argv, source, target, log.fileno()))
+                os.close(source)
+                if following >= 0:
+                    os.close(target)
+                source = following
+        ended = [os.wait4(pid, 0) for pid in pids]
+        for argv, (_, status, _) in zip(pipeline, ended, strict=True):
+            if status != 0:
+                raise Failed(f"{' '.join(argv)}: code {os.waitstatus_to_exitcode(status)}: {self._tail()}")
+        return sum(usage.ru_utime + usage.ru_stime for _, _, usage in ended), sum(usage.ru_maxrss for _, _, usage in ended)
+
+    def together(self, commands: Sequence[Argv]) -> tuple[float, list[Ended]]:
+        """Start all at once; gives the seconds from the first start to the last end, and each one's end."""
+        poll = select.epoll()
+        started: dict[int, tuple[int, float]] = {}
+        broken: list[BaseException] = []
+        with _Log(self.log) as log, open(os.devnull, "rb") as nothing:
+
+            def start() -> None:
+                try:
+                    for argv in commands:
+                        now = time.perf_counter()
+                        pid = _spawn(argv, nothing.fileno(), log.fileno(), log.fileno())
+                        descriptor = os.pidfd_open(pid)
+                        started[descriptor] = (pid, now)
+                        poll.register(descriptor, select.EPOLLIN)
+                except BaseException as error:
+                    broken.append(error)
+
+            first = time.perf_counter()
+            # Starting has its own thread: the end of the first is seen while the last is not there yet.
+            starter = threading.Thread(target=start)
+            starter.start()
+            ended: list[Ended] = []
+            last = first
+            while len(ended) < len(commands) and not broken:
+                for descriptor, _ in poll.poll(1.0):
+                    last = time.perf_counter()
+                    pid, began = started[descriptor]
+                    poll.unregister(descriptor)
+                    os.close(descriptor)
+                    _, status, _ = os.wait4(pid, 0)
+                    ended.append(Ended(last - began, status == 0))
+            starter.join()
+        poll.close()
+        if broken:
+            raise broken[0]
+        return last - first, ended
+
+    def _tail(self) -> str:
+        return self.log.read_bytes()[-500:].decode("utf-8", "replace").strip()
+
+
+class _Log:
+    """The log, open for appending."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+
+class _Daemon:
+    """A process that works for others: CPU seconds since it was asked first, and its peak memory from then on."""
+
+    def __init__(self, pid: int) -> None:
+        self._folder = Path(f"/proc/{pid}")
+        (self._folder / "clear_refs").write_text("5")  # forget the peak, proc(5)
+        self.before = self.cpu()
+
+    def cpu(self) -> float:
+        return cpu_of_stat((self._folder / "stat").read_text(), os.sysconf("SC_CLK_TCK"))
+
+    def peak(self) -> int:
+        return peak_of_status((self._folder / "status").read_text())
+
+
+def cpu_of_stat(text: str, ticks: int) -> float:
+    """CPU seconds in a ``/proc/PID/stat``, those of children that were waited for included."""
+    fields = text.rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / ticks
+
+
+def peak_of_status(text: str) -> int:
+    """KiB of VmHWM in a ``/proc/PID/status``."""
+    return int(next(line for line in text.splitlines() if line.startswith("VmHWM:")).split()[1])
+
+
+def _spawn(argv: Argv, stdin: int, stdout: int, stderr: int) -> int:
+    actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1), (os.POSIX_SPAWN_DUP2, stderr, 2)]
+    return os.posix_spawnp(argv[0], list(argv), os.environ, file_actions=actions)

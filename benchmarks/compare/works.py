@@ -1,0 +1,230 @@
+"""The works. Contestants take turns within a round (A B A B); a sample says what one command cost.
+
+Before each measured command everything dirty is flushed; behind it the flush is timed apart, so that nobody wins by leaving
+data unwritten. Cold means a file system made for this one command; the input is in the page cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from compare.floors import SnapshotFloor
+from compare.images import Image
+from compare.peers import GrootStore, Peer, Store
+from compare.process import Failed, Runner, Steps
+
+FILLERS = 16
+"""Processes that fill a store at once."""
+BASE = 10
+"""Images in the store that a full one is compared with."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One command: seconds, CPU seconds, peak memory (KiB), seconds of the flush behind it, bytes written until after the
+    flush, commits until before it. ``images`` is how many the store held, where that matters."""
+
+    work: str
+    image: str
+    who: str
+    round: int
+    seconds: float
+    cpu: float
+    peak: int
+    flush: float
+    written: int
+    commits: int
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Burst:
+    """Many commands started at once: seconds of all together, of each, and how many failed."""
+
+    work: str
+    image: str
+    who: str
+    round: int
+    count: int
+    seconds: float
+    latencies: list[float]
+    failed: int
+
+
+@dataclass
+class Results:
+    """All that was measured."""
+
+    samples: list[Sample]
+    bursts: list[Burst]
+
+
+class Bench:
+    """Runs works below ``scratch`` and collects what they cost."""
+
+    def __init__(self, scratch: Path, results: Results, say: Callable[[str], None]) -> None:
+        self._scratch = scratch
+        self._runner = Runner(scratch / "output.log")
+        self._results = results
+        self._say = say
+        self._ids = 0
+
+    def cold(self, image: Image, peers: Sequence[tuple[Peer, int]], registry: str | None = None) -> None:
+        """Cold creates; with each peer goes the number of rounds it takes part in."""
+        work = "cold oci" if registry is None else "cold docker"
+        for number in range(max(rounds for _, rounds in peers)):
+            for peer, rounds in peers:
+                if number >= rounds:
+                    continue
+                with peer.open(self._folder()) as store:
+                    steps = store.cold(image, "cold", registry)
+                    if steps is None:
+                        continue
+                    image.read()
+                    self._weigh(store, steps, work, image, number)
+                    self._clean_everything(store, image, number)
+
+    def _clean_everything(self, store: Store, image: Image, number: int) -> None:
+        clean, delete = store.clean(), store.delete("cold")
+        if clean is not None and delete is not None:
+            self._runner.run(delete)
+            self._weigh(store, clean, "clean, all unused", image, number)
+
+    def operations(self, image: Image, peers: Sequence[Peer], floor: Path, rounds: int) -> None:
+        """Warm creates with and without a limit, deletes, stats, list and clean with nothing to do."""
+        with ExitStack() as stack:
+            stores = self._open(stack, image, peers)
+            first = stores[0]
+            if isinstance(first, GrootStore):
+                stores += [SnapshotFloor(first, floor, python=True), SnapshotFloor(first, floor, python=False)]
+            for number in range(rounds):
+                for limited in (False, True):
+                    end = ", limit" if limited else ""
+                    made = []
+                    for store in stores:
+                        name = self._id()
+                        steps = store.warm(image, name, limited=limited)
+                        if steps is not None:
+                            self._weigh(store, steps, f"warm{end}", image, number)
+                            made.append((store, name))
+                    for work in ("stats", "list") if limited else ():
+                        for store in stores:
+                            self._maybe(store, store.stats("cold") if work == "stats" else store.list(), work, image, number)
+                    for store, name in made:
+                        self._maybe(store, store.delete(name), f"delete{end}", image, number)
+                for store in stores:
+                    self._maybe(store, store.clean(), "clean", image, number)
+
+    def bursts(self, image: Image, peers: Sequence[Peer], floor: Path, counts: Sequence[int], rounds: int) -> None:
+        """Warm creates at once, with a limit where the contestant has limits."""
+        with ExitStack() as stack:
+            stores = self._open(stack, image, peers)
+            first = stores[0]
+            if isinstance(first, GrootStore):
+                stores.append(SnapshotFloor(first, floor, python=False))
+            for count in counts:
+                for number in range(rounds):
+                    for store in stores:
+                        ids = [self._id() for _ in range(count)]
+                        steps = [store.warm(image, name, limited=True) or store.warm(image, name, limited=False) for name in ids]
+                        argvs = [each[0][0] for each in steps if each is not None]
+                        store.filesystem.flush()
+                        seconds, ended = self._runner.together(argvs)
+                        self._burst("warm at once", image, store.who, number, seconds, [(end.seconds, end.ok) for end in ended])
+                        for name in ids:
+                            self._try(store.delete(name))
+
+    def pulls(self, image: Image, peers: Sequence[tuple[Peer, int]], registry: str, count: int) -> None:
+        """One cold pull, and ``count`` at once, each on a fresh file system."""
+        for number in range(max(rounds for _, rounds in peers)):
+            for peer, rounds in peers:
+                for many in (1, count) if number < rounds else ():
+                    with peer.open(self._folder()) as store:
+                        argvs = [store.pull(image, self._id(), registry) for _ in range(many)]
+                        given = [argv for argv in argvs if argv is not None]
+                        if not given:
+                            continue
+                        store.filesystem.flush()
+                        seconds, ended = self._runner.together(given)
+                        self._burst("pull at once", image, store.who, number, seconds, [(end.seconds, end.ok) for end in ended])
+
+    def growth(self, image: Image, peer: Peer, floor: Path, levels: Sequence[int], rounds: int) -> None:
+        """Warm creates with a limit, stats and list as a store fills, in turns with a store that keeps `BASE` images."""
+        with ExitStack() as stack:
+            small, full = (self._open(stack, image, [peer])[0] for _ in range(2))
+            self._fill(small, image, 1, BASE)
+            held = 1
+            for level in levels:
+                self._fill(full, image, held, level)
+                held = level
+                stores = [(small, "grown base", BASE), (full, "grown", level)]
+                bare = [SnapshotFloor(full, floor, python=True)] if isinstance(full, GrootStore) else []
+                for number in range(rounds):
+                    turn = level * 1000 + number
+                    for store, work, images in stores + [(store, "grown", level) for store in bare]:
+                        name = self._id()
+                        steps = store.warm(image, name, limited=not isinstance(store, SnapshotFloor))
+                        if steps is not None:
+                            self._weigh(store, steps, f"{work} warm", image, turn, images)
+                            self._try(store.delete(name))
+                    for store, work, images in stores:
+                        self._maybe(store, store.stats("cold"), f"{work} stats", image, turn, images)
+                        self._maybe(store, store.list(), f"{work} list", image, turn, images)
+
+    def _fill(self, store: Store, image: Image, held: int, wanted: int) -> None:
+        """Make images until ``wanted`` are there. Raises Failed."""
+        steps = [store.warm(image, self._id(), limited=True) for _ in range(wanted - held)]
+        argvs = [each[0][0] for each in steps if each is not None]
+        for start in range(0, len(argvs), FILLERS):
+            _, ended = self._runner.together(argvs[start : start + FILLERS])
+            if not all(end.ok for end in ended):
+                raise Failed(f"filling the store of {store.who} failed; see {self._runner.log}")
+        store.filesystem.flush()
+
+    def _open(self, stack: ExitStack, image: Image, peers: Sequence[Peer]) -> list[Store]:
+        """A store of each with the image ``cold`` in it."""
+        stores = []
+        for peer in peers:
+            store = stack.enter_context(peer.open(self._folder()))
+            steps = store.cold(image, "cold", None)
+            if steps is not None:
+                self._runner.run(steps)
+                stores.append(store)
+        return stores
+
+    def _maybe(self, store: Store, steps: Steps | None, work: str, image: Image, number: int, images: int = 0) -> None:
+        if steps is not None:
+            self._weigh(store, steps, work, image, number, images)
+
+    def _try(self, steps: Steps | None) -> None:
+        if steps is not None:
+            self._runner.run(steps)
+
+    def _weigh(self, store: Store, steps: Steps, work: str, image: Image, number: int, images: int = 0) -> None:
+        store.filesystem.flush()
+        before = store.filesystem.counters()
+        cost = self._runner.run(steps, store.daemon)
+        commits = store.filesystem.counters().commits - before.commits
+        flush = store.filesystem.flush()
+        written = store.filesystem.counters().written - before.written
+        sample = Sample(work, image.name, store.who, number, cost.seconds, cost.cpu, cost.peak, flush, written, commits, images)
+        self._results.samples.append(sample)
+        if work.startswith("cold"):
+            self._say(f"{work} {image.name}: {store.who} {cost.seconds:.2f} s, flush {flush:.2f} s, {written / 1e6:.0f} MB written")
+
+    def _burst(self, work: str, image: Image, who: str, number: int, seconds: float, ended: list[tuple[float, bool]]) -> None:
+        latencies = [taken for taken, _ in ended]
+        failed = sum(not ok for _, ok in ended)
+        self._results.bursts.append(Burst(work, image.name, who, number, len(ended), seconds, latencies, failed))
+        self._say(f"{work} {image.name}: {who} x {len(ended)} {seconds:.2f} s, {failed} failed")
+
+    def _id(self) -> str:
+        self._ids += 1
+        return f"bench-{self._ids}"
+
+    def _folder(self) -> Path:
+        self._ids += 1
+        return self._scratch / f"place-{self._ids}"

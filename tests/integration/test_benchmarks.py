@@ -1,0 +1,53 @@
+"""`benchmarks/compare` on a small image, from the command line to the written result."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from compare import report
+from support import mounts
+from support.archive import Archive
+from support.command import COMMAND, REPOSITORY
+from support.layout import write_layout
+
+
+def test_compare_measures_and_writes(scratch: Path) -> None:
+    body = os.urandom(1 << 20)
+    write_layout(scratch / "images" / "tiny", Archive().dir("d").file("d/f", body.hex()), Archive().file("g", "x"))
+    argv = [sys.executable, "-m", "compare", "--plan", "check", "--images", scratch / "images", "--scratch", scratch]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "benchmarks"), "GROOTFS_BIN": COMMAND}
+    done = subprocess.run([*argv, "--results", scratch / "results"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done
+    document, results = report.read(scratch / "results" / "check.json")
+    assert document["content"] == {"tiny": (2 << 20) + 1}
+
+    works = {(s.work, s.who) for s in results.samples}
+    ours = {"cold oci", "cold docker", "clean, all unused", "warm", "warm, limit", "stats", "list", "delete", "delete, limit", "clean"}
+    grown = {f"grown {base}{what}" for base in ("", "base ") for what in ("warm", "stats", "list")}
+    assert {work for work, who in works if who == "groot_fast"} == ours | grown
+    assert {("cold oci", "igzip | tar"), ("cold oci", "tar"), ("warm", "snapshot"), ("warm", "python + snapshot")} <= works
+    assert {(b.work, b.count) for b in results.bursts if b.who == "groot_fast"} == {
+        *(("warm at once", count) for count in (1, 4)),
+        *(("pull at once", count) for count in (1, 2)),
+    }
+    assert sum(b.failed for b in results.bursts) == 0
+
+    for cold in [s for s in results.samples if s.work == "cold oci" and s.who != "digest only"]:
+        assert cold.written > 1 << 20, "the content reached the device"
+        assert 0 < cold.peak < 1 << 20 and cold.cpu > 0 and cold.seconds > 0
+    for snapshot in [s for s in results.samples if s.work == "warm"]:
+        assert snapshot.commits >= 1, "a snapshot is a commit"
+    names = {f"check-{plot}.{kind}" for plot in ("cold", "growth", "parallel") for kind in ("png", "svg")}
+    assert set(os.listdir(scratch / "results")) == {"check.json", "check.md"} | names
+    assert all((scratch / "results" / name).stat().st_size > 1000 for name in names)
+    assert mounts.mounts_below(scratch) == [] and mounts.loops_below(scratch) == [], "everything was taken away"
+
+
+def test_compare_says_what_it_needs(scratch: Path) -> None:
+    argv = [sys.executable, "-m", "compare", "--plan", "check", "--images", scratch]
+    done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY / "benchmarks")})
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"no OCI layouts in {scratch}\n\nhint: skopeo copy"), done
