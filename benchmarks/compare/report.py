@@ -15,6 +15,8 @@ US = "groot_fast"
 MEBI = 1024
 """KiB in a MiB."""
 BIGGEST_BURST = 64
+NO_BARS = {"many"}
+"""Images that are measured without a bar: one commit a layer is what 120 layers cost."""
 
 METHOD = """\
 Whole processes, from `exec` to exit. Contestants take turns within a round (A B A B); a ratio is the median of the ratios of
@@ -62,10 +64,6 @@ class Table:
         """Values by round."""
         return {s.round: of(s) for s in self.samples if (s.work, s.image, s.who) == (work, image, who) and images in (0, s.images)}
 
-    def ratio(self, mine: dict[int, float], other: dict[int, float]) -> float | None:
-        """Paired."""
-        return paired_ratio(mine, other)
-
     def bursts(self, work: str, image: str, who: str, count: int) -> list[Burst]:
         """Those of a size, by round."""
         return [b for b in self.bursts_of if (b.work, b.image, b.who, b.count) == (work, image, who, count)]
@@ -75,7 +73,7 @@ def bars(results: Results, unpacked: dict[str, int]) -> list[Bar]:
     """What was asked of us. Bars whose works were not measured are not there."""
     table = Table(results)
     found: list[Bar | None] = []
-    for image in images_of(results, "cold oci"):
+    for image in _with_bars(results, "cold oci"):
         ours = table.rounds("cold oci", image, US)
         found += [
             _ratio_bar(f"cold `{image}` / `igzip | tar`", ours, table.rounds("cold oci", image, "igzip | tar"), 1.0),
@@ -85,7 +83,7 @@ def bars(results: Results, unpacked: dict[str, int]) -> list[Bar]:
         written = table.rounds("cold oci", image, US, lambda s: s.written)
         if written:
             found.append(Bar(f"written / unpacked, `{image}`", median(list(written.values())) / unpacked[image], 1.1, 1.02))
-    for image in images_of(results, "cold docker"):
+    for image in _with_bars(results, "cold docker"):
         ours, layout = table.rounds("cold docker", image, US), table.rounds("cold oci", image, US)
         found.append(_ratio_bar(f"cold docker / cold oci, `{image}`", ours, layout, 1.1))
     for image in images_of(results, "warm, limit"):
@@ -101,6 +99,10 @@ def bars(results: Results, unpacked: dict[str, int]) -> list[Bar]:
     if peaks:
         found.append(Bar("peak memory, any cold create", max(peaks) / MEBI, 100, 50, unit=" MiB"))
     return [bar for bar in found if bar is not None]
+
+
+def _with_bars(results: Results, work: str) -> list[str]:
+    return [image for image in images_of(results, work) if image not in NO_BARS]
 
 
 def _ratio_bar(
