@@ -15,6 +15,7 @@ SIZE = 40_000_000_000
 """Bytes of a fresh file system; its file is sparse."""
 MOUNT_OPTIONS = "loop,user_subvol_rm_allowed"
 SECTOR = 512
+SETTLE = 60.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,17 @@ class Filesystem:
         start = time.perf_counter()
         subprocess.run(["sync", "-f", self.point], check=True)
         return time.perf_counter() - start
+
+    def settle(self) -> None:
+        """Write everything and wait, at most a minute, until the kernel is done with deleted subvolumes: else it would be at
+        work on them during somebody's turn. The ioctl, other than `flush`, wakes the thread that does it."""
+        end = time.monotonic() + SETTLE
+        while True:
+            subprocess.run(["btrfs", "filesystem", "sync", self.point], check=True, stdout=subprocess.DEVNULL)
+            listed = subprocess.run(["btrfs", "subvolume", "list", "-d", self.point], check=True, capture_output=True)
+            if not listed.stdout or time.monotonic() > end:
+                return
+            time.sleep(0.01)
 
 
 @contextmanager

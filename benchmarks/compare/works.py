@@ -1,7 +1,8 @@
 """The works. Contestants take turns within a round (A B A B); a sample says what one command cost.
 
-Before each measured command everything dirty is flushed; behind it the flush is timed apart, so that nobody wins by leaving
-data unwritten. Cold means a file system made for this one command; the input is in the page cache.
+Before each measured command everything dirty is flushed and deletions are finished; behind it the flush is timed apart,
+so that nobody wins by leaving data unwritten. Cold means a file system made for this one command; the input is in the
+page cache.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ class Bench:
                         ids = [self._id() for _ in range(count)]
                         steps = [store.warm(image, name, limited=True) or store.warm(image, name, limited=False) for name in ids]
                         argvs = [each[0][0] for each in steps if each is not None]
-                        store.filesystem.flush()
+                        store.filesystem.settle()
                         seconds, ended = self._runner.together(argvs)
                         self._burst("warm at once", image, store.who, number, seconds, [(end.seconds, end.ok) for end in ended])
                         for name in ids:
@@ -147,7 +148,7 @@ class Bench:
                         given = [argv for argv in argvs if argv is not None]
                         if not given:
                             continue
-                        store.filesystem.flush()
+                        store.filesystem.settle()
                         seconds, ended = self._runner.together(given)
                         self._burst("pull at once", image, store.who, number, seconds, [(end.seconds, end.ok) for end in ended])
 
@@ -204,7 +205,7 @@ class Bench:
             self._runner.run(steps)
 
     def _weigh(self, store: Store, steps: Steps, work: str, image: Image, number: int, images: int = 0) -> None:
-        store.filesystem.flush()
+        store.filesystem.settle()
         before = store.filesystem.counters()
         cost = self._runner.run(steps, store.daemon)
         commits = store.filesystem.counters().commits - before.commits
