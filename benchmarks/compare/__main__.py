@@ -13,6 +13,7 @@ import argparse
 import datetime
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -111,6 +112,7 @@ PLANS = {plan.name: plan for plan in (SHORT, FULL, CHECK)}
 def main(arguments: Sequence[str] | None = None) -> None:
     """See the module's text."""
     options = parse(arguments)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # file systems are unmounted on the way out
     plan = PLANS[options.plan]
     check_programs(plan)
     ours = Groot(report.US, COMMAND)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -66,20 +68,26 @@ class Runner:
         return Cost(seconds, cpu, peak)
 
     def _pipeline(self, pipeline: Pipeline) -> tuple[float, int]:
-        with _Log(self.log) as log:
-            pids = []
-            source = os.open(os.devnull, os.O_RDONLY)
-            for position, argv in enumerate(pipeline):
-                if position == len(pipeline) - 1:
-                    following, target = -1, log.fileno()
-                else:
-                    following, target = os.pipe()
-                pids.append(_spawn(argv, source, target, log.fileno()))
-                os.close(source)
-                if following >= 0:
-                    os.close(target)
-                source = following
-        ended = [os.wait4(pid, 0) for pid in pids]
+        pids: list[int] = []
+        ended: list[tuple[int, int, resource.struct_rusage]] = []
+        try:
+            with _Log(self.log) as log:
+                source = os.open(os.devnull, os.O_RDONLY)
+                for position, argv in enumerate(pipeline):
+                    if position == len(pipeline) - 1:
+                        following, target = -1, log.fileno()
+                    else:
+                        following, target = os.pipe()
+                    pids.append(_spawn(argv, source, target, log.fileno()))
+                    os.close(source)
+                    if following >= 0:
+                        os.close(target)
+                    source = following
+            for pid in pids:
+                ended.append(os.wait4(pid, 0))
+        except BaseException:
+            _kill(pids[len(ended) :])
+            raise
         for argv, (_, status, _) in zip(pipeline, ended, strict=True):
             if status != 0:
                 raise Failed(f"{' '.join(argv)}: code {os.waitstatus_to_exitcode(status)}: {self._tail()}")
@@ -109,15 +117,18 @@ class Runner:
             starter.start()
             ended: list[Ended] = []
             last = first
-            while len(ended) < len(commands) and not broken:
-                for descriptor, _ in poll.poll(1.0):
-                    last = time.perf_counter()
-                    pid, began = started[descriptor]
-                    poll.unregister(descriptor)
-                    os.close(descriptor)
-                    _, status, _ = os.wait4(pid, 0)
-                    ended.append(Ended(last - began, status == 0))
-            starter.join()
+            try:
+                while len(ended) < len(commands) and not broken:
+                    for descriptor, _ in poll.poll(1.0):
+                        last = time.perf_counter()
+                        pid, began = started.pop(descriptor)
+                        poll.unregister(descriptor)
+                        os.close(descriptor)
+                        _, status, _ = os.wait4(pid, 0)
+                        ended.append(Ended(last - began, status == 0))
+            finally:
+                starter.join()
+                _kill([pid for pid, _ in started.values()])
         poll.close()
         if broken:
             raise broken[0]
@@ -167,6 +178,13 @@ def cpu_of_stat(text: str, ticks: int) -> float:
 def peak_of_status(text: str) -> int:
     """KiB of VmHWM in a ``/proc/PID/status``."""
     return int(next(line for line in text.splitlines() if line.startswith("VmHWM:")).split()[1])
+
+
+def _kill(pids: Sequence[int]) -> None:
+    """End commands that nobody will wait for any more, so that their file system can be unmounted."""
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def _spawn(argv: Argv, stdin: int, stdout: int, stderr: int) -> int:

@@ -46,6 +46,20 @@ def test_compare_measures_and_writes(scratch: Path) -> None:
     assert mounts.mounts_below(scratch) == [] and mounts.loops_below(scratch) == [], "everything was taken away"
 
 
+def test_compare_takes_everything_away_when_it_is_ended(scratch: Path) -> None:
+    write_layout(scratch / "images" / "tiny", Archive().file("f", "x"))
+    argv = [sys.executable, "-m", "compare", "--plan", "check", "--images", scratch / "images", "--scratch", scratch]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "benchmarks"), "GROOTFS_BIN": COMMAND}
+    process = subprocess.Popen([*argv, "--results", scratch / "results"], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    process.stdout.readline()  # it is at work
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert mounts.mounts_below(scratch) == [] and mounts.loops_below(scratch) == []
+    assert os.listdir(scratch) == ["images"]
+
+
 def test_compare_says_what_it_needs(scratch: Path) -> None:
     argv = [sys.executable, "-m", "compare", "--plan", "check", "--images", scratch]
     done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY / "benchmarks")})
