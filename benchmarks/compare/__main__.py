@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compare import machine, plots, report
-from compare.floors import cold_floors, compile_snapshot
+from compare.floors import cold_floors
 from compare.images import Image
 from compare.peers import Buildah, Containerd, Groot, Peer, Umoci
 from compare.process import Failed
@@ -49,6 +49,7 @@ class Plan:
     burst_rounds: int
     pulls: tuple[str, ...]
     pull_rounds: int
+    pull_peer_rounds: int
     growth: tuple[str, ...]
     levels: tuple[int, ...]
     growth_rounds: int
@@ -63,14 +64,15 @@ SHORT = Plan(
     rounds=3,
     peer_rounds=1,
     operations=("debian",),
-    operation_rounds=15,
+    operation_rounds=10,
     bursts=("debian",),
     burst_rounds=1,
     pulls=("debian",),
-    pull_rounds=1,
+    pull_rounds=2,
+    pull_peer_rounds=0,
     growth=("tiny", "debian"),
     levels=(10, 100, 300),
-    growth_rounds=15,
+    growth_rounds=10,
 )
 FULL = Plan(
     name="full",
@@ -84,6 +86,7 @@ FULL = Plan(
     burst_rounds=5,
     pulls=("debian", "pyapp"),
     pull_rounds=3,
+    pull_peer_rounds=1,
     growth=("tiny", "debian", "pyapp"),
     levels=(10, 100, 1000, 3000),
     growth_rounds=30,
@@ -100,6 +103,7 @@ CHECK = Plan(
     burst_rounds=1,
     pulls=("tiny",),
     pull_rounds=1,
+    pull_peer_rounds=0,
     growth=("tiny",),
     levels=(10, 20),
     growth_rounds=2,
@@ -128,15 +132,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="groot-bench-", dir=options.scratch) as folder:
         scratch = Path(folder)
         images = find_images(options.images, scratch)
+        bench = Bench(scratch, results, lambda line: print(line, flush=True))
         try:
-            measure(plan, options.only or WORKS, images, like, Bench(scratch, results, lambda line: print(line, flush=True)), scratch)
-        except Failed as failure:
-            sys.exit(str(failure))
-        document["unpacked"] = {name: images[name].size.blocks for name in dict.fromkeys(s.image for s in results.samples)}
-        document["content"] = {name: images[name].size.content for name in dict.fromkeys(s.image for s in results.samples)}
+            measure(plan, options.only or WORKS, images, like, bench, scratch)
+        except (Failed, SystemExit, KeyboardInterrupt) as error:
+            document["incomplete"] = str(error) or type(error).__name__
+        cold = dict.fromkeys(s.image for s in results.samples if s.work.startswith("cold"))
+        document["unpacked"] = {name: images[name].size.blocks for name in cold}
+        document["content"] = {name: images[name].size.content for name in cold}
     report.write(options.results, plan.name, document, results)
     plots.draw(options.results, plan.name, results)
     print((options.results / f"{plan.name}.md").read_text())
+    if "incomplete" in document:
+        sys.exit(f"ended before everything was measured: {document['incomplete']}")
 
 
 def measure(plan: Plan, works: Sequence[str], images: dict[str, Image], like: Sequence[Groot], bench: Bench, scratch: Path) -> None:
@@ -144,7 +152,6 @@ def measure(plan: Plan, works: Sequence[str], images: dict[str, Image], like: Se
     others: list[Peer] = [Buildah(), Containerd()] if plan.peer_rounds else []
     all_rounds: list[tuple[Peer, int]] = [(peer, plan.rounds) for peer in like]
     slow: list[tuple[Peer, int]] = [(peer, plan.peer_rounds) for peer in others]
-    floor = compile_snapshot(scratch)
 
     def here(names: Sequence[str]) -> list[Image]:
         return [images[name] for name in names if name in images]
@@ -159,19 +166,19 @@ def measure(plan: Plan, works: Sequence[str], images: dict[str, Image], like: Se
                 bench.cold(image, [*all_rounds, *slow], registry)
     if "operations" in works:
         for image in here(plan.operations):
-            bench.operations(image, [*like, *others], floor, plan.operation_rounds)
+            bench.operations(image, [*like, *others], plan.operation_rounds)
     if "bursts" in works:
         for image in here(plan.bursts):
-            bench.bursts(image, [*like, *others], floor, plan.counts, plan.burst_rounds)
+            bench.bursts(image, [*like, *others], plan.counts, plan.burst_rounds)
     if "pulls" in works and here(plan.pulls):
         with serve(here(plan.pulls), scratch) as registry:
             for image in here(plan.pulls):
                 pullers: list[tuple[Peer, int]] = [(peer, plan.pull_rounds) for peer in like]
-                bench.pulls(image, [*pullers, *slow], registry, plan.pull_count)
+                bench.pulls(image, [*pullers, *((peer, plan.pull_peer_rounds) for peer in others)], registry, plan.pull_count)
     if "growth" in works:
         for image in here(plan.growth):
             for peer in like:
-                bench.growth(image, peer, floor, plan.levels, plan.growth_rounds)
+                bench.growth(image, peer, plan.levels, plan.growth_rounds)
 
 
 def check_programs(plan: Plan) -> None:

@@ -50,12 +50,17 @@ class Filesystem:
         """Write everything and wait, at most a minute, until the kernel is done with deleted subvolumes: else it would be at
         work on them during somebody's turn. The ioctl, other than `flush`, wakes the thread that does it."""
         end = time.monotonic() + SETTLE
-        while True:
-            subprocess.run(["btrfs", "filesystem", "sync", self.point], check=True, stdout=subprocess.DEVNULL)
-            listed = subprocess.run(["btrfs", "subvolume", "list", "-d", self.point], check=True, capture_output=True)
-            if not listed.stdout or time.monotonic() > end:
-                return
+        self._sync()
+        while self._has_deleted() and time.monotonic() < end:
             time.sleep(0.01)
+            self._sync()
+        self._sync()  # what the deletions left
+
+    def _sync(self) -> None:
+        subprocess.run(["btrfs", "filesystem", "sync", self.point], check=True, stdout=subprocess.DEVNULL)
+
+    def _has_deleted(self) -> bool:
+        return bool(subprocess.run(["btrfs", "subvolume", "list", "-d", self.point], check=True, capture_output=True).stdout)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ What they leave undone: `igzip | tar` and `tar` check no digest, take whiteouts 
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,11 +88,3 @@ class SnapshotFloor(Store):
     def delete(self, image_id: str) -> Steps:
         """Take both away."""
         return one("sh", "-c", 'btrfs -q subvolume delete "$1/rootfs" && rmdir "$1"', "sh", self._folder / image_id)
-
-
-def compile_snapshot(scratch: Path) -> Path:
-    """Build the native floor."""
-    source = Path(__file__).resolve().parents[1] / "snapshot.c"
-    program = scratch / "snapshot"
-    subprocess.run(["cc", "-O2", "-Wall", "-static", "-o", program, source], check=True)
-    return program

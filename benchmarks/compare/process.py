@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import select
 import signal
 import threading
@@ -46,30 +45,31 @@ def one(*argv: str | Path) -> Steps:
 
 
 class Runner:
-    """Starts commands; their output goes to ``log``."""
+    """Starts commands through ``launcher`` (`launch.c`); their output goes to ``log``."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, launcher: Path) -> None:
         self.log = log
+        self._launcher = str(launcher)
 
     def run(self, steps: Steps, daemon: int | None = None) -> Cost:
         """Run to the end. ``daemon`` is a process whose CPU time and memory belong to it. Raises Failed."""
         served = _Daemon(daemon) if daemon is not None else None
-        cpu = 0.0
+        seconds = cpu = 0.0
         peak = 0
-        start = time.perf_counter()
         for pipeline in steps:
-            used, high = self._pipeline(pipeline)
-            cpu += used
-            peak = max(peak, high)
-        seconds = time.perf_counter() - start
+            cost = self._pipeline(pipeline)
+            seconds += cost.seconds
+            cpu += cost.cpu
+            peak = max(peak, cost.peak)
         if served is not None:
             cpu += served.cpu() - served.before
             peak += served.peak()
         return Cost(seconds, cpu, peak)
 
-    def _pipeline(self, pipeline: Pipeline) -> tuple[float, int]:
+    def _pipeline(self, pipeline: Pipeline) -> Cost:
         pids: list[int] = []
-        ended: list[tuple[int, int, resource.struct_rusage]] = []
+        codes: list[int] = []
+        report, reported = os.pipe()
         try:
             with _Log(self.log) as log:
                 source = os.open(os.devnull, os.O_RDONLY)
@@ -78,20 +78,25 @@ class Runner:
                         following, target = -1, log.fileno()
                     else:
                         following, target = os.pipe()
-                    pids.append(_spawn(argv, source, target, log.fileno()))
+                    pids.append(_spawn([self._launcher, *argv], source, target, log.fileno(), reported))
                     os.close(source)
                     if following >= 0:
                         os.close(target)
                     source = following
             for pid in pids:
-                ended.append(os.wait4(pid, 0))
+                codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         except BaseException:
-            _kill(pids[len(ended) :])
+            _kill(pids[len(codes) :])
+            os.close(report)
             raise
-        for argv, (_, status, _) in zip(pipeline, ended, strict=True):
-            if status != 0:
-                raise Failed(f"{' '.join(argv)}: code {os.waitstatus_to_exitcode(status)}: {self._tail()}")
-        return sum(usage.ru_utime + usage.ru_stime for _, _, usage in ended), sum(usage.ru_maxrss for _, _, usage in ended)
+        finally:
+            os.close(reported)
+        with open(report) as lines:
+            text = lines.read()
+        for argv, code in zip(pipeline, codes, strict=True):
+            if code != 0:
+                raise Failed(f"{' '.join(argv)}: code {code}: {self._tail()}")
+        return cost_of_reports(text)
 
     def together(self, commands: Sequence[Argv]) -> tuple[float, list[Ended]]:
         """Start all at once; gives the seconds from the first start to the last end, and each one's end."""
@@ -169,6 +174,13 @@ class _Daemon:
         return peak_of_status((self._folder / "status").read_text())
 
 
+def cost_of_reports(text: str) -> Cost:
+    """A pipeline's cost, from what the launcher of each of its commands wrote: start, end, CPU seconds, KiB."""
+    rows = [list(map(float, line.split())) for line in text.splitlines()]
+    start, end = min(row[0] for row in rows), max(row[1] for row in rows)
+    return Cost(end - start, sum(row[2] for row in rows), int(sum(row[3] for row in rows)))
+
+
 def cpu_of_stat(text: str, ticks: int) -> float:
     """CPU seconds in a ``/proc/PID/stat``, those of children that were waited for included."""
     fields = text.rpartition(")")[2].split()
@@ -183,10 +195,11 @@ def peak_of_status(text: str) -> int:
 def _kill(pids: Sequence[int]) -> None:
     """End commands that nobody will wait for any more, so that their file system can be unmounted."""
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 
 
-def _spawn(argv: Argv, stdin: int, stdout: int, stderr: int) -> int:
-    actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1), (os.POSIX_SPAWN_DUP2, stderr, 2)]
-    return os.posix_spawnp(argv[0], list(argv), os.environ, file_actions=actions)
+def _spawn(argv: Argv, *descriptors: int) -> int:
+    """Start a command in a process group of its own, with these descriptors as 0, 1, 2 ..."""
+    actions = [(os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(descriptors)]
+    return os.posix_spawnp(argv[0], list(argv), os.environ, file_actions=actions, setpgroup=0)

@@ -43,10 +43,12 @@ class Bar:
 
     @property
     def verdict(self) -> str:
-        """``missed``, ``met`` or ``aim``."""
+        """``missed`` or ``met`` is about ``must``, ``aim met`` and ``aim missed`` about what is more."""
         if self.must is not None and not self._holds(self.must):
             return "missed"
-        return "aim" if self.aim is not None and self._holds(self.aim) else "met"
+        if self.aim is not None and self._holds(self.aim):
+            return "aim met"
+        return "met" if self.must is not None else "aim missed"
 
     def _holds(self, bound: float) -> bool:
         return self.value >= bound if self.least else self.value <= bound
@@ -81,12 +83,11 @@ def bars(results: Results, unpacked: dict[str, int]) -> list[Bar]:
             _ratio_bar(f"cold `{image}` / plain `tar`", ours, table.rounds("cold oci", image, "tar"), None, 1.0),
             _ratio_bar(f"buildah / cold `{image}`", table.rounds("cold oci", image, "buildah"), ours, 3.0, least=True),
         ]
-        written = table.rounds("cold oci", image, US, lambda s: s.written)
-        if written:
-            found.append(Bar(f"written / unpacked, `{image}`", median(list(written.values())) / unpacked[image], 1.1, 1.02))
+        found.append(_written_bar(table, "cold oci", image, unpacked))
     for image in _with_bars(results, "cold docker"):
         ours, layout = table.rounds("cold docker", image, US), table.rounds("cold oci", image, US)
         found.append(_ratio_bar(f"cold docker / cold oci, `{image}`", ours, layout, 1.1))
+        found.append(_written_bar(table, "cold docker", image, unpacked))
     for image in images_of(results, "warm, limit"):
         ours = table.rounds("warm, limit", image, US)
         found += [
@@ -104,6 +105,11 @@ def bars(results: Results, unpacked: dict[str, int]) -> list[Bar]:
 
 def _with_bars(results: Results, work: str) -> list[str]:
     return [image for image in images_of(results, work) if image not in NO_BARS]
+
+
+def _written_bar(table: Table, work: str, image: str, unpacked: dict[str, int]) -> Bar | None:
+    written = table.rounds(work, image, US, lambda s: s.written)
+    return Bar(f"written / unpacked, {work} `{image}`", median(list(written.values())) / unpacked[image], 1.1, 1.02) if written else None
 
 
 def _ratio_bar(
@@ -155,7 +161,7 @@ def images_of(results: Results, work: str) -> list[str]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3f}"
 
 
 def _seconds(value: float) -> str:
@@ -263,6 +269,8 @@ def markdown(document: dict[str, Any], results: Results) -> str:
         + ", ".join(f"{name} {version}" for name, version in versions.items())
         + "."
     )
+    if "incomplete" in document:
+        where += f"\n\n**Incomplete**: {document['incomplete']}"
     parts = ["# Results", where, "## Bars", bars_table(bars(results, unpacked))]
     if results.samples:
         parts += ["## Commands", samples_table(results, unpacked)]

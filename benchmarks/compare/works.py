@@ -16,6 +16,7 @@ from compare.floors import SnapshotFloor
 from compare.images import Image
 from compare.peers import GrootStore, Peer, Store
 from compare.process import Failed, Runner, Steps
+from compare.programs import build
 
 FILLERS = 16
 """Processes that fill a store at once."""
@@ -68,7 +69,8 @@ class Bench:
 
     def __init__(self, scratch: Path, results: Results, say: Callable[[str], None]) -> None:
         self._scratch = scratch
-        self._runner = Runner(scratch / "output.log")
+        self._runner = Runner(scratch / "output.log", build("launch", scratch))
+        self._floor = build("snapshot", scratch)
         self._results = results
         self._say = say
         self._ids = 0
@@ -86,7 +88,8 @@ class Bench:
                         continue
                     image.read()
                     self._weigh(store, steps, work, image, number)
-                    self._clean_everything(store, image, number)
+                    if registry is None:
+                        self._clean_everything(store, image, number)
 
     def _clean_everything(self, store: Store, image: Image, number: int) -> None:
         clean, delete = store.clean(), store.delete("cold")
@@ -94,13 +97,13 @@ class Bench:
             self._runner.run(delete)
             self._weigh(store, clean, "clean, all unused", image, number)
 
-    def operations(self, image: Image, peers: Sequence[Peer], floor: Path, rounds: int) -> None:
+    def operations(self, image: Image, peers: Sequence[Peer], rounds: int) -> None:
         """Warm creates with and without a limit, deletes, stats, list and clean with nothing to do."""
         with ExitStack() as stack:
             stores = self._open(stack, image, peers)
             first = stores[0]
             if isinstance(first, GrootStore):
-                stores += [SnapshotFloor(first, floor, python=True), SnapshotFloor(first, floor, python=False)]
+                stores += [SnapshotFloor(first, self._floor, python=True), SnapshotFloor(first, self._floor, python=False)]
             for number in range(rounds):
                 for limited in (False, True):
                     end = ", limit" if limited else ""
@@ -115,17 +118,20 @@ class Bench:
                         for store in stores:
                             self._maybe(store, store.stats("cold") if work == "stats" else store.list(), work, image, number)
                     for store, name in made:
-                        self._maybe(store, store.delete(name), f"delete{end}", image, number)
+                        if isinstance(store, SnapshotFloor):
+                            self._try(store.delete(name))
+                        else:
+                            self._maybe(store, store.delete(name), f"delete{end}", image, number)
                 for store in stores:
                     self._maybe(store, store.clean(), "clean", image, number)
 
-    def bursts(self, image: Image, peers: Sequence[Peer], floor: Path, counts: Sequence[int], rounds: int) -> None:
+    def bursts(self, image: Image, peers: Sequence[Peer], counts: Sequence[int], rounds: int) -> None:
         """Warm creates at once, with a limit where the contestant has limits."""
         with ExitStack() as stack:
             stores = self._open(stack, image, peers)
             first = stores[0]
             if isinstance(first, GrootStore):
-                stores.append(SnapshotFloor(first, floor, python=False))
+                stores.append(SnapshotFloor(first, self._floor, python=False))
             for count in counts:
                 for number in range(rounds):
                     for store in stores:
@@ -152,7 +158,7 @@ class Bench:
                         seconds, ended = self._runner.together(given)
                         self._burst("pull at once", image, store.who, number, seconds, [(end.seconds, end.ok) for end in ended])
 
-    def growth(self, image: Image, peer: Peer, floor: Path, levels: Sequence[int], rounds: int) -> None:
+    def growth(self, image: Image, peer: Peer, levels: Sequence[int], rounds: int) -> None:
         """Warm creates with a limit, stats and list as a store fills, in turns with a store that keeps `BASE` images."""
         with ExitStack() as stack:
             small, full = (self._open(stack, image, [peer])[0] for _ in range(2))
@@ -162,7 +168,7 @@ class Bench:
                 self._fill(full, image, held, level)
                 held = level
                 stores = [(small, "grown base", BASE), (full, "grown", level)]
-                bare = [SnapshotFloor(full, floor, python=True)] if isinstance(full, GrootStore) else []
+                bare = [SnapshotFloor(full, self._floor, python=True)] if isinstance(full, GrootStore) else []
                 for number in range(rounds):
                     turn = level * 1000 + number
                     for store, work, images in stores + [(store, "grown", level) for store in bare]:

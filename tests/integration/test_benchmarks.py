@@ -22,6 +22,7 @@ def test_compare_measures_and_writes(scratch: Path) -> None:
     done = subprocess.run([*argv, "--results", scratch / "results"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done
     document, results = report.read(scratch / "results" / "check.json")
+    assert "incomplete" not in document
     assert document["content"] == {"tiny": (2 << 20) + 1}
 
     works = {(s.work, s.who) for s in results.samples}
@@ -37,7 +38,7 @@ def test_compare_measures_and_writes(scratch: Path) -> None:
 
     for cold in [s for s in results.samples if s.work == "cold oci" and s.who != "digest only"]:
         assert cold.written > 1 << 20, "the content reached the device"
-        assert 0 < cold.peak < 1 << 20 and cold.cpu > 0 and cold.seconds > 0
+        assert 0 < cold.peak < 100_000 and cold.cpu > 0 and cold.seconds > 0
     for snapshot in [s for s in results.samples if s.work == "warm"]:
         assert snapshot.commits >= 1, "a snapshot is a commit"
     names = {f"check-{plot}.{kind}" for plot in ("cold", "growth", "parallel") for kind in ("png", "svg")}
@@ -55,9 +56,11 @@ def test_compare_takes_everything_away_when_it_is_ended(scratch: Path) -> None:
     process.stdout.readline()  # it is at work
     process.terminate()
     process.communicate(timeout=60)
-    assert process.returncode == 143
+    assert process.returncode == 1
     assert mounts.mounts_below(scratch) == [] and mounts.loops_below(scratch) == []
-    assert os.listdir(scratch) == ["images"]
+    assert sorted(os.listdir(scratch)) == ["images", "results"]
+    document, _ = report.read(scratch / "results" / "check.json")
+    assert document["incomplete"] == "143", "what was measured until then is written down, and says so"
 
 
 def test_compare_says_what_it_needs(scratch: Path) -> None:

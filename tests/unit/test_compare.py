@@ -10,6 +10,7 @@ from compare import filesystem, process, report
 from compare.__main__ import name_and_path
 from compare.figures import median, paired_ratio, percentile
 from compare.images import Image
+from compare.programs import build
 from compare.report import Bar
 from compare.works import Burst, Results, Sample
 from support.archive import Archive, Layer
@@ -102,8 +103,23 @@ def test_peak() -> None:
 # -- running -------------------------------------------------------------------
 
 
+def make_runner(folder: Path) -> process.Runner:
+    return process.Runner(folder / "log", build("launch", folder))
+
+
+def test_cost_of_a_pipeline_is_from_the_first_start_to_the_last_end() -> None:
+    assert process.cost_of_reports("10.0 12.5 1.0 300\n9.5 12.0 0.25 40\n") == process.Cost(3.0, 1.25, 340)
+
+
+def test_peak_is_not_that_of_the_process_that_measures(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path)
+    ballast = b"x" * 100_000_000
+    assert runner.run(process.one("true")).peak < 10_000
+    assert len(ballast) == 100_000_000
+
+
 def test_run_takes_the_larger_peak_of_steps_and_adds_up_a_pipeline(tmp_path: Path) -> None:
-    runner = process.Runner(tmp_path / "log")
+    runner = make_runner(tmp_path)
     big = ["python3", "-IS", "-c", "x = b'x' * 60_000_000"]
     alone = runner.run([[big]])
     assert alone.peak > 60_000 and alone.cpu > 0 and alone.seconds > 0
@@ -112,18 +128,18 @@ def test_run_takes_the_larger_peak_of_steps_and_adds_up_a_pipeline(tmp_path: Pat
 
 
 def test_run_joins_a_pipeline(tmp_path: Path) -> None:
-    runner = process.Runner(tmp_path / "log")
+    runner = make_runner(tmp_path)
     runner.run([[["echo", "abc"], ["tr", "a", "x"], ["tee", str(tmp_path / "out")]]])
     assert (tmp_path / "out").read_text() == "xbc\n"
 
 
 def test_run_refuses_a_failure_anywhere_in_a_pipeline(tmp_path: Path) -> None:
     with pytest.raises(process.Failed, match=r"sh -c echo why >&2; exit 3: code 3: why"):
-        process.Runner(tmp_path / "log").run([[["sh", "-c", "echo why >&2; exit 3"], ["cat"]]])
+        make_runner(tmp_path).run([[["sh", "-c", "echo why >&2; exit 3"], ["cat"]]])
 
 
 def test_together_times_each_and_counts_failures(tmp_path: Path) -> None:
-    seconds, ended = process.Runner(tmp_path / "log").together([["sleep", "0.3"], ["false"], ["true"]])
+    seconds, ended = make_runner(tmp_path).together([["sleep", "0.3"], ["false"], ["true"]])
     assert sorted(end.ok for end in ended) == [False, True, True]
     slowest = max(ended, key=lambda end: end.seconds)
     assert slowest.ok and 0.3 <= slowest.seconds <= seconds
@@ -148,10 +164,22 @@ def test_image_knows_its_names_and_sizes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "least", "verdict"),
-    [(1.0, False, "aim"), (1.2, False, "met"), (1.3, False, "met"), (1.31, False, "missed"), (1.3, True, "aim"), (1.0, True, "missed")],
+    [
+        (1.0, False, "aim met"),
+        (1.2, False, "met"),
+        (1.3, False, "met"),
+        (1.31, False, "missed"),
+        (1.3, True, "aim met"),
+        (1.0, True, "missed"),
+    ],
 )
 def test_verdict(value: float, least: bool, verdict: str) -> None:
     assert Bar("b", value, 1.3, 1.0 if not least else 1.3, least).verdict == verdict
+
+
+def test_verdict_without_a_must() -> None:
+    assert Bar("b", 1.4, None, 1.0).verdict == "aim missed"
+    assert Bar("b", 0.9, None, 1.0).verdict == "aim met"
 
 
 def test_bars_of_cold_creates() -> None:
@@ -161,7 +189,7 @@ def test_bars_of_cold_creates() -> None:
     found = by_name(Results(samples, []))
     assert found["cold `i` / `igzip | tar`"].value == 0.5
     assert (found["buildah / cold `i`"].value, found["buildah / cold `i`"].verdict) == (3.5, "met")
-    assert (found["written / unpacked, `i`"].value, found["written / unpacked, `i`"].verdict) == (1.05, "met")
+    assert (found["written / unpacked, cold oci `i`"].value, found["written / unpacked, cold oci `i`"].verdict) == (1.05, "met")
     assert found["cold docker / cold oci, `i`"].value == pytest.approx(1.15)
     assert (found["peak memory, any cold create"].value, found["peak memory, any cold create"].verdict) == (101, "missed")
     assert "cold `i` / plain `tar`" not in found, "what was not measured has no bar"
@@ -216,7 +244,7 @@ def test_written_result_is_read_back_and_shows_all_tables(tmp_path: Path) -> Non
     assert again == results and head == document()
     text = (tmp_path / "short.md").read_text()
     assert "| cold oci | i | igzip \\| tar | 1 | 3.00 s | 2.00 |" in text
-    assert "| warm at once | i | groot_fast | 4 | 500.0 ms | 8.00 | 200.0 ms | 400.0 ms | 0 |" in text
+    assert "| warm at once | i | groot_fast | 4 | 500.0 ms | 8.000 | 200.0 ms | 400.0 ms | 0 |" in text
     assert "| warm | i | groot_fast | 10 | 10.0 ms |" in text
     assert all(len(line.split(" | ")) == 11 for line in text.split("## Commands")[1].split("##")[0].strip().splitlines())
 
