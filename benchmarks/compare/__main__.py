@@ -178,7 +178,7 @@ def measure(plan: Plan, works: Sequence[str], images: dict[str, Image], like: Se
     if "growth" in works:
         for image in here(plan.growth):
             for peer in like:
-                bench.growth(image, peer, plan.levels, plan.growth_rounds)
+                bench.growth(image, peer, plan.levels, plan.growth_rounds, floor=peer is like[0])
 
 
 def check_programs(plan: Plan) -> None:

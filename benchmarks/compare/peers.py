@@ -2,11 +2,12 @@
 
 What each leaves undone when its command has ended, in a cold create:
 
-- GrootFS: blobs, digests and diff ids are checked. The snapshot is a commit of all layers' data; what comes behind it is dirty.
-- buildah: digests and diff ids are checked; data is written back later. No disk limit. Driver btrfs, the faster of its two.
+- GrootFS: blobs, digests and diff ids are checked. The snapshot commits all layers' data; what comes behind it is dirty.
+- buildah: digests and diff ids are checked. Its snapshots commit the layers below; what comes behind is dirty. No disk limit. Driver
+  btrfs, the faster of its two.
 - umoci: digests and diff ids are checked; data is written back later. One bundle, nothing is kept for a second create; no limit.
 - containerd: its daemon runs already; the image is imported from a tar of the layout (it reads no layouts), unpacked, and a
-  snapshot is prepared. Digests and diff ids are checked. No disk limit.
+  snapshot is prepared. Digests and diff ids are checked; nearly everything is flushed. No disk limit.
 """
 
 from __future__ import annotations

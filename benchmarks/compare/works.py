@@ -1,4 +1,4 @@
-"""The works. Contestants take turns within a round (A B A B); a sample says what one command cost.
+"""The works. Contestants take turns within a round, and each round another one begins; a sample says what one command cost.
 
 Before each measured command everything dirty is flushed and deletions are finished; behind it the flush is timed apart,
 so that nobody wins by leaving data unwritten. Cold means a file system made for this one command; the input is in the
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from compare.floors import SnapshotFloor
 from compare.images import Image
@@ -18,6 +19,7 @@ from compare.peers import GrootStore, Peer, Store
 from compare.process import Failed, Runner, Steps
 from compare.programs import build
 
+T = TypeVar("T")
 FILLERS = 16
 """Processes that fill a store at once."""
 BASE = 10
@@ -64,6 +66,12 @@ class Results:
     bursts: list[Burst]
 
 
+def turns(contestants: Sequence[T], number: int) -> list[T]:
+    """The order of a round: who was first goes last in the next one, so that nobody has the better place."""
+    first = number % len(contestants)
+    return [*contestants[first:], *contestants[:first]]
+
+
 class Bench:
     """Runs works below ``scratch`` and collects what they cost."""
 
@@ -79,7 +87,7 @@ class Bench:
         """Cold creates; with each peer goes the number of rounds it takes part in."""
         work = "cold oci" if registry is None else "cold docker"
         for number in range(max(rounds for _, rounds in peers)):
-            for peer, rounds in peers:
+            for peer, rounds in turns(peers, number):
                 if number >= rounds:
                     continue
                 with peer.open(self._folder()) as store:
@@ -108,21 +116,21 @@ class Bench:
                 for limited in (False, True):
                     end = ", limit" if limited else ""
                     made = []
-                    for store in stores:
+                    for store in turns(stores, number):
                         name = self._id()
                         steps = store.warm(image, name, limited=limited)
                         if steps is not None:
                             self._weigh(store, steps, f"warm{end}", image, number)
                             made.append((store, name))
                     for work in ("stats", "list") if limited else ():
-                        for store in stores:
+                        for store in turns(stores, number):
                             self._maybe(store, store.stats("cold") if work == "stats" else store.list(), work, image, number)
                     for store, name in made:
                         if isinstance(store, SnapshotFloor):
                             self._try(store.delete(name))
                         else:
                             self._maybe(store, store.delete(name), f"delete{end}", image, number)
-                for store in stores:
+                for store in turns(stores, number):
                     self._maybe(store, store.clean(), "clean", image, number)
 
     def bursts(self, image: Image, peers: Sequence[Peer], counts: Sequence[int], rounds: int) -> None:
@@ -134,7 +142,7 @@ class Bench:
                 stores.append(SnapshotFloor(first, self._floor, python=False))
             for count in counts:
                 for number in range(rounds):
-                    for store in stores:
+                    for store in turns(stores, number):
                         ids = [self._id() for _ in range(count)]
                         steps = [store.warm(image, name, limited=True) or store.warm(image, name, limited=False) for name in ids]
                         argvs = [each[0][0] for each in steps if each is not None]
@@ -147,7 +155,7 @@ class Bench:
     def pulls(self, image: Image, peers: Sequence[tuple[Peer, int]], registry: str, count: int) -> None:
         """One cold pull, and ``count`` at once, each on a fresh file system."""
         for number in range(max(rounds for _, rounds in peers)):
-            for peer, rounds in peers:
+            for peer, rounds in turns(peers, number):
                 for many in (1, count) if number < rounds else ():
                     with peer.open(self._folder()) as store:
                         argvs = [store.pull(image, self._id(), registry) for _ in range(many)]
@@ -158,8 +166,9 @@ class Bench:
                         seconds, ended = self._runner.together(given)
                         self._burst("pull at once", image, store.who, number, seconds, [(end.seconds, end.ok) for end in ended])
 
-    def growth(self, image: Image, peer: Peer, levels: Sequence[int], rounds: int) -> None:
-        """Warm creates with a limit, stats and list as a store fills, in turns with a store that keeps `BASE` images."""
+    def growth(self, image: Image, peer: Peer, levels: Sequence[int], rounds: int, *, floor: bool) -> None:
+        """Warm creates with a limit, stats and list as a store fills, in turns with a store that keeps `BASE` images; with
+        ``floor`` also bare snapshots in the full one."""
         with ExitStack() as stack:
             small, full = (self._open(stack, image, [peer])[0] for _ in range(2))
             self._fill(small, image, 1, BASE)
@@ -168,16 +177,16 @@ class Bench:
                 self._fill(full, image, held, level)
                 held = level
                 stores = [(small, "grown base", BASE), (full, "grown", level)]
-                bare = [SnapshotFloor(full, self._floor, python=True)] if isinstance(full, GrootStore) else []
+                bare = [SnapshotFloor(full, self._floor, python=True)] if floor and isinstance(full, GrootStore) else []
                 for number in range(rounds):
                     turn = level * 1000 + number
-                    for store, work, images in stores + [(store, "grown", level) for store in bare]:
+                    for store, work, images in turns(stores + [(store, "grown", level) for store in bare], number):
                         name = self._id()
                         steps = store.warm(image, name, limited=not isinstance(store, SnapshotFloor))
                         if steps is not None:
                             self._weigh(store, steps, f"{work} warm", image, turn, images)
                             self._try(store.delete(name))
-                    for store, work, images in stores:
+                    for store, work, images in turns(stores, number):
                         self._maybe(store, store.stats("cold"), f"{work} stats", image, turn, images)
                         self._maybe(store, store.list(), f"{work} list", image, turn, images)
 

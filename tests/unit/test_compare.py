@@ -12,7 +12,7 @@ from compare.figures import median, paired_ratio, percentile
 from compare.images import Image
 from compare.programs import build
 from compare.report import Bar
-from compare.works import Burst, Results, Sample
+from compare.works import Burst, Results, Sample, turns
 from support.archive import Archive, Layer
 from support.layout import chain_ids, write_layout
 
@@ -62,6 +62,10 @@ def test_ratio_needs_a_round_of_both() -> None:
     assert paired_ratio({0: 1.0, 1: 9.0}, {1: 3.0, 2: 1.0}) == 3.0
     assert paired_ratio({0: 1.0}, {1: 3.0}) is None
     assert paired_ratio({0: 1.0}, {0: 0.0}) is None
+
+
+def test_turns_give_everybody_every_place() -> None:
+    assert [turns("abc", number) for number in range(4)] == [list("abc"), list("bca"), list("cab"), list("abc")]
 
 
 # -- what the kernel says ------------------------------------------------------
