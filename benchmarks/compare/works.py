@@ -1,4 +1,4 @@
-"""The works. Contestants take turns within a round, and each round another one begins; a sample says what one command cost.
+"""The works. Contestants take turns within a round, in another order each round; a sample says what one command cost.
 
 Before each measured command everything dirty is flushed and deletions are finished; behind it the flush is timed apart,
 so that nobody wins by leaving data unwritten. Cold means a file system made for this one command; the input is in the
@@ -67,9 +67,11 @@ class Results:
 
 
 def turns(contestants: Sequence[T], number: int) -> list[T]:
-    """The order of a round: who was first goes last in the next one, so that nobody has the better place."""
-    first = number % len(contestants)
-    return [*contestants[first:], *contestants[:first]]
+    """The order of a round: another one begins every second round, and between them the order is turned round. So nobody has the
+    better place, and of any two each is as often before the other, also where some cannot do a work."""
+    first = number // 2 % len(contestants)
+    order = [*contestants[first:], *contestants[:first]]
+    return order[::-1] if number % 2 else order
 
 
 class Bench:

@@ -65,7 +65,9 @@ def test_ratio_needs_a_round_of_both() -> None:
 
 
 def test_turns_give_everybody_every_place() -> None:
-    assert [turns("abc", number) for number in range(4)] == [list("abc"), list("bca"), list("cab"), list("abc")]
+    orders = ["".join(turns("abc", number)) for number in range(6)]
+    assert orders == ["abc", "cba", "bca", "acb", "cab", "bac"]
+    assert sum(order.index("a") < order.index("b") for order in orders) == 3
 
 
 # -- what the kernel says ------------------------------------------------------
