@@ -65,6 +65,8 @@ pub(super) struct Dirs {
     owed: HashMap<u64, Owed>,
     /// Owner of parents that the archive leaves out.
     owner: (u32, u32),
+    /// Owner of what we create. Asked once: three calls a file are enough without it.
+    ours: (u32, u32),
     max_depth: usize,
 }
 
@@ -79,6 +81,7 @@ impl Dirs {
             entered: HashSet::new(),
             owed: HashMap::new(),
             owner,
+            ours: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             max_depth,
         };
         dirs.entered.insert(stat.st_ino);
@@ -93,6 +96,20 @@ impl Dirs {
     /// Owner of directories that the archive does not describe.
     pub(super) fn owner(&self) -> (u32, u32) {
         self.owner
+    }
+
+    /// Whether something just made has this owner already: we create as ourselves, except below a setgid directory.
+    pub(super) fn gives_owner(&self, owner: (u32, u32), group_given: bool) -> bool {
+        owner == self.ours && !group_given
+    }
+
+    /// Change the owner where creating did not already give it.
+    pub(super) fn set_owner(&self, fd: impl AsFd, owner: (u32, u32), group_given: bool) -> rustix::io::Result<()> {
+        if self.gives_owner(owner, group_given) {
+            return Ok(());
+        }
+        let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
+        rustix::fs::fchown(fd, Some(uid), Some(gid))
     }
 
     pub(super) fn max_depth(&self) -> usize {
@@ -213,7 +230,7 @@ impl Dirs {
         let context = |e| Error::io(format!("mkdir `{}`", printable(&path.join(&b'/'))), e);
         rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)).map_err(context)?;
         let (dir, _) = Dir::new(open_beneath(parent, name).map_err(context)?)?;
-        set_owner(&dir.fd, self.owner, parent.gives_group.get()).map_err(context)?;
+        self.set_owner(&dir.fd, self.owner, parent.gives_group.get()).map_err(context)?;
         if parent.gives_group.get() {
             rustix::fs::fchmod(&dir.fd, Mode::from_raw_mode(0o755)).map_err(context)?;
         }
@@ -305,16 +322,6 @@ pub(super) fn stat_below(dir: impl AsFd, name: &[u8]) -> Result<Option<rustix::f
 
 pub(super) fn is_dir(stat: &rustix::fs::Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-}
-
-/// Change the owner where creating did not already give it: we create as ourselves, except below a setgid directory.
-pub(super) fn set_owner(fd: impl AsFd, owner: (u32, u32), group_given: bool) -> rustix::io::Result<()> {
-    let ours = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    if owner == ours && !group_given {
-        return Ok(());
-    }
-    let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
-    rustix::fs::fchown(fd, Some(uid), Some(gid))
 }
 
 /// Set the modification time and leave the access time.

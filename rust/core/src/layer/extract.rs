@@ -5,7 +5,7 @@
 //! capabilities; time last, because writing changes it. Directories get their time at the very end (`Dirs::settle`),
 //! because every entry made in them changes it.
 
-use super::dirs::{Dir, Dirs, Owed, is_dir, normalise, set_owner, set_times, stat_below, times};
+use super::dirs::{Dir, Dirs, Owed, is_dir, normalise, set_times, stat_below, times};
 use super::remove::{purge, purge_children, remove};
 use super::whiteout::{self, Marker};
 use super::xattr;
@@ -72,12 +72,13 @@ impl Extractor {
     /// Start on the directory `root`. The calling thread's umask must be 0 (`unpack` sees to it).
     pub fn new(root: OwnedFd, options: Options) -> Result<Self> {
         let owner = options.ids.owner(0, 0)?;
-        // A fresh volume is ours; what the archive does not describe belongs to the image's root.
-        let stat = rustix::fs::fstat(&root).map_err(|e| Error::io("stat the root", e))?;
-        if (stat.st_uid, stat.st_gid) == (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()) {
-            set_owner(&root, owner, false).map_err(|e| Error::io("chown the root", e))?;
-        }
         let mut dirs = Dirs::new(root, owner, options.limits.max_depth)?;
+        // A fresh volume is ours; what the archive does not describe belongs to the image's root.
+        let root = dirs.root();
+        let stat = rustix::fs::fstat(&root).map_err(|e| Error::io("stat the root", e))?;
+        if dirs.gives_owner((stat.st_uid, stat.st_gid), false) {
+            dirs.set_owner(&root, owner, false).map_err(|e| Error::io("chown the root", e))?;
+        }
         let base: Vec<Vec<u8>> = normalise(&options.base).into_iter().map(<[u8]>::to_vec).collect();
         let parts: Vec<&[u8]> = base.iter().map(Vec::as_slice).collect();
         match dirs.find(&parts) {
@@ -145,7 +146,7 @@ impl Extractor {
         if open.written < entry.size {
             open.file.set_len(entry.size).map_err(|e| entry_error("truncate", entry, e))?;
         }
-        set_owner(&open.file, open.owner, open.group_given).map_err(|e| entry_error("chown", entry, e))?;
+        self.dirs.set_owner(&open.file, open.owner, open.group_given).map_err(|e| entry_error("chown", entry, e))?;
         // Creating gives the permission bits; setuid, setgid and sticky are only safe once the owner is right.
         if entry.mode & 0o7000 != 0 {
             rustix::fs::fchmod(&open.file, Mode::from_raw_mode(entry.mode)).map_err(|e| entry_error("chmod", entry, e))?;
@@ -263,7 +264,7 @@ impl Extractor {
     /// Owner, mode and attributes of a directory now, its time at the end.
     fn describe(&mut self, dir: &Dir, path: &[&[u8]], entry: &Entry, fresh: bool) -> Result<()> {
         let owner = self.owner(entry)?;
-        set_owner(dir, owner, !fresh || dir.gives_group.get()).map_err(|e| entry_error("chown", entry, e))?;
+        self.dirs.set_owner(dir, owner, !fresh || dir.gives_group.get()).map_err(|e| entry_error("chown", entry, e))?;
         // Without privilege, a directory that its owner cannot enter gets its mode when all is in it.
         let locked = entry.mode & 0o700 != 0o700 && !rustix::process::geteuid().is_root();
         let mode = if locked { entry.mode | 0o700 } else { entry.mode };
@@ -288,8 +289,7 @@ impl Extractor {
         let create = || rustix::fs::symlinkat(entry.link.as_slice(), parent, name);
         self.replacing(parent, name, create).map_err(|e| within("symlink", entry, e))?;
         self.dirs.mark_made(parent, name);
-        let ours = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        if owner != ours || parent.gives_group.get() {
+        if !self.dirs.gives_owner(owner, parent.gives_group.get()) {
             let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
             rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(|e| entry_error("chown", entry, e))?;

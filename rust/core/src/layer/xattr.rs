@@ -17,20 +17,26 @@ pub(super) fn is_kept(name: &[u8]) -> bool {
     }
 }
 
-/// Name and value together that BTRFS can still hold with its usual nodes of 16 KiB.
-const MOST: usize = 16_000;
+/// Name and value together that BTRFS can always hold: an attribute lies in one leaf, and a leaf may have 4 KiB.
+const SAFE: usize = 3_900;
+/// Free space with which a refusal cannot be for want of it.
+const PLENTY: u64 = 16 << 20;
 
 /// Set one attribute on an open file or directory.
 pub(super) fn set(fd: impl AsFd, name: &[u8], value: &[u8]) -> Result<()> {
-    match rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()) {
+    match rustix::fs::fsetxattr(&fd, name, value, XattrFlags::empty()) {
         Ok(()) => Ok(()),
         // What the kernel says then would be taken for a full disk.
-        Err(Errno::NOSPC) if name.len() + value.len() > MOST => {
+        Err(Errno::NOSPC) if name.len() + value.len() > SAFE && has_space(&fd) => {
             let text = format!("extended attribute `{}` of {} bytes is too large for the file system", printable(name), value.len());
             Err(Error::Limit(text))
         }
         Err(error) => Err(Error::io(format!("setxattr `{}`", printable(name)), error)),
     }
+}
+
+fn has_space(fd: impl AsFd) -> bool {
+    rustix::fs::fstatvfs(fd).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) > PLENTY)
 }
 
 /// Remove all attributes that an archive could have set, as a new entry for an old directory replaces them.
