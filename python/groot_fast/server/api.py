@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from groot_fast._core import format_json, parse_json
 from groot_fast.config import KEYS
 from groot_fast.errors import GrootError, UsageError
 from groot_fast.server import messages
@@ -73,7 +74,7 @@ class Api:
         self._running: dict[str, Worker] = {}
         self._is_stopping = False
         self._description = files("groot_fast.server").joinpath("openapi.json").read_bytes()
-        self._schemas = messages.parse_json(self._description)["components"]["schemas"]
+        self._schemas = parse_json(self._description)["components"]["schemas"]
 
     def application(self) -> web.Application:
         """What aiohttp serves."""
@@ -83,7 +84,7 @@ class Api:
                 web.post("/v1/commands", self.command),
                 web.post("/v1/commands/{number}/signal", self.signal),
                 web.post("/v1/images", self.create),
-                web.get("/v1/images", self.list),
+                web.get("/v1/images", self.list_),
                 web.delete("/v1/images/{id}", self.delete),
                 web.get("/v1/images/{id}/stats", self.stats),
                 web.post("/v1/clean", self.clean),
@@ -126,28 +127,23 @@ class Api:
             return HandedOver()
         connection = transport.get_extra_info("socket").fileno()
         number = str(next(self._numbers))
-        for _ in range(2):
-            worker = await self._pool.take()
-            # What the caller sends from now on is for the worker.
-            cast(asyncio.Transport, transport).pause_reading()
-            try:
-                call = worker.run(messages.COMMAND, number.encode() + b"\0" + body, (connection,))
-            except OSError:
-                self._pool.ended(worker)  # it died idle
-                continue
-            self._running[number] = worker
-            try:
-                return await self._attend(worker, call, cast(asyncio.Transport, transport))
-            finally:
-                del self._running[number]
-        return _problem(503, "StoreError", "no worker could be started")
+        # What the caller sends from then on is for the worker.
+        worker, call = await self._pool.start(
+            messages.COMMAND, number.encode() + b"\0" + body, (connection,), hand_over=transport.pause_reading
+        )
+        self._running[number] = worker
+        try:
+            return await self._attend(worker, call, transport)
+        finally:
+            del self._running[number]
 
     async def _attend(self, worker: Worker, call: Call, transport: asyncio.Transport) -> web.StreamResponse:
         """Wait for the end of a command; stop it when its caller is gone."""
         try:
             await asyncio.wait((call.started, call.done), return_when=asyncio.FIRST_COMPLETED)
             # Only to see the end of the connection.
-            transport.resume_reading()
+            if not transport.is_closing():
+                transport.resume_reading()
             await asyncio.wait((call.done,))
         except asyncio.CancelledError:
             if worker.call is call:
@@ -182,7 +178,7 @@ class Api:
         """What an image uses."""
         return await self._operate(request, "stats", [request.match_info["id"]], {})
 
-    async def list(self, request: web.Request) -> web.StreamResponse:
+    async def list_(self, request: web.Request) -> web.StreamResponse:
         """All images."""
         return await self._operate(request, "list", [], {})
 
@@ -198,9 +194,8 @@ class Api:
         options = {SETTINGS.get(key, key): value for key, value in body.items()}
         if "store" in request.query:
             options["store"] = request.query["store"]
-        payload = messages.format_json({"name": name, "arguments": arguments, "options": options}).encode()
-        worker = await self._pool.take()
-        call = worker.run(messages.OPERATION, payload)
+        payload = format_json({"name": name, "arguments": arguments, "options": options}).encode()
+        worker, call = await self._pool.start(messages.OPERATION, payload)
         try:
             report: dict[str, Any] = await asyncio.shield(call.done)
         except asyncio.CancelledError:
@@ -218,7 +213,7 @@ class Api:
         """The request's JSON, as `openapi.json` wants it. Raises UsageError."""
         data = await request.read()
         try:
-            body = messages.parse_json(data) if data else {}
+            body = parse_json(data) if data else {}
         except ValueError as error:
             raise UsageError(f"the body is not valid JSON: {error}") from None
         if not isinstance(body, dict):
@@ -228,9 +223,9 @@ class Api:
             if name not in properties:
                 raise UsageError(f"unknown field `{name}`")
             wanted = properties[name]["type"]
-            if type(value) is not TYPES[wanted] or (wanted == "array" and not all(isinstance(item, str) for item in value)):
+            if not _is_of_type(value, wanted):
                 raise UsageError(f"`{name}` must be of type {wanted}")
-        for name in self._schemas[schema].get("required", []):
+        for name in cast(list[str], self._schemas[schema].get("required", [])):
             if name not in body:
                 raise UsageError(f"`{name}` is missing")
         return body
@@ -250,8 +245,13 @@ class Api:
         return web.Response(body=self._description, content_type="application/json")
 
 
+def _is_of_type(value: Any, wanted: str) -> bool:
+    """By JSON's types: true is no number. The items of an array are strings."""
+    return type(value) is TYPES[wanted] and (wanted != "array" or all(isinstance(item, str) for item in value))
+
+
 def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(text=messages.format_json(value), status=status, content_type="application/json")
+    return web.Response(text=format_json(value), status=status, content_type="application/json")
 
 
 def _problem(status: int, kind: str, message: str, hint: str | None = None) -> web.Response:

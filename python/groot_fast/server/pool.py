@@ -13,13 +13,17 @@ import signal
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 
+from groot_fast.errors import StoreError
 from groot_fast.server import messages
 from groot_fast.server.metrics import Metrics
 from groot_fast.server.zygote import Zygote
 
 MAX_WORKERS = 256
 """Processes at once, those that have stepped aside included."""
+ATTEMPTS = 3
+"""How often to try another worker where one turns out to be dead."""
 
 
 class WorkerLost(Exception):
@@ -115,26 +119,50 @@ class Pool:
             "workers": len(self._workers),
         }
 
-    async def take(self) -> Worker:
-        """A worker, when it is our turn. Raises OSError where none can be made. Whoever takes one has to `run` something in
-        it at once."""
-        if self._queue or not self._has_room():
-            turn = asyncio.get_running_loop().create_future()
-            self._queue.append(turn)
-            await turn
-        worker = self._idle.pop() if self._idle else self._spawn()
-        worker.is_quick = True
-        self._quick += 1
+    async def start(
+        self, kind: bytes, payload: bytes, descriptors: tuple[int, ...] = (), *, hand_over: Callable[[], None] = lambda: None
+    ) -> tuple[Worker, Call]:
+        """Start a command in a worker when it is its turn; ``hand_over`` is called right before the worker gets it. Raises
+        StoreError where there is no worker to be had."""
+        await self._turn()
+        for _ in range(ATTEMPTS):
+            try:
+                worker = self._idle.pop() if self._idle else Worker(self, self._zygote.spawn())
+            except OSError:
+                break
+            self._workers.add(worker)
+            hand_over()
+            try:
+                call = worker.run(kind, payload, descriptors)
+            except OSError:
+                self._remove(worker)  # it was idle and has just died
+                continue
+            worker.is_quick = True
+            return worker, call
+        self._quick -= 1
+        self._go_on()
+        raise StoreError("no worker process could be started")
+
+    async def _turn(self) -> None:
+        """Wait until we may start something; counts it."""
         self._empty.clear()
-        return worker
+        if not self._queue and self._has_room():
+            self._quick += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self._quick -= 1  # it was ours already
+            elif turn in self._queue:
+                self._queue.remove(turn)
+            self._go_on()
+            raise
 
     def _has_room(self) -> bool:
         return self._quick < self._max_operations and (bool(self._idle) or len(self._workers) < MAX_WORKERS)
-
-    def _spawn(self) -> Worker:
-        worker = Worker(self, self._zygote.spawn())
-        self._workers.add(worker)
-        return worker
 
     def hear(self, worker: Worker, report: dict[str, object]) -> None:
         """A worker reports."""
@@ -143,7 +171,7 @@ class Pool:
             case "started" if call is not None and not call.started.done():
                 call.started.set_result(None)
             case "aside":
-                self._leave(worker)
+                self._step_aside(worker)
             case "pull":
                 self._pull_queue.append(worker)
                 self._admit()
@@ -161,7 +189,7 @@ class Pool:
             self._idle.append(worker)
         else:
             self._remove(worker)
-        self._leave(worker)
+        self._step_aside(worker)
         self._finish(call, report)
 
     def ended(self, worker: Worker) -> None:
@@ -171,12 +199,10 @@ class Pool:
         if worker in self._idle:
             self._idle.remove(worker)
         self._remove(worker)
-        self._leave(worker)
+        self._step_aside(worker)
         self._finish(call, None)
 
     def _finish(self, call: Call | None, report: dict[str, object] | None) -> None:
-        if len(self._workers) == len(self._idle):
-            self._empty.set()
         if call is None or call.done.done():
             return
         if report is None:
@@ -191,17 +217,22 @@ class Pool:
         self._workers.discard(worker)
         worker.close()
 
-    def _leave(self, worker: Worker) -> None:
-        """The worker no longer counts as quick: the next in the queue has its turn."""
+    def _step_aside(self, worker: Worker) -> None:
+        """The worker no longer counts as quick."""
         if worker.is_quick:
             worker.is_quick = False
             self._quick -= 1
-        turns = self._max_operations - self._quick
-        while turns > 0 and self._queue and self._has_room():
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Whoever can, has their turn."""
+        while self._queue and self._has_room():
             turn = self._queue.popleft()
-            if not turn.done():  # else its caller went away
+            if not turn.cancelled():  # its caller went away
+                self._quick += 1
                 turn.set_result(None)
-                turns -= 1
+        if not self._quick and not self._queue and len(self._workers) == len(self._idle):
+            self._empty.set()
 
     def _admit(self) -> None:
         while self._pull_queue and self._pulls < self._max_pulls:

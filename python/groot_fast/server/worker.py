@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 
+from groot_fast._core import parse_json
 from groot_fast.cli import main as cli
 from groot_fast.config import Settings
 from groot_fast.errors import Cancelled, GrootError
@@ -19,7 +20,7 @@ from groot_fast.groot import Groot
 from groot_fast.pull.admission import Admission
 from groot_fast.server import messages
 from groot_fast.telemetry.dropsonde import open_metrics
-from groot_fast.telemetry.lager import Logger, Sink, open_sink
+from groot_fast.telemetry.lager import Logger, open_sink
 
 QUICK = ("create", "delete", "stats", "list")
 """Commands after which a worker may be used again."""
@@ -136,6 +137,7 @@ class Worker:
                 _settle()
                 sys.stderr.flush()
                 _set_streams(self._streams)
+                os.chdir("/")  # or a file system could not be unmounted
             try:
                 connection.send(bytes([code]))
             except OSError:
@@ -152,24 +154,30 @@ class Worker:
         os.umask(mask)
         if environment != self._environment:
             os.environb.clear()
-            os.environb.update(pair.split(b"=", 1) for pair in environment if b"=" in pair[1:])
+            for variable in environment:
+                variable_name, equals, value = variable.partition(b"=")
+                if variable_name and equals:
+                    os.environb[variable_name] = value
             self._environment = environment
 
     # -- operations of the API ---------------------------------------------------
 
     def _run_operation(self, payload: bytes, admission: Queued) -> dict[str, object]:
         """What the operation gave as ``result``, or its ``error``."""
-        call = messages.parse_json(payload)
+        call = parse_json(payload)
         name, arguments, options = call["name"], call["arguments"], call["options"]
         cli.catch_signals()
         messages.report(self._channel, "started")
         try:
-            os.chdir("/")
             os.umask(0o022)
             settings = self._settings.override(options)
-            log = Logger(_open_sink(settings), "grootfs").session(name)
-            groot = Groot(settings, log, None, open_metrics(settings.metron_endpoint, log), admission)
-            return {"name": name, "result": OPERATIONS[name](groot, settings, arguments)}
+            sink = open_sink(settings.log_file, settings.log_level)
+            try:
+                log = Logger(sink, "grootfs").session(name)
+                groot = Groot(settings, log, None, open_metrics(settings.metron_endpoint, log), admission)
+                return {"name": name, "result": OPERATIONS[name](groot, settings, arguments)}
+            finally:
+                sink.close()
         except GrootError as error:
             return {"name": name, "error": {"kind": type(error).__name__, "message": str(error), "hint": error.hint}}
         except OSError as error:
@@ -204,10 +212,6 @@ def _clean(groot: Groot, _settings: Settings, _arguments: list[str]) -> object:
 
 
 OPERATIONS = {"create": _create, "delete": _delete, "stats": _stats, "list": _list, "clean": _clean}
-
-
-def _open_sink(settings: Settings) -> Sink:
-    return open_sink(settings.log_file, settings.log_level)
 
 
 def _take_descriptors(connection: socket.socket, number: bytes) -> list[int]:
