@@ -48,7 +48,7 @@ STATUS = {
 SETTINGS = {spellings[0].rpartition(".")[2]: setting for setting, (_, spellings) in KEYS.items()}
 """Name in a request -> setting: the keys of the configuration file without their section."""
 
-TYPES: dict[str, type] = {"string": str, "integer": int, "boolean": bool, "array": list}
+TYPES: dict[str, type] = {"string": str, "integer": int, "boolean": bool}
 
 
 class HandedOver(web.StreamResponse):
@@ -247,7 +247,9 @@ class Api:
 
 def _is_of_type(value: Any, wanted: str) -> bool:
     """By JSON's types: true is no number. The items of an array are strings."""
-    return type(value) is TYPES[wanted] and (wanted != "array" or all(isinstance(item, str) for item in value))
+    if wanted == "array":
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return type(value) is TYPES[wanted]
 
 
 def _json(value: object, status: int = 200) -> web.Response:
