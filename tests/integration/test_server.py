@@ -84,7 +84,7 @@ def test_commands_say_and_do_the_same_through_the_server(server: Server, store: 
         ["create", "--help"],
         ["no-such-command"],
         ["--no-such-option"],
-        ["--log-level", "debug", "delete", "{}j"],
+        ["--log-level", "info", "delete", "{}j"],
     ]:
         one, other = (grootfs.run(*(argument.format(name) for argument in args)) for grootfs, name in ((served, "a"), (store, "b")))
         texts = [
