@@ -33,7 +33,7 @@ class Answer(NamedTuple):
 class Server:
     """A server process on ``socket``, with ``store`` as the one it uses when a request names none."""
 
-    def __init__(self, socket: Path, store: Path, *flags: str, log_level: str = "error", **options: Any) -> None:
+    def __init__(self, socket: Path, store: Path, *flags: str, log_level: str = "fatal", **options: Any) -> None:
         self.socket = socket
         self.store = Store(store, "--socket", str(socket))
         argv = [COMMAND, "--store", str(store), "--socket", str(socket), "--log-level", log_level, "serve", *flags]
@@ -78,6 +78,10 @@ class Server:
         pattern = re.compile(rf'grootfs_operations_total{{operation="({operation or ".*"})",outcome="({outcome or ".*"})"}}')
         return int(sum(value for name, value in self.metrics().items() if pattern.fullmatch(name)))
 
+    def expect(self, count: int, operation: str = "", outcome: str = "") -> None:
+        """Insist that it has run so many. A caller is told the end of its command before the server is."""
+        wait_for(lambda: self.ended(operation, outcome) == count, f"{count} commands: {self.metrics()}")
+
     def family(self) -> list[int]:
         """Its process, and those of the zygote and the workers."""
         found = [self.process.pid]
@@ -87,6 +91,14 @@ class Server:
             except OSError:
                 pass
         return found
+
+    def crash(self) -> None:
+        """Kill the server's process and nothing else. Its workers may still hold its streams."""
+        kill(self.process)
+        self.process.wait(60)
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End it and insist that it ended well."""
