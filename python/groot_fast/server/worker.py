@@ -76,13 +76,12 @@ class Worker:
         # The server's own streams, for the time between commands.
         self._streams = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), os.dup(2)]
         _set_streams(self._streams)
+        self._process = os.pidfd_open(os.getpid())
         self._descriptors = _count("/proc/self/fd")
 
     def run(self) -> None:
         """Until the server is gone, or this process is no longer as it was."""
-        process = os.pidfd_open(os.getpid())
-        socket.send_fds(self._channel, [b'{"event":"ready"}\n'], [process])
-        os.close(process)
+        socket.send_fds(self._channel, [b'{"event":"ready"}\n'], [self._process])
         for _ in range(MAX_COMMANDS):
             message = messages.receive(self._channel)
             if message is None:
@@ -116,7 +115,7 @@ class Worker:
         argv = [os.fsdecode(argument) for argument in fields[: int(count)]]
         name = cli.name_of_command(argv)
         with connection:
-            descriptors = _take_descriptors(connection, number)
+            descriptors = _take_descriptors(connection, number, self._process)
             if len(descriptors) != 4:
                 for descriptor in descriptors:
                     os.close(descriptor)
@@ -214,10 +213,11 @@ def _clean(groot: Groot, _settings: Settings, _arguments: list[str]) -> object:
 OPERATIONS = {"create": _create, "delete": _delete, "stats": _stats, "list": _list, "clean": _clean}
 
 
-def _take_descriptors(connection: socket.socket, number: bytes) -> list[int]:
-    """Tell the caller to send its streams and directory, and take them."""
+def _take_descriptors(connection: socket.socket, number: bytes, process: int) -> list[int]:
+    """Tell the caller to send its streams and directory, and take them. ``process`` is for signals after the death of the
+    server; while it lives this process may already be at work for another caller."""
     try:
-        connection.send(HEAD % number)
+        socket.send_fds(connection, [HEAD % number], [process])
         # The server has set it to non-blocking, and the setting is shared.
         poll = select.poll()
         poll.register(connection, select.POLLIN)

@@ -5,10 +5,14 @@
 
 use crate::sys;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg, sockopt::socket_peercred};
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use rustix::process::{Signal, pidfd_send_signal};
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -18,6 +22,9 @@ use std::path::Path;
 
 /// The version of what a call's body holds.
 const VERSION: &str = "1";
+
+/// How the answer begins that hands the connection to a worker.
+const TAKEN: &str = "HTTP/1.1 101 ";
 
 /// The longest head of an answer.
 const MAX_HEAD: usize = 4096;
@@ -36,20 +43,26 @@ pub enum Outcome {
 
 /// Run the call in the server at `socket`.
 pub fn run(socket: &Path, arguments: &[OsString]) -> Outcome {
-    let Ok((mut connection, command)) = ask(socket, arguments) else { return Outcome::NotRun };
+    let Ok(mut running) = ask(socket, arguments) else { return Outcome::NotRun };
     // Before the command can start, so that no signal is lost.
     let Ok(signals) = sys::catch_signals() else { return Outcome::NotRun };
-    if send_descriptors(&connection).is_err() {
+    if send_descriptors(&running.connection).is_err() {
         return Outcome::NotRun;
     }
-    match wait(&mut connection, &signals, socket, &command) {
-        Ok(outcome) => outcome,
-        Err(_) => Outcome::Lost,
-    }
+    wait(&mut running, &signals, socket).unwrap_or(Outcome::Lost)
 }
 
-/// Send the call and wait until the server has a worker for it; gives the connection and the number of the command.
-fn ask(socket: &Path, arguments: &[OsString]) -> io::Result<(UnixStream, String)> {
+/// A command that a worker is about to run.
+struct Running {
+    connection: UnixStream,
+    /// Its number, for the server.
+    number: String,
+    /// The worker, for the time after the server.
+    worker: Option<OwnedFd>,
+}
+
+/// Send the call and wait until the server has a worker for it.
+fn ask(socket: &Path, arguments: &[OsString]) -> io::Result<Running> {
     let mut connection = UnixStream::connect(socket)?;
     // A call may hold a password, and whoever listens there acts in our name.
     if socket_peercred(&connection)?.uid != rustix::process::geteuid() {
@@ -63,12 +76,12 @@ fn ask(socket: &Path, arguments: &[OsString]) -> io::Result<(UnixStream, String)
     );
     connection.write_all(&[head.as_bytes(), &body].concat())?;
     hide_password(arguments);
-    let head = read_head(&mut connection)?;
-    if !head.starts_with("HTTP/1.1 101 ") {
+    let (head, worker) = read_head(&connection)?;
+    if !head.starts_with(TAKEN) {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
-    let command = head.lines().find_map(|line| line.strip_prefix("Grootfs-Command: ")).unwrap_or_default();
-    Ok((connection, command.to_owned()))
+    let number = head.lines().find_map(|line| line.strip_prefix("Grootfs-Command: ")).unwrap_or_default().to_owned();
+    Ok(Running { connection, number, worker })
 }
 
 /// Everything of this process that the command depends on, but for the descriptors: fields that end with a zero byte.
@@ -119,21 +132,30 @@ fn hide_password(arguments: &[OsString]) {
     }
 }
 
-fn read_head(connection: &mut UnixStream) -> io::Result<String> {
+/// The head of an answer, and the descriptor that comes with it. Of another answer than `TAKEN` its beginning is enough.
+fn read_head(connection: &UnixStream) -> io::Result<(String, Option<OwnedFd>)> {
     let mut head = Vec::new();
+    let mut worker = None;
     let mut chunk = [0; 512];
     while !head.ends_with(b"\r\n\r\n") {
-        let count = connection.read(&mut chunk)?;
-        if count == 0 || head.len() > MAX_HEAD {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut rights = RecvAncillaryBuffer::new(&mut space);
+        let received = recvmsg(connection, &mut [IoSliceMut::new(&mut chunk)], &mut rights, RecvFlags::CMSG_CLOEXEC)?;
+        for message in rights.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                worker = descriptors.last();
+            }
+        }
+        if received.bytes == 0 || head.len() > MAX_HEAD {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        head.extend_from_slice(&chunk[..count]);
-        // Of another answer than 101 the status is enough; its body does not matter.
-        if head.len() >= 13 && !head.starts_with(b"HTTP/1.1 101 ") {
+        head.extend_from_slice(&chunk[..received.bytes]);
+        if head.len() >= TAKEN.len() && !head.starts_with(TAKEN.as_bytes()) {
             break;
         }
     }
-    String::from_utf8(head).map_err(|_| io::ErrorKind::InvalidData.into())
+    let head = String::from_utf8(head).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    Ok((head, worker))
 }
 
 fn send_descriptors(connection: &UnixStream) -> io::Result<()> {
@@ -149,15 +171,15 @@ fn send_descriptors(connection: &UnixStream) -> io::Result<()> {
 }
 
 /// Wait for the exit code, and pass signals on.
-fn wait(connection: &mut UnixStream, signals: &OwnedFd, socket: &Path, command: &str) -> io::Result<Outcome> {
+fn wait(running: &mut Running, signals: &OwnedFd, socket: &Path) -> io::Result<Outcome> {
     let mut passed = None;
     loop {
-        let mut ready = [PollFd::new(&*connection, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+        let mut ready = [PollFd::new(&running.connection, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
         poll(&mut ready, None)?;
         let [ended, signalled] = ready.map(|fd| !fd.revents().is_empty());
         if ended {
             let mut code = [0];
-            let count = connection.read(&mut code).unwrap_or(0);
+            let count = running.connection.read(&mut code).unwrap_or(0);
             return Ok(match (count, passed) {
                 (1, _) => Outcome::Exited(code[0]),
                 (_, Some(signal)) => Outcome::Killed(signal),
@@ -167,23 +189,26 @@ fn wait(connection: &mut UnixStream, signals: &OwnedFd, socket: &Path, command: 
         if signalled {
             let signal = sys::next_signal(signals)?;
             passed = Some(signal);
-            if pass_signal(socket, command, signal).is_err() {
-                return Ok(Outcome::Killed(signal));
+            if pass_signal(socket, &running.number, signal).is_err() {
+                // The server is dead, so the worker has no other caller than us.
+                if let (Some(worker), Some(signal)) = (&running.worker, Signal::from_named_raw(signal)) {
+                    let _ = pidfd_send_signal(worker, signal); // where it has ended, so will the connection
+                }
             }
         }
     }
 }
 
 /// Have the server send a signal to the command.
-fn pass_signal(socket: &Path, command: &str, signal: i32) -> io::Result<()> {
+fn pass_signal(socket: &Path, number: &str, signal: i32) -> io::Result<()> {
     let mut connection = UnixStream::connect(socket)?;
     let body = format!("{{\"signal\":{signal}}}");
     let request = format!(
-        "POST /v1/commands/{command}/signal HTTP/1.1\r\nHost: grootfs\r\nConnection: close\r\n\
+        "POST /v1/commands/{number}/signal HTTP/1.1\r\nHost: grootfs\r\nConnection: close\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     connection.write_all(request.as_bytes())?;
-    read_head(&mut connection)?;
+    read_head(&connection)?;
     Ok(())
 }
