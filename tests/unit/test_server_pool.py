@@ -81,9 +81,9 @@ def test_a_large_message_comes_in_parts() -> None:
     payload = os.urandom(3_000_000)
 
     async def both() -> object:
-        receiving = asyncio.to_thread(messages.receive, theirs)
-        await asyncio.to_thread(messages.send, ours, messages.COMMAND, payload)
-        return await receiving
+        sending = asyncio.to_thread(messages.send, ours, messages.COMMAND, payload)
+        received, _ = await asyncio.gather(asyncio.to_thread(messages.receive, theirs), sending)
+        return received
 
     with ours, theirs:
         assert asyncio.run(both()) == (messages.COMMAND, payload, [])
