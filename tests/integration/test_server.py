@@ -568,6 +568,7 @@ def test_metrics(server: Server, url: str) -> None:
     server.store.create(url, "one")
     server.store.run("create", url, "one").failed()
     server.store.run("stats", "one").ok()
+    server.expect(3)
     text = check(server, "GET", "/metrics", "/metrics").body.decode()
     assert {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")} == {
         line.split()[2] for line in text.splitlines() if line.startswith("# HELP")
