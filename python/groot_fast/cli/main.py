@@ -22,6 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from groot_fast.pull.admission import Admission
+
 UNKNOWN_COMMAND = 3
 
 
@@ -32,14 +34,19 @@ def run() -> NoReturn:
     os._exit(code)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command; gives the exit code."""
-    signals.signal(signals.SIGTERM, _stop)
-    signals.signal(signals.SIGINT, _stop)
+def main(argv: list[str] | None = None, admission: Admission | None = None) -> int:
+    """Run one command; gives the exit code. A server bounds pulls by ``admission``."""
+    catch_signals()
     try:
-        return _dispatch(sys.argv[1:] if argv is None else argv)
+        return _dispatch(sys.argv[1:] if argv is None else argv, admission)
     except BrokenPipeError:
         return 1
+
+
+def catch_signals() -> None:
+    """From here on SIGTERM and SIGINT raise `Cancelled`."""
+    signals.signal(signals.SIGTERM, _stop)
+    signals.signal(signals.SIGINT, _stop)
 
 
 def _stop(number: int, _frame: object) -> None:
@@ -54,7 +61,7 @@ def _ignore(_number: int, _frame: object) -> None:
     pass
 
 
-def _dispatch(argv: list[str]) -> int:
+def _dispatch(argv: list[str], admission: Admission | None) -> int:
     try:
         given, rest = parse(argv, (*GLOBALS, VERSION, VERSION_SHORT), stop_at_command=True)
     except HelpWanted:
@@ -69,18 +76,27 @@ def _dispatch(argv: list[str]) -> int:
     if command is None:
         _say(f"No help topic for '{rest[0]}'")
         return UNKNOWN_COMMAND
-    return _run(command, given, rest[1:])
+    return _run(command, given, rest[1:], admission)
 
 
 VERSION = Flag("version", 2, "print the version")
 VERSION_SHORT = Flag("v", 2, "print the version")
 
 
+def name_of_command(argv: list[str]) -> str:
+    """The name of the command that ``argv`` calls, or nothing where it calls none."""
+    try:
+        _, rest = parse(argv, (*GLOBALS, VERSION, VERSION_SHORT), stop_at_command=True)
+    except (HelpWanted, BadFlag):
+        return ""
+    return rest[0] if rest and _find(rest[0]) is not None else ""
+
+
 def _find(name: str) -> Command | None:
     return next((command for command in COMMANDS if command.name == name), None)
 
 
-def _run(command: Command, given_globals: dict[str, Value], argv: list[str]) -> int:
+def _run(command: Command, given_globals: dict[str, Value], argv: list[str], admission: Admission | None) -> int:
     try:
         given, positional = parse(argv, command.flags, stop_at_command=False)
     except HelpWanted:
@@ -101,7 +117,7 @@ def _run(command: Command, given_globals: dict[str, Value], argv: list[str]) -> 
     log.info("starting")
     log.debug("config", config=settings.public())
     try:
-        text = command.run(Request(settings, given, positional, log))
+        text = command.run(Request(settings, given, positional, log, admission))
     except GrootError as error:
         log.error("failed", error)
         _say(f"{error}\n\nhint: {error.hint}" if error.hint else str(error))
@@ -116,6 +132,7 @@ def _run(command: Command, given_globals: dict[str, Value], argv: list[str]) -> 
         return 1
     finally:
         log.info("ending")
+        sink.close()
     if text:
         _say(text)
     return 0
@@ -149,6 +166,8 @@ def _settings(command: Command, given_globals: dict[str, Value], given: dict[str
     ):
         if any(name in given for name in names):
             options[setting] = value
+    if not options.get("socket") and os.environ.get("GROOTFS_SOCKET"):
+        options["socket"] = os.environ["GROOTFS_SOCKET"]
     config = given_globals.get("config")
     return load(str(config) if config else None, options)
 

@@ -30,6 +30,11 @@ class Sink:
         except OSError:
             pass
 
+    def close(self) -> None:
+        """No more lines will come. stderr is not ours to close."""
+        if self.fd != 2:
+            os.close(self.fd)
+
 
 def open_sink(path: str | None, level: str | None) -> Sink:
     """A sink for the options ``--log-file`` and ``--log-level``. A log file raises `fatal` to `info`.
