@@ -148,6 +148,11 @@ def _missing_store(request: Request) -> str:
     return text
 
 
+def capacity(request: Request) -> str:
+    """Print the size that the store was configured with, as newer Gardens ask for it. Without a look at the disk."""
+    return format_json({"capacity": request.settings.store_size})
+
+
 def init_store(request: Request) -> str:
     """Make a store."""
     if request.positional:
@@ -238,6 +243,13 @@ COMMANDS = (
         ),
     ),
     Command("list", "Print the directories of all images", list_),
+    Command(
+        "capacity",
+        "Print the configured size of the store",
+        capacity,
+        description="As Garden asks for it: `init.store_size_bytes` of the configuration file, 0 where it says nothing.",
+        examples="grootfs --config /etc/grootfs/unprivileged.yml capacity",
+    ),
     Command("delete-store", "Remove a store with everything in it", delete_store),
     Command("generate-volume-size-metadata", "Record the sizes of volumes that have no record", volume_sizes, hidden=True),
 )
