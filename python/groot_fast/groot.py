@@ -18,11 +18,14 @@ from groot_fast.telemetry.progress import Listener
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from groot_fast.config import Settings
     from groot_fast.drivers import Driver
     from groot_fast.idmap.operations import Operations
     from groot_fast.sources.base import Source
     from groot_fast.sources.image import Image
+    from groot_fast.store.report import Report
     from groot_fast.store.volumes import Volume
     from groot_fast.telemetry.lager import Logger
 
@@ -291,6 +294,24 @@ class Groot:
         except OSError as error:
             reason = (error.strerror or "error").lower()
             raise StoreError(f"Failed to retrieve list of images: failed to list store path: {reason}") from None
+
+    def describe_images(self) -> Sequence[Report]:
+        """What `list --json` prints: see `store.report.describe_images`. Raises StoreError, OSError."""
+        from groot_fast.store.report import describe_images
+
+        store = Store(self._settings.store, Mappings([], []))
+        with self._driver(store) as driver:
+            return describe_images(store, driver)
+
+    def describe_store(self) -> Report:
+        """What `stats --store` prints: see `store.report.describe_store`. Raises StoreError, OSError."""
+        from groot_fast.store.report import describe_store
+
+        with self._log.session("groot-store-stats"):
+            check_driver(self._settings.driver)
+            store = open_store(self._settings.store)
+            with self._driver(store) as driver:
+                return describe_store(store, driver, self._settings.threshold)
 
     def init_store(self, *, rootless: str = "", quota: str | None = None) -> None:
         """Make the store, or check one that is there. Raises StoreError, UsageError."""

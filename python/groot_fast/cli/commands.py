@@ -6,7 +6,7 @@ import os
 
 from groot_fast._core import format_json
 from groot_fast.cli.flags import INTEGER, LIST, SWITCH, TEXT, Flag, Value
-from groot_fast.errors import GrootError, ImageNotFound, StoreError, UsageError
+from groot_fast.errors import GrootError, ImageNotFound, StoreError, Unhealthy, UsageError
 from groot_fast.groot import Groot
 from groot_fast.telemetry.dropsonde import open_metrics
 from groot_fast.telemetry.progress import Listener, Terminal
@@ -116,7 +116,11 @@ def delete(request: Request) -> str:
 
 
 def stats(request: Request) -> str:
-    """Print what an image uses."""
+    """Print what an image, or the whole store, uses."""
+    if "store" in request.given:
+        if request.positional:
+            raise UsageError("invalid arguments - usage: stats --store")
+        return format_json(request.groot().describe_store())
     if len(request.positional) != 1:
         raise UsageError("invalid arguments - usage: stats [options] <id|image path>")
     total, exclusive = request.groot().stats(request.positional[0])
@@ -136,6 +140,9 @@ def list_(request: Request) -> str:
     missing = _missing_store(request)
     if missing:
         raise StoreError(missing)
+    # Not the setting: `create.json` in the configuration file is about create.
+    if request.given.get("json"):
+        return format_json(request.groot().describe_images())
     return "\n".join(request.groot().list()) or "Store empty"
 
 
@@ -151,6 +158,47 @@ def _missing_store(request: Request) -> str:
 def capacity(request: Request) -> str:
     """Print the size that the store was configured with, as newer Gardens ask for it. Without a look at the disk."""
     return format_json({"capacity": request.settings.store_size})
+
+
+def doctor(request: Request) -> str:
+    """Say what is wrong, and how to cure it. Raises Unhealthy with the report where something is broken."""
+    from groot_fast.doctor import BROKEN, examine
+
+    findings = examine(request.settings)
+    if request.given.get("json"):
+        report = format_json([finding.as_json() for finding in findings])
+    else:
+        lines = []
+        for finding in findings:
+            lines.append(f"{finding.state:<6}  {finding.name}: {finding.text}")
+            if finding.cure:
+                lines.append(f"        cure: {finding.cure}")
+        report = "\n".join(lines)
+    if any(finding.state == BROKEN for finding in findings):
+        raise Unhealthy(report)
+    return report
+
+
+def completion(request: Request) -> str:
+    """Print the completion file of a shell."""
+    from groot_fast.cli.shell import SHELLS
+
+    if len(request.positional) != 1 or request.positional[0] not in SHELLS:
+        raise UsageError(f"invalid arguments - usage: completion {'|'.join(SHELLS)}")
+    return SHELLS[request.positional[0]](visible(), GLOBALS)
+
+
+def man_page(_: Request) -> str:
+    """Print the manual page."""
+    from groot_fast import __version__
+    from groot_fast.cli.shell import man
+
+    return man(visible(), GLOBALS, __version__)
+
+
+def visible() -> tuple[Command, ...]:
+    """The commands that help, completion and manual show."""
+    return tuple(command for command in COMMANDS if not command.hidden)
 
 
 def init_store(request: Request) -> str:
@@ -188,7 +236,10 @@ COMMANDS = (
             Flag("store-size-bytes", INTEGER, "keep the store in a file of this size beside it", "store_size"),
             Flag("quota", TEXT, "accounting to turn on where there is none: simple or full", default="simple on file systems it makes"),
         ),
-        examples="grootfs --store /var/lib/grootfs init-store --store-size-bytes 10737418240",
+        examples=(
+            "grootfs init-store --store-size-bytes 10737418240\n"
+            "grootfs --store /var/lib/alice init-store --store-size-bytes 10737418240 --rootless alice:alice"
+        ),
     ),
     Command(
         "create",
@@ -230,8 +281,19 @@ COMMANDS = (
         delete,
         arguments="<id|image path>",
         description="Cached layers stay until clean. Removing what is not there succeeds.",
+        examples="grootfs delete my-container\ngrootfs delete /var/lib/grootfs/images/my-container",
     ),
-    Command("stats", "Print the disk usage of an image", stats, arguments="<id|image path>"),
+    Command(
+        "stats",
+        "Print the disk usage of an image",
+        stats,
+        arguments="<id|image path>",
+        description=(
+            "With --store that of the whole store instead: used and reclaimable bytes, by image and by layer, from counters and\nrecords."
+        ),
+        flags=(Flag("store", SWITCH, "the whole store instead of one image", "whole_store"),),
+        examples="grootfs stats my-container\ngrootfs --store /var/lib/grootfs stats --store",
+    ),
     Command(
         "clean",
         "Remove the layers that no image uses",
@@ -241,8 +303,16 @@ COMMANDS = (
             Flag("ignore-image", LIST, "keep the layers of this image", "ignore_images"),
             Flag("cache-bytes", INTEGER, "as --threshold-bytes", "threshold"),
         ),
+        examples=("grootfs clean\ngrootfs clean --threshold-bytes 10737418240 --ignore-image docker://registry.example.com/base:v1"),
     ),
-    Command("list", "Print the directories of all images", list_),
+    Command(
+        "list",
+        "Print the directories of all images",
+        list_,
+        description="With --json one array of objects: id, path, rootfs, layers, image_size_bytes, quota_size_bytes.",
+        flags=(Flag("json", SWITCH, "print ids, layers, sizes and limits as JSON", "list_json"),),
+        examples="grootfs list\ngrootfs list --json",
+    ),
     Command(
         "capacity",
         "Print the configured size of the store",
@@ -250,7 +320,33 @@ COMMANDS = (
         description="As Garden asks for it: `init.store_size_bytes` of the configuration file, 0 where it says nothing.",
         examples="grootfs --config /etc/grootfs/unprivileged.yml capacity",
     ),
-    Command("delete-store", "Remove a store with everything in it", delete_store),
+    Command(
+        "doctor",
+        "Say what keeps this machine, user or store from working, and the cure",
+        doctor,
+        description=(
+            "Looks at kernel, mount options, quotas, helpers, subordinate ids, limits and space, and changes nothing.\n"
+            "Ends with exit code 1 if something is broken; a warning is no failure."
+        ),
+        flags=(Flag("json", SWITCH, "print an array of check, state (ok, warn, broken), text and cure", "doctor_json"),),
+        examples="grootfs --store /var/lib/grootfs doctor\ngrootfs --config /etc/grootfs/unprivileged.yml doctor --json",
+    ),
+    Command(
+        "delete-store",
+        "Remove a store with everything in it",
+        delete_store,
+        description="A store in a file of its own is unmounted and the file removed; any other file system stays, without the store.",
+        examples="grootfs --store /var/lib/grootfs delete-store",
+    ),
+    Command(
+        "completion",
+        "Print the completion file of a shell",
+        completion,
+        arguments="<bash|zsh|fish>",
+        description="`make install` puts all three in place.",
+        examples="grootfs completion bash > /usr/local/share/bash-completion/completions/grootfs",
+    ),
+    Command("man-page", "Print the manual page", man_page, hidden=True),
     Command("generate-volume-size-metadata", "Record the sizes of volumes that have no record", volume_sizes, hidden=True),
 )
 
