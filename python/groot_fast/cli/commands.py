@@ -356,6 +356,8 @@ GLOBALS = (
     Flag("driver", TEXT, "storage driver", default="btrfs"),
     Flag("log-level", TEXT, "debug, info, error or fatal", default="fatal"),
     Flag("log-file", TEXT, "write the log there instead of to stderr"),
+    Flag("log-time-format", TEXT, "unix-epoch, or rfc3339: timestamps and levels as words", default="unix-epoch"),
+    Flag("correlation-id", TEXT, "stands in every line of the log", default="$GROOTFS_CORRELATION_ID, or a random one"),
     Flag("metron-endpoint", TEXT, "host:port that gets metrics"),
     Flag("drax-bin", TEXT, "the helper that sets limits without root", default="drax"),
     Flag("newuidmap-bin", TEXT, "the helper that maps user ids", default="newuidmap"),

@@ -97,7 +97,8 @@ def _run(command: Command, given_globals: dict[str, Value], argv: list[str]) -> 
         _show_app_help()
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    log = Logger(sink, "grootfs").session(command.name)
+    # One id for all lines of a command, the caller's where it has one: to find what belongs together in the logs of a cell.
+    log = Logger(sink, "grootfs", data={"correlationID": settings.correlation_id or os.urandom(8).hex()}).session(command.name)
     log.info("starting")
     log.debug("config", config=settings.public())
     try:
@@ -129,13 +130,13 @@ def _hide_password(given: dict[str, Value]) -> None:
 
 def _open_sink(settings: Settings) -> Sink:
     try:
-        return open_sink(settings.log_file, settings.log_level)
+        return open_sink(settings.log_file, settings.log_level, settings.log_time_format)
     except OSError as error:
         raise GrootError(f"open {settings.log_file}: {(error.strerror or 'error').lower()}") from None
 
 
 def _settings(command: Command, given_globals: dict[str, Value], given: dict[str, Value]) -> Settings:
-    options: dict[str, Value] = {}
+    options: dict[str, Value] = {"correlation_id": os.environ.get("GROOTFS_CORRELATION_ID", "")}
     for flags, values in ((GLOBALS, given_globals), (command.flags, given)):
         for flag in flags:
             if flag.name in values and values[flag.name] != "":
