@@ -36,6 +36,7 @@ KEYS: dict[str, tuple[type, tuple[str, ...]]] = {
     "newuidmap_bin": (str, ("newuidmap_bin",)),
     "newgidmap_bin": (str, ("newgidmap_bin",)),
     "metron_endpoint": (str, ("metron_endpoint",)),
+    "metrics_file": (str, ("metrics_file",)),
     "log_level": (str, ("log_level",)),
     "log_file": (str, ("log_file",)),
     "log_time_format": (str, ("log_time_format",)),
@@ -85,6 +86,7 @@ class Settings:
         self.newuidmap_bin = text("newuidmap_bin", "newuidmap")
         self.newgidmap_bin = text("newgidmap_bin", "newgidmap")
         self.metron_endpoint = text("metron_endpoint")
+        self.metrics_file = text("metrics_file")
         self.log_level = text("log_level")
         self.log_file = text("log_file")
         self.log_time_format = text("log_time_format", UNIX_EPOCH)

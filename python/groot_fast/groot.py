@@ -119,7 +119,7 @@ class Groot:
 
     def _lock(self, store: Store) -> locks.Lock:
         held = locks.lock(store, locks.GLOBAL, shared=True, deadline=GLOBAL_DEADLINE)
-        self._metrics.send("SharedLockingTime", held.waited, NANOS)
+        held.report(self._metrics, locks.SHARED)
         return held
 
     def _timed(self, name: str) -> _Timed:
@@ -244,7 +244,7 @@ class Groot:
             check_driver(self._settings.driver)
             image_id = image_id_of(self._settings.store, argument)
             store = self._store_of(image_id)
-            with self._driver(store) as driver:
+            with self._driver(store) as driver, self._timed("ImageStatsTime"):
                 return images.image_usage(store, driver, image_id)
 
     def _store_of(self, image_id: str) -> Store:

@@ -8,7 +8,6 @@ from groot_fast._core import format_json
 from groot_fast.cli.flags import INTEGER, LIST, SWITCH, TEXT, Flag, Value
 from groot_fast.errors import GrootError, ImageNotFound, StoreError, Unhealthy, UsageError
 from groot_fast.groot import Groot
-from groot_fast.telemetry.dropsonde import open_metrics
 from groot_fast.telemetry.progress import Listener, Terminal
 
 TYPE_CHECKING = False
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from groot_fast.config import Settings
+    from groot_fast.telemetry.dropsonde import Metrics
     from groot_fast.telemetry.lager import Logger
 
     Run = Callable[["Request"], str]
@@ -24,17 +24,18 @@ if TYPE_CHECKING:
 class Request:
     """One call of a command."""
 
-    __slots__ = ("given", "log", "positional", "settings")
+    __slots__ = ("given", "log", "metrics", "positional", "settings")
 
-    def __init__(self, settings: Settings, given: dict[str, Value], positional: list[str], log: Logger) -> None:
+    def __init__(self, settings: Settings, given: dict[str, Value], positional: list[str], log: Logger, metrics: Metrics) -> None:
         self.settings = settings
         self.given = given
         self.positional = positional
         self.log = log
+        self.metrics = metrics
 
     def groot(self, progress: Listener | None = None) -> Groot:
         """The operations on the chosen store."""
-        return Groot(self.settings, self.log, progress, open_metrics(self.settings.metron_endpoint, self.log))
+        return Groot(self.settings, self.log, progress, self.metrics)
 
 
 class Command:
@@ -359,6 +360,7 @@ GLOBALS = (
     Flag("log-time-format", TEXT, "unix-epoch, or rfc3339: timestamps and levels as words", default="unix-epoch"),
     Flag("correlation-id", TEXT, "stands in every line of the log", default="$GROOTFS_CORRELATION_ID, or a random one"),
     Flag("metron-endpoint", TEXT, "host:port that gets metrics"),
+    Flag("metrics-file", TEXT, "add metrics to this file, for the textfile collector of Prometheus' node exporter"),
     Flag("drax-bin", TEXT, "the helper that sets limits without root", default="drax"),
     Flag("newuidmap-bin", TEXT, "the helper that maps user ids", default="newuidmap"),
     Flag("newgidmap-bin", TEXT, "the helper that maps group ids", default="newgidmap"),

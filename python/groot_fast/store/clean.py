@@ -77,7 +77,12 @@ def _mark(store: Store, driver: Driver, log: Logger, metrics: Metrics, ignore_im
     # wait: they lock what they use.
     asked = time.monotonic_ns()
     alone = locks.try_lock(store, locks.GLOBAL)
-    metrics.send("ExclusiveLockingTime", time.monotonic_ns() - asked, NANOS)
+    waited = time.monotonic_ns() - asked
+    if alone is None:
+        metrics.send("ExclusiveLockingTime", waited, NANOS)
+    else:
+        alone.waited = waited
+        alone.report(metrics, locks.EXCLUSIVE)
     try:
         if alone is not None:
             _drop_stale_records(store, log)
