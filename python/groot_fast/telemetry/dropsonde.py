@@ -152,7 +152,8 @@ class Resolver:
         import _socket as socket
 
         try:
-            self._found = socket.getaddrinfo(self._host, self._port, socket.AF_INET, socket.SOCK_DGRAM)[0][4]
+            address = socket.getaddrinfo(self._host, self._port, socket.AF_INET, socket.SOCK_DGRAM)[0][4]
+            self._found = str(address[0]), self._port
         except OSError as error:
             self._failure = error
         except UnicodeError as error:
