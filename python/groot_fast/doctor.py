@@ -11,6 +11,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from groot_fast import _core
+from groot_fast.drivers import sysfs
 from groot_fast.drivers.drax import is_privileged
 from groot_fast.errors import GrootError
 from groot_fast.idmap import Mapping, Mappings, read_ranges
@@ -73,7 +74,7 @@ class Patient:
 
     def number(self, name: str) -> int | None:
         """A number that BTRFS shows of the file system, below ``/sys/fs/btrfs/<uuid>``."""
-        return _read_number(f"/sys/fs/btrfs/{self.uuid}/{name}")
+        return sysfs.read_number(self.uuid, name)
 
 
 def examine(settings: Settings) -> list[Finding]:
@@ -225,7 +226,7 @@ def _space(patient: Patient) -> Finding | None:
 def _metadata(patient: Patient) -> Finding | None:
     total, used = (patient.number(f"allocation/metadata/{name}") for name in ("total_bytes", "bytes_used"))
     kinds = [patient.number(f"allocation/{kind}/disk_total") or 0 for kind in ("data", "metadata", "system")]
-    size = _device_bytes(patient.uuid)
+    size = sysfs.device_bytes(patient.uuid)
     if not total or used is None or not size:
         return None
     unallocated = max(size - sum(kinds), 0)
@@ -284,19 +285,3 @@ def _unescape(point: str) -> str:
     for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         point = point.replace(code, char)
     return point
-
-
-def _device_bytes(uuid: str) -> int:
-    try:
-        names = os.listdir(f"/sys/fs/btrfs/{uuid}/devices")
-    except OSError:
-        return 0
-    return sum((_read_number(f"/sys/fs/btrfs/{uuid}/devices/{name}/size") or 0) * 512 for name in names)
-
-
-def _read_number(path: str) -> int | None:
-    try:
-        with open(path, encoding="ascii") as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return None

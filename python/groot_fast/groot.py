@@ -332,6 +332,17 @@ class Groot:
             driver = open_driver(settings, Direct(mappings, self._cancel))
             init_store(settings.store, driver, mappings, log, size=settings.store_size, tools=settings.btrfs_progs_path, quota=quota)
 
+    def migrate(self, quota: str) -> str:
+        """Turn on simple quotas for the store (``quota`` is ``simple``), or say what that would do (nothing given). Gives
+        the text for people. Raises StoreError, OSError."""
+        from groot_fast.store.migrate import describe, migrate
+
+        with self._log.session("groot-migrate") as log:
+            check_driver(self._settings.driver)
+            store = open_store(self._settings.store)
+            with self._driver(store) as driver:
+                return migrate(store, driver, log) if quota else describe(store, driver)
+
     def delete_store(self) -> None:
         """Remove the store with everything in it. Raises StoreError."""
         from groot_fast.store.setup import delete_store

@@ -70,6 +70,8 @@ def test_quotas(scratch: Path, make_store: MakeStore) -> None:
     store.init(size=None).ok()
     found = doctor(store)["quotas"]
     assert found["state"] == BROKEN and "grootfs migrate --quota simple" in found["cure"]
+    store.run("migrate", "--quota", "simple").ok()
+    assert state(store, "quotas") == OK
 
 
 def test_mount_options(make_store: MakeStore, user: User) -> None:

@@ -213,6 +213,14 @@ def init_store(request: Request) -> str:
     return ""
 
 
+def migrate(request: Request) -> str:
+    """Turn on simple quotas."""
+    quota = request.given.get("quota", "")
+    if request.positional or quota not in ("", "simple"):
+        raise UsageError("invalid arguments - usage: migrate [--quota simple]")
+    return request.groot().migrate(str(quota))
+
+
 def delete_store(request: Request) -> str:
     """Remove a store."""
     request.groot().delete_store()
@@ -331,6 +339,17 @@ COMMANDS = (
         ),
         flags=(Flag("json", SWITCH, "print an array of check, state (ok, warn, broken), text and cure", "doctor_json"),),
         examples="grootfs --store /var/lib/grootfs doctor\ngrootfs --config /etc/grootfs/unprivileged.yml doctor --json",
+    ),
+    Command(
+        "migrate",
+        "Turn on simple quotas for a store that has full ones or none",
+        migrate,
+        description=(
+            "Without --quota it only says how the store counts and what would happen. Needs root and Linux 6.7. Older kernels cannot\n"
+            "mount the file system afterwards."
+        ),
+        flags=(Flag("quota", TEXT, "do it; the value is `simple`"),),
+        examples="grootfs --store /var/lib/grootfs migrate\ngrootfs --store /var/lib/grootfs migrate --quota simple",
     ),
     Command(
         "delete-store",

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
         def limit(self, path: str) -> int | None:
             """The limit of an image's tree as the kernel has it."""
 
+        def restrict(self, path: str, left: int) -> None:
+            """Let an image's tree that is there already grow by ``left`` bytes and no more (simple accounting)."""
+
         def accounting(self, path: str) -> str | None:
             """How the file system at ``path`` counts, None where it does not."""
 

@@ -185,6 +185,11 @@ class Btrfs:
         referenced, exclusive = _core.limits(path)
         return exclusive if referenced is None else referenced
 
+    def restrict(self, path: str, left: int) -> None:
+        """See `Driver`. What was there before the accounting counts for nobody."""
+        _core.set_limit(path, left, False)
+        _core.enclose(path, left, False)
+
     def accounting(self, path: str) -> str | None:
         """See `Driver`: ``simple`` or ``full``."""
         return _core.accounting(path)

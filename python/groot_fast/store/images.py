@@ -181,30 +181,31 @@ def counted_usage(store: Store, driver: Driver, image_id: str) -> tuple[int, int
     tree = image_tree(store, driver, image_id)
     if tree is None:
         raise ImageNotFound(f"Image `{image_id}` not found.")
-    return driver.usage(tree, image_size(store, image_id), _number_at(store.image(image_id), UNCOUNTED_ATTRIBUTE) or 0)
+    return driver.usage(tree, image_size(store, image_id), number_at(store.image(image_id), UNCOUNTED_ATTRIBUTE) or 0)
 
 
 def limit_of(store: Store, driver: Driver, image_id: str) -> int | None:
     """The disk limit of an image; what the kernel has of it where the original set it."""
-    limit = _number_at(store.image(image_id), LIMIT_ATTRIBUTE)
+    limit = number_at(store.image(image_id), LIMIT_ATTRIBUTE)
     tree = image_tree(store, driver, image_id) if limit is None else None
     return limit if tree is None else driver.limit(tree)
 
 
 def committed_limits(store: Store) -> int:
     """Sum of the disk limits of all images. Images of the original have none on record."""
-    return sum(_number_at(store.image(image_id), LIMIT_ATTRIBUTE) or 0 for image_id in os.listdir(store.folder("images")))
+    return sum(number_at(store.image(image_id), LIMIT_ATTRIBUTE) or 0 for image_id in os.listdir(store.folder("images")))
 
 
 def image_size(store: Store, image_id: str) -> int:
     """Bytes of the image as it was created."""
-    size = _number_at(store.image(image_id), SIZE_ATTRIBUTE)
+    size = number_at(store.image(image_id), SIZE_ATTRIBUTE)
     if size is None:  # the original's image
         return records.tree_size(store, records.read_dependencies(store, image_id) or [])
     return size
 
 
-def _number_at(path: str, attribute: str) -> int | None:
+def number_at(path: str, attribute: str) -> int | None:
+    """The number in an attribute of a directory; None where there is none."""
     try:
         return int(os.getxattr(path, attribute))
     except (OSError, ValueError):
