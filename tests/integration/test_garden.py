@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from groot_fast.config import load
 from support.accounts import User
 from support.archive import Archive
-from support.command import MIB, Store, new_id
+from support.command import MIB, REPOSITORY, Store, new_id
 from support.guardian import Plugin, PluginError, write_preloaded
 
 Image = Callable[..., str]
@@ -180,3 +182,20 @@ def test_capacity(cell: Cell, scratch: Path) -> None:
     # As the original: what the configuration says, without a look at the disk.
     assert Plugin("--store", scratch / "never").capacity() == 0
     assert cell.privileged.call("capacity") == (f'{{"capacity":{1024 * MIB}}}\n', "")
+
+
+def test_example_in_the_documentation(scratch: Path) -> None:
+    """docs/operating.md shows what guardian runs, and a configuration that reads as it says."""
+    text = (REPOSITORY / "docs/operating.md").read_text()
+    config = "/etc/grootfs/unprivileged.yml"
+    plugin = Plugin("--config", config)
+    shown = text.partition("What Garden then runs:")[2].partition("```sh\n")[2].partition("```")[0]
+    commands = [shlex.split(line.partition(" #")[0]) for line in shown.replace("\\\n", " ").splitlines()]
+    arguments = plugin.create_arguments("docker:///library/alpine#3.20", "2bf3a8d4", quota=1 << 30, exclusive=True)
+    argv = [plugin.argv(*words) for words in (["create", *arguments], ["stats", "2bf3a8d4"], ["delete", "2bf3a8d4"], ["capacity"])]
+    assert commands == [["grootfs", *words[1:]] for words in argv]
+    file = scratch / "unprivileged.yml"
+    file.write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    settings = load(str(file), {})
+    assert (settings.store, settings.threshold, settings.store_size) == ("/var/lib/grootfs/unprivileged", 10 << 30, 100 << 30)
+    assert settings.json and settings.with_clean and settings.skip_layer_validation
