@@ -89,7 +89,8 @@ class Groot:
                             recalled = self._create_recalled(store, driver, source, image_id, idmapped, log, answered=True)
                             if recalled is not None:
                                 return recalled
-                        resolved = source.resolve()
+                        with self._timed("ImageResolveTime"):
+                            resolved = source.resolve()
                         self._check_compressed(resolved)
                         with self._lock(store):
                             volume = self._volume_of(store, driver, resolved, source, log)
@@ -176,7 +177,9 @@ class Groot:
             limit = self._limit(size)
             with images.Reservation(store, driver, image_id) as reservation:
                 try:
+                    begun = time.monotonic_ns()
                     reservation.commit(image, volume.path, limit, mount=self._settings.mount, image_size=size, idmapped=idmapped)
+                    self._metrics.send("ImageCommitTime", time.monotonic_ns() - begun, NANOS)
                 except QuotaError as error:
                     raise QuotaError(f"making image: creating image: {error}", hint=error.hint) from None
                 except OSError as error:

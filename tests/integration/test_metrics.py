@@ -53,6 +53,8 @@ def test_create(emitting: Store, agent: Agent, image: Image) -> None:
     # One lock and one unpacking for each layer; the lock of the last layer is held until the image is there.
     for name, count in (
         ("ImageCreationTime", 1),
+        ("ImageResolveTime", 1),
+        ("ImageCommitTime", 1),
         ("SharedLockingTime", 1),
         ("ExclusiveLockingTime", 2),
         ("UnpackTime", 2),

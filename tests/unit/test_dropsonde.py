@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 
 import pytest
 
 from groot_fast.telemetry import dropsonde
-from groot_fast.telemetry.dropsonde import Metron, counter_envelope, envelope, error_envelope, open_metrics
+from groot_fast.telemetry.dropsonde import counter_envelope, envelope, error_envelope, open_metrics
 from groot_fast.telemetry.lager import Logger, Sink, open_sink
 
 LOG = Logger(Sink(2, 9), "test")
@@ -117,7 +118,19 @@ def test_endpoints_that_make_no_sense(endpoint: str) -> None:
 
 def test_nobody_there() -> None:
     metrics = open_metrics("127.0.0.1:9", LOG)
-    assert isinstance(metrics, Metron)
+    assert metrics.is_active
     for _ in range(3):
         metrics.send("StoreUsage", 1, "bytes")
     metrics.close()
+
+
+def test_traces_without_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    """The variable may be there for other programs."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    monkeypatch.delitem(sys.modules, "groot_fast.telemetry.traces", raising=False)
+    log = tmp_path / "log"
+    metrics = open_metrics("", Logger(open_sink(str(log), "error"), "test"))
+    metrics.began("create")
+    metrics.close()
+    assert "failed-to-initialize-traces" in log.read_text() and "groot_fast[otel]" in log.read_text()

@@ -5,6 +5,7 @@ Never in the way: an endpoint that cannot be used, or a datagram that cannot be 
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 
@@ -28,6 +29,7 @@ class Metrics:
     """Takes values; this one does nothing with them."""
 
     is_active = False
+    """Whether the values that cost something to find out are wanted."""
 
     def send(self, name: str, value: float, unit: str) -> None:
         """Report one value. From any thread."""
@@ -42,33 +44,32 @@ class Metrics:
         """No more values will come."""
 
 
-class Both(Metrics):
-    """Hands everything to two."""
+class Several(Metrics):
+    """Hands everything to several."""
 
-    is_active = True
-
-    def __init__(self, one: Metrics, other: Metrics) -> None:
-        self._both = (one, other)
+    def __init__(self, receivers: list[Metrics]) -> None:
+        self._receivers = receivers
+        self.is_active = any(receiver.is_active for receiver in receivers)
 
     def send(self, name: str, value: float, unit: str) -> None:
         """See `Metrics`."""
-        for metrics in self._both:
-            metrics.send(name, value, unit)
+        for receiver in self._receivers:
+            receiver.send(name, value, unit)
 
     def began(self, command: str) -> None:
         """See `Metrics`."""
-        for metrics in self._both:
-            metrics.began(command)
+        for receiver in self._receivers:
+            receiver.began(command)
 
     def ended(self, command: str, code: int, message: str) -> None:
         """See `Metrics`."""
-        for metrics in self._both:
-            metrics.ended(command, code, message)
+        for receiver in self._receivers:
+            receiver.ended(command, code, message)
 
     def close(self) -> None:
         """See `Metrics`."""
-        for metrics in self._both:
-            metrics.close()
+        for receiver in self._receivers:
+            receiver.close()
 
 
 class Metron(Metrics):
@@ -168,19 +169,24 @@ class Resolver:
 
 
 def open_metrics(endpoint: str, log: Logger, *, file: str = "", store: str = "") -> Metrics:
-    """The metrics of one command: to metron at ``host:port``, into a file for Prometheus with ``store`` as a label, to
-    both, or nowhere. An endpoint that makes no sense is a line in the log."""
-    metrics = _open_metron(endpoint, log)
-    if not file:
-        return metrics
-    from groot_fast.telemetry.prometheus import MetricsFile
+    """The metrics of one command: to metron at ``host:port``, into a file for Prometheus with ``store`` as a label, as traces
+    to ``OTEL_EXPORTER_OTLP_ENDPOINT``; to all of them, or nowhere. What makes no sense is a line in the log."""
+    receivers = [_open_metron(endpoint, log)] if endpoint else []
+    if file:
+        from groot_fast.telemetry.prometheus import MetricsFile
 
-    return Both(metrics, MetricsFile(file, store, log))
+        receivers.append(MetricsFile(file, store, log))
+    if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        try:
+            from groot_fast.telemetry.traces import Traces
+
+            receivers.append(Traces(log))
+        except ImportError as error:
+            log.error("failed-to-initialize-traces", f"{error}; `pip install groot_fast[otel]`")
+    return Several(receivers) if receivers else Metrics()
 
 
 def _open_metron(endpoint: str, log: Logger) -> Metrics:
-    if not endpoint:
-        return Metrics()
     host, _, port = endpoint.rpartition(":")
     try:
         if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 1 << 16:

@@ -27,6 +27,8 @@ FAMILIES = {
     "grootfs_commands_total": (COUNTER, "Commands that ended, by command and outcome."),
     "grootfs_command_duration_seconds": (HISTOGRAM, "Time from the start of a command to its end."),
     "grootfs_image_creation_seconds": (SUMMARY, "Time to make an image, failures included."),
+    "grootfs_image_resolve_seconds": (SUMMARY, "Time to find out what an image is made of."),
+    "grootfs_image_commit_seconds": (SUMMARY, "Time to make an image of complete layers: records, snapshot and limit."),
     "grootfs_image_deletion_seconds": (SUMMARY, "Time to remove an image."),
     "grootfs_image_stats_seconds": (SUMMARY, "Time to look up what an image uses."),
     "grootfs_clean_seconds": (SUMMARY, "Time to clean."),
@@ -44,6 +46,8 @@ FAMILIES = {
 
 VALUES = {
     "ImageCreationTime": ("grootfs_image_creation_seconds", ""),
+    "ImageResolveTime": ("grootfs_image_resolve_seconds", ""),
+    "ImageCommitTime": ("grootfs_image_commit_seconds", ""),
     "ImageDeletionTime": ("grootfs_image_deletion_seconds", ""),
     "ImageStatsTime": ("grootfs_image_stats_seconds", ""),
     "ImageCleanTime": ("grootfs_clean_seconds", ""),
