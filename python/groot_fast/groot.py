@@ -84,7 +84,7 @@ class Groot:
                     recalled = self._create_recalled(store, driver, source, image_id, idmapped, log)
                     if recalled is not None:
                         return recalled
-                    with source.turn(store) as answered:
+                    with source.turn(store, self._metrics) as answered:
                         if answered:
                             recalled = self._create_recalled(store, driver, source, image_id, idmapped, log, answered=True)
                             if recalled is not None:

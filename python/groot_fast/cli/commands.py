@@ -366,8 +366,14 @@ COMMANDS = (
         description="`make install` puts all three in place.",
         examples="grootfs completion bash > /usr/local/share/bash-completion/completions/grootfs",
     ),
-    Command("man-page", "Print the manual page", man_page, hidden=True),
-    Command("generate-volume-size-metadata", "Record the sizes of volumes that have no record", volume_sizes, hidden=True),
+    Command("man-page", "Print the manual page", man_page, examples="grootfs man-page | man -l -", hidden=True),
+    Command(
+        "generate-volume-size-metadata",
+        "Record the sizes of volumes that have no record",
+        volume_sizes,
+        examples="grootfs --store /var/lib/grootfs generate-volume-size-metadata",
+        hidden=True,
+    ),
 )
 
 GLOBALS = (

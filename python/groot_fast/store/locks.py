@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 GLOBAL = "global-groot-lock"
 GARBAGE = "groot-gc-lock"
 
-SHARED, EXCLUSIVE = "Shared", "Exclusive"
+SHARED, EXCLUSIVE, PULL = "Shared", "Exclusive", "Pull"
 """How the metrics call the kinds of locks."""
 
 NOTE_BYTES = 128
@@ -55,7 +55,7 @@ class Lock:
 
     def report(self, metrics: Metrics, kind: str) -> None:
         """Send how long it took to get the lock, and once it is released how long it was held since this call; ``kind`` is
-        `SHARED` or `EXCLUSIVE`."""
+        `SHARED`, `EXCLUSIVE` or `PULL`."""
         metrics.send(f"{kind}LockingTime", self.waited, NANOS)
         if metrics.is_active:
             self._metrics, self._name, self._since = metrics, f"{kind}LockHoldTime", time.monotonic_ns()

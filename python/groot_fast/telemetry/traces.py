@@ -31,6 +31,7 @@ PHASES = {
     "ImageCommitTime": "commit",
     "ImageCleanTime": "clean",
     "SharedLockingTime": "wait for shared lock",
+    "PullLockingTime": "wait for others that ask the registry",
     "ExclusiveLockingTime": "wait for exclusive lock",
 }
 EXPORT_DEADLINE = 2.0
