@@ -6,21 +6,20 @@ Written from the contract (sections 11, 13, 16, 17): nothing of the command unde
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import shutil
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from support import mounts
-from support.archive import Archive, Layer, sha256
+from support.archive import Layer, sha256
 from support.command import Store
 from support.layout import chain_ids
-
-Files = dict[str, bytes]
-"""Content of a layer, by path."""
 
 
 class Original:
@@ -135,16 +134,13 @@ class Original:
 
 
 def _file_sizes(tar: bytes) -> list[int]:
-    import io
-    import tarfile
-
     with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
         return [member.size for member in archive if member.isreg()]
 
 
 def make_original(
     scratch: Path, *, quota: str, size: int, mappings: dict[str, list[str]] | None = None, owner: tuple[int, int] | None = None
-):
+) -> tuple[Original, Store]:
     """An operator's file system with a store of the original in it; ``quota`` is ``full`` or ``none``."""
     path = scratch / "old"
     mounts.make_btrfs(scratch / "operator.img", path, size)
@@ -158,6 +154,3 @@ def make_original(
 def local_key(path: Path) -> str:
     """The volume of a local tar file (section 9.2)."""
     return sha256(f"{path}-{path.stat().st_mtime_ns}".encode())
-
-
-__all__ = ["Archive", "Layer", "Original", "local_key", "make_original"]
