@@ -28,6 +28,7 @@ Value = str | int | bool | list[str] | dict[str, list[str]]
 # setting -> (kind, spellings of its key; the newest first, and that one wins)
 KEYS: dict[str, tuple[type, tuple[str, ...]]] = {
     "store": (str, ("store", "store_path")),
+    "socket": (str, ("socket",)),
     "driver": (str, ("driver",)),
     "drax_bin": (str, ("drax_bin",)),
     "tardis_bin": (str, ("tardis_bin",)),
@@ -79,6 +80,8 @@ class Settings:
             return list(value) if isinstance(value, list) else []
 
         mirrors = values.get("registry_mirrors")
+        self._values = values
+        self.socket = text("socket")
         self.store = text("store", DEFAULT_STORE)
         self.driver = text("driver", "btrfs")
         self.drax_bin = text("drax_bin", "drax")
@@ -113,7 +116,11 @@ class Settings:
 
     def public(self) -> dict[str, object]:
         """All values but the secrets, for the debug log."""
-        return {name: value for name, value in vars(self).items() if name not in ("username", "password")}
+        return {name: value for name, value in vars(self).items() if name not in ("username", "password", "_values")}
+
+    def override(self, options: Mapping[str, Value]) -> Settings:
+        """The same settings with ``options`` on top. Raises ConfigError."""
+        return _checked({**self._values, **options})
 
 
 def load(path: str | None, options: Mapping[str, Value]) -> Settings:
@@ -123,6 +130,10 @@ def load(path: str | None, options: Mapping[str, Value]) -> Settings:
     """
     values = _read(path) if path else {}
     values.update(options)
+    return _checked(values)
+
+
+def _checked(values: dict[str, Value]) -> Settings:
     settings = Settings(values)
     # Every command checks every value, as the original does, so that a bad file is found at once.
     if settings.disk_limit < 0:

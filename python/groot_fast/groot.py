@@ -10,6 +10,7 @@ from groot_fast.drivers import Limit, check_driver, open_driver
 from groot_fast.errors import ImageNotFound, QuotaError, SourceError, StoreError, UsageError
 from groot_fast.idmap import Mappings, are_same, parse_mappings
 from groot_fast.idmap.operations import Direct, open_operations
+from groot_fast.pull.admission import Admission
 from groot_fast.sources import open_source
 from groot_fast.store import images, locks, records
 from groot_fast.store.layout import Store, image_id_of, open_store
@@ -63,11 +64,19 @@ class Created:
 class Groot:
     """Operations on one store. Stateless between calls; any number of processes may work on the store at once."""
 
-    def __init__(self, settings: Settings, log: Logger, progress: Listener | None = None, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        log: Logger,
+        progress: Listener | None = None,
+        metrics: Metrics | None = None,
+        admission: Admission | None = None,
+    ) -> None:
         self._settings = settings
         self._log = log
         self._progress = progress or Listener()
         self._metrics = metrics or Metrics()
+        self._admission = admission or Admission()
         self._content = 0
         self._cancel = _core.Cancel()
 
@@ -84,6 +93,8 @@ class Groot:
                     recalled = self._create_recalled(store, driver, source, image_id, idmapped, log)
                     if recalled is not None:
                         return recalled
+                    if source.is_slow:
+                        self._admission.step_aside()
                     with source.turn(store, self._metrics) as answered:
                         if answered:
                             recalled = self._create_recalled(store, driver, source, image_id, idmapped, log, answered=True)
@@ -115,7 +126,7 @@ class Groot:
 
         self._check_compressed(image)
         with self._lock(store):
-            volume = Builder(store, driver, log, self._progress, self._metrics).existing(image)
+            volume = Builder(store, driver, log, self._progress, self._metrics, self._admission).existing(image)
             return None if volume is None else self._commit(store, driver, source, image_id, idmapped, image, volume)
 
     def _lock(self, store: Store) -> locks.Lock:
@@ -154,7 +165,7 @@ class Groot:
 
         pulling = log.session("image-pulling")
         for attempt in (1, 2):
-            builder = Builder(store, driver, pulling, self._progress, self._metrics)
+            builder = Builder(store, driver, pulling, self._progress, self._metrics, self._admission)
             blobs = source.blobs(store, pulling, self._progress, self._metrics)
             try:
                 with blobs:

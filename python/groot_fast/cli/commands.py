@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from groot_fast._core import format_json
-from groot_fast.cli.flags import INTEGER, LIST, SWITCH, TEXT, Flag, Value
+from groot_fast.cli.flags import COUNT, INTEGER, LIST, SWITCH, TEXT, Flag, Value
 from groot_fast.errors import GrootError, ImageNotFound, StoreError, Unhealthy, UsageError
 from groot_fast.groot import Groot
 from groot_fast.telemetry.progress import Listener, Terminal
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from groot_fast.config import Settings
+    from groot_fast.pull.admission import Admission
     from groot_fast.telemetry.dropsonde import Metrics
     from groot_fast.telemetry.lager import Logger
 
@@ -24,18 +25,27 @@ if TYPE_CHECKING:
 class Request:
     """One call of a command."""
 
-    __slots__ = ("given", "log", "metrics", "positional", "settings")
+    __slots__ = ("admission", "given", "log", "metrics", "positional", "settings")
 
-    def __init__(self, settings: Settings, given: dict[str, Value], positional: list[str], log: Logger, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        given: dict[str, Value],
+        positional: list[str],
+        log: Logger,
+        metrics: Metrics,
+        admission: Admission | None = None,
+    ) -> None:
         self.settings = settings
         self.given = given
         self.positional = positional
         self.log = log
         self.metrics = metrics
+        self.admission = admission
 
     def groot(self, progress: Listener | None = None) -> Groot:
         """The operations on the chosen store."""
-        return Groot(self.settings, self.log, progress, self.metrics)
+        return Groot(self.settings, self.log, progress, self.metrics, self.admission)
 
 
 class Command:
@@ -64,6 +74,9 @@ class Command:
         self.flags = flags
         self.hidden = hidden
 
+
+MAX_OPERATIONS = 32
+"""Commands that a server runs at once; about ten snapshots share a commit then."""
 
 MAPPINGS = (
     Flag("uid-mapping", LIST, "user ids as <in the image>:<on the host>:<size>", "uid_mappings"),
@@ -227,6 +240,27 @@ def delete_store(request: Request) -> str:
     return ""
 
 
+def serve(request: Request) -> str:
+    """Serve commands on a socket until told to stop."""
+    if request.positional:
+        raise UsageError("invalid arguments - usage: serve [options]")
+    from groot_fast.server.daemon import serve
+
+    def number(name: str, default: int) -> int:
+        value = request.given.get(name, default)
+        if not isinstance(value, int) or value < 1:
+            raise UsageError(f"invalid --{name}: it must be at least 1")
+        return value
+
+    serve(
+        request.settings,
+        request.log,
+        max_operations=number("max-operations", MAX_OPERATIONS),
+        max_pulls=number("max-pulls", os.cpu_count() or 1),
+    )
+    return ""
+
+
 def volume_sizes(request: Request) -> str:
     """Write missing size records."""
     request.groot().record_volume_sizes()
@@ -359,6 +393,22 @@ COMMANDS = (
         examples="grootfs --store /var/lib/grootfs delete-store",
     ),
     Command(
+        "serve",
+        "Run commands for others, on a socket",
+        serve,
+        description=(
+            "Listens on the socket that --socket, GROOTFS_SOCKET or `socket` in the configuration file names, or on the one that\n"
+            "systemd hands over. Runs for root and for the user it runs as, for nobody else. `grootfs` with the same --socket is\n"
+            "run by the server, much faster when many run at once; where no server listens it runs by itself. SIGTERM lets what is\n"
+            "running finish. The HTTP interface is described at /openapi.json."
+        ),
+        flags=(
+            Flag("max-operations", COUNT, "commands that run at once; others wait their turn", default=str(MAX_OPERATIONS)),
+            Flag("max-pulls", COUNT, "creates that fetch or unpack layers at once", default="one a processor"),
+        ),
+        examples="grootfs --socket /run/grootfs.sock serve\ngrootfs --socket /run/grootfs.sock create oci:///images/app:v1 my-container",
+    ),
+    Command(
         "completion",
         "Print the completion file of a shell",
         completion,
@@ -379,6 +429,7 @@ COMMANDS = (
 GLOBALS = (
     Flag("config", TEXT, "configuration file (YAML)"),
     Flag("store", TEXT, "directory of the store", default="/var/lib/grootfs"),
+    Flag("socket", TEXT, "run the command in the server that listens there, if one does"),
     Flag("driver", TEXT, "storage driver", default="btrfs"),
     Flag("log-level", TEXT, "debug, info, error or fatal", default="fatal"),
     Flag("log-file", TEXT, "write the log there instead of to stderr"),

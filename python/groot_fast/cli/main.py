@@ -23,6 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from groot_fast.pull.admission import Admission
+
 UNKNOWN_COMMAND = 3
 
 
@@ -33,16 +35,21 @@ def run() -> NoReturn:
     os._exit(code)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command; gives the exit code."""
-    signals.signal(signals.SIGTERM, _stop)
-    signals.signal(signals.SIGINT, _stop)
+def main(argv: list[str] | None = None, admission: Admission | None = None) -> int:
+    """Run one command; gives the exit code. A server bounds pulls by ``admission``."""
+    catch_signals()
     try:
-        return _dispatch(sys.argv[1:] if argv is None else argv)
+        return _dispatch(sys.argv[1:] if argv is None else argv, admission)
     except BrokenPipeError:
         return 1
     except Cancelled as error:
         return error.exit_code  # while the result was printed or counted
+
+
+def catch_signals() -> None:
+    """From here on SIGTERM and SIGINT raise `Cancelled`."""
+    signals.signal(signals.SIGTERM, _stop)
+    signals.signal(signals.SIGINT, _stop)
 
 
 def _stop(number: int, _frame: object) -> None:
@@ -57,7 +64,7 @@ def _ignore(_number: int, _frame: object) -> None:
     pass
 
 
-def _dispatch(argv: list[str]) -> int:
+def _dispatch(argv: list[str], admission: Admission | None) -> int:
     try:
         given, rest = parse(argv, (*GLOBALS, VERSION, VERSION_SHORT), stop_at_command=True)
     except HelpWanted:
@@ -72,18 +79,27 @@ def _dispatch(argv: list[str]) -> int:
     if command is None:
         _say(f"No help topic for '{rest[0]}'")
         return UNKNOWN_COMMAND
-    return _run(command, given, rest[1:])
+    return _run(command, given, rest[1:], admission)
 
 
 VERSION = Flag("version", 2, "print the version")
 VERSION_SHORT = Flag("v", 2, "print the version")
 
 
+def name_of_command(argv: list[str]) -> str:
+    """The name of the command that ``argv`` calls, or nothing where it calls none."""
+    try:
+        _, rest = parse(argv, (*GLOBALS, VERSION, VERSION_SHORT), stop_at_command=True)
+    except (HelpWanted, BadFlag):
+        return ""
+    return rest[0] if rest and _find(rest[0]) is not None else ""
+
+
 def _find(name: str) -> Command | None:
     return next((command for command in COMMANDS if command.name == name), None)
 
 
-def _run(command: Command, given_globals: dict[str, Value], argv: list[str]) -> int:
+def _run(command: Command, given_globals: dict[str, Value], argv: list[str], admission: Admission | None) -> int:
     try:
         given, positional = parse(argv, command.flags, stop_at_command=False)
     except HelpWanted:
@@ -108,7 +124,7 @@ def _run(command: Command, given_globals: dict[str, Value], argv: list[str]) -> 
     metrics.began(command.name)
     code, failure = 1, ""
     try:
-        text = command.run(Request(settings, given, positional, log, metrics))
+        text = command.run(Request(settings, given, positional, log, metrics, admission))
         code = 0
     except GrootError as error:
         code, failure = error.exit_code, str(error)
@@ -130,6 +146,7 @@ def _run(command: Command, given_globals: dict[str, Value], argv: list[str]) -> 
     finally:
         # The caller has its answer; a metrics file that is busy holds up nobody but us.
         metrics.close()
+        sink.close()
     return code
 
 
@@ -161,6 +178,8 @@ def _settings(command: Command, given_globals: dict[str, Value], given: dict[str
     ):
         if any(name in given for name in names):
             options[setting] = value
+    if not options.get("socket") and os.environ.get("GROOTFS_SOCKET"):
+        options["socket"] = os.environ["GROOTFS_SOCKET"]
     config = given_globals.get("config")
     return load(str(config) if config else None, options)
 

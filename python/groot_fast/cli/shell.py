@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from groot_fast.cli.flags import INTEGER, LIST, SWITCH, Flag
+from groot_fast.cli.flags import COUNT, INTEGER, LIST, SWITCH, Flag
 
 if TYPE_CHECKING:
     from groot_fast.cli.commands import Command
@@ -206,7 +206,7 @@ STATUS = (
 def _man_options(flags: tuple[Flag, ...]) -> list[str]:
     lines = []
     for flag in flags:
-        value = {SWITCH: "", INTEGER: " \\fIbytes\\fR"}.get(flag.kind, " \\fIvalue\\fR")
+        value = {SWITCH: "", INTEGER: " \\fIbytes\\fR", COUNT: " \\fInumber\\fR"}.get(flag.kind, " \\fIvalue\\fR")
         more = (" May be given several times." if flag.kind == LIST else "") + (f" Default: {flag.default}." if flag.default else "")
         lines += [".TP", f"\\fB{_roff('--' + flag.name)}\\fR{value}", _roff(f"{flag.help}.{more}")]
     return lines

@@ -32,6 +32,11 @@ class Source:
         """What the store remembers the image by."""
         raise NotImplementedError
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether finding out what the image is may take long, whatever the store has of it."""
+        return False
+
     def __enter__(self) -> Self:
         return self
 

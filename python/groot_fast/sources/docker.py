@@ -92,6 +92,11 @@ class DockerSource(Source):
         platform = self._settings.platform
         return f"{self._reference.text} {platform}" if platform else self._reference.text
 
+    @property
+    def is_slow(self) -> bool:
+        """See `Source`: a registry is asked."""
+        return True
+
     def recall(self, store: Store, *, answered: bool = False) -> Image | None:
         """See `Source`. A digest says all there is to say; a tag is only taken from memory when the policy allows."""
         if not answered and self._reference.digest is None and self._settings.pull_policy != MISSING:

@@ -34,6 +34,11 @@ class Sink:
         except OSError:
             pass
 
+    def close(self) -> None:
+        """No more lines will come. stderr is not ours to close."""
+        if self.fd != 2:
+            os.close(self.fd)
+
 
 def open_sink(path: str | None, level: str | None, time_format: str = UNIX_EPOCH) -> Sink:
     """A sink for the options ``--log-file``, ``--log-level`` and ``--log-time-format``. A log file raises `fatal` to `info`.
