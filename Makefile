@@ -24,7 +24,7 @@ build: $(BUILD)/bin/grootfs $(BUILD)/lib/groot_fast/grootfs-program $(BUILD)/bin
 deps: ## Install what the build and the tests need (Debian packages)
 	./scripts/install-deps
 
-$(VENV)/.stamp: requirements.txt requirements-dev.txt | deps-once
+$(VENV)/.stamp: requirements.txt requirements-otel.txt requirements-dev.txt | deps-once
 	$(SYSTEM_PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
@@ -93,7 +93,7 @@ format: $(VENV)/.stamp ## Format all sources
 	$(VENV)/bin/ruff format python tests benchmarks
 	$(VENV)/bin/ruff check --fix python tests benchmarks
 
-install: build ## Install below PREFIX
+install: build ## Install below PREFIX (OTEL=1: with OpenTelemetry)
 	./scripts/install-files $(PREFIX) $(BUILD)
 
 clean: ## Remove build/ (unmounts the example store first)

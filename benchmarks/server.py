@@ -25,7 +25,9 @@ COMMAND = os.environ.get("GROOTFS_BIN") or str(REPOSITORY / "build" / "bin" / "g
 
 
 def run(*argv: object, **options: object) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([str(argument) for argument in argv], check=True, capture_output=True, **options)  # type: ignore[call-overload]
+    words = [str(argument) for argument in argv]
+    done: subprocess.CompletedProcess[bytes] = subprocess.run(words, check=True, capture_output=True, **options)  # type: ignore[call-overload]
+    return done
 
 
 class Bench:

@@ -127,6 +127,12 @@ def accounting(path: StrPath) -> str | None:
 def enable_quota(path: StrPath, simple: bool) -> None:
     """Turn accounting on. Privileged."""
 
+def disable_quota(path: StrPath) -> None:
+    """Turn accounting off: all groups and limits of the file system are gone. Privileged."""
+
+def limits(path: StrPath) -> tuple[int | None, int | None]:
+    """Limits of a subvolume on referenced and on exclusive bytes; None where there is no such limit."""
+
 def usage(path: StrPath) -> tuple[int, int] | None:
     """(referenced, exclusive) bytes as of the last commit; None where nobody counts."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from groot_fast._core import parse_yaml
 from groot_fast.errors import ConfigError
+from groot_fast.telemetry.lager import RFC3339, UNIX_EPOCH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ ALWAYS, MISSING = "always", "missing"
 
 DEFAULT_STORE = "/var/lib/grootfs"
 MAX_CONFIG_BYTES = 1 << 20
+MAX_CORRELATION = 128
+"""Characters of a caller's correlation id, which stands in every line of the log."""
 
 Value = str | int | bool | list[str] | dict[str, list[str]]
 
@@ -34,8 +37,10 @@ KEYS: dict[str, tuple[type, tuple[str, ...]]] = {
     "newuidmap_bin": (str, ("newuidmap_bin",)),
     "newgidmap_bin": (str, ("newgidmap_bin",)),
     "metron_endpoint": (str, ("metron_endpoint",)),
+    "metrics_file": (str, ("metrics_file",)),
     "log_level": (str, ("log_level",)),
     "log_file": (str, ("log_file",)),
+    "log_time_format": (str, ("log_time_format",)),
     "with_clean": (bool, ("create.with_clean", "clean_on_create")),
     "without_mount": (bool, ("create.without_mount",)),
     "json": (bool, ("create.json",)),
@@ -84,8 +89,11 @@ class Settings:
         self.newuidmap_bin = text("newuidmap_bin", "newuidmap")
         self.newgidmap_bin = text("newgidmap_bin", "newgidmap")
         self.metron_endpoint = text("metron_endpoint")
+        self.metrics_file = text("metrics_file")
         self.log_level = text("log_level")
         self.log_file = text("log_file")
+        self.log_time_format = text("log_time_format", UNIX_EPOCH)
+        self.correlation_id = text("correlation_id")
         self.with_clean = bool(values.get("with_clean"))
         self.mount = not values.get("without_mount")
         self.json = bool(values.get("json"))
@@ -134,6 +142,10 @@ def _checked(values: dict[str, Value]) -> Settings:
         raise ConfigError("invalid argument: clean threshold cannot be negative")
     if settings.pull_policy not in (ALWAYS, MISSING):
         raise ConfigError(f"invalid argument: pull policy `{settings.pull_policy}` is neither {ALWAYS} nor {MISSING}")
+    if settings.log_time_format not in (UNIX_EPOCH, RFC3339):
+        raise ConfigError(f"invalid argument: log time format `{settings.log_time_format}` is neither {UNIX_EPOCH} nor {RFC3339}")
+    if len(settings.correlation_id) > MAX_CORRELATION or not settings.correlation_id.isprintable():
+        raise ConfigError(f"invalid argument: a correlation id has at most {MAX_CORRELATION} printable characters")
     return settings
 
 

@@ -90,6 +90,10 @@ class QuotaError(GrootError):
     """A disk limit cannot be set or is too small for the image."""
 
 
+class Unhealthy(GrootError):
+    """`doctor` found something broken; the message is its whole report."""
+
+
 class Cancelled(GrootError):
     """The operation was stopped from outside (signal, cancelled task)."""
 

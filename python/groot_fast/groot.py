@@ -19,11 +19,14 @@ from groot_fast.telemetry.progress import Listener
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from groot_fast.config import Settings
     from groot_fast.drivers import Driver
     from groot_fast.idmap.operations import Operations
     from groot_fast.sources.base import Source
     from groot_fast.sources.image import Image
+    from groot_fast.store.report import Report
     from groot_fast.store.volumes import Volume
     from groot_fast.telemetry.lager import Logger
 
@@ -92,12 +95,13 @@ class Groot:
                         return recalled
                     if source.is_slow:
                         self._admission.step_aside()
-                    with source.turn(store) as answered:
+                    with source.turn(store, self._metrics) as answered:
                         if answered:
                             recalled = self._create_recalled(store, driver, source, image_id, idmapped, log, answered=True)
                             if recalled is not None:
                                 return recalled
-                        resolved = source.resolve()
+                        with self._timed("ImageResolveTime"):
+                            resolved = source.resolve()
                         self._check_compressed(resolved)
                         with self._lock(store):
                             volume = self._volume_of(store, driver, resolved, source, log)
@@ -127,7 +131,7 @@ class Groot:
 
     def _lock(self, store: Store) -> locks.Lock:
         held = locks.lock(store, locks.GLOBAL, shared=True, deadline=GLOBAL_DEADLINE)
-        self._metrics.send("SharedLockingTime", held.waited, NANOS)
+        held.report(self._metrics, locks.SHARED)
         return held
 
     def _timed(self, name: str) -> _Timed:
@@ -184,7 +188,9 @@ class Groot:
             limit = self._limit(size)
             with images.Reservation(store, driver, image_id) as reservation:
                 try:
+                    begun = time.monotonic_ns()
                     reservation.commit(image, volume.path, limit, mount=self._settings.mount, image_size=size, idmapped=idmapped)
+                    self._metrics.send("ImageCommitTime", time.monotonic_ns() - begun, NANOS)
                 except QuotaError as error:
                     raise QuotaError(f"making image: creating image: {error}", hint=error.hint) from None
                 except OSError as error:
@@ -252,7 +258,7 @@ class Groot:
             check_driver(self._settings.driver)
             image_id = image_id_of(self._settings.store, argument)
             store = self._store_of(image_id)
-            with self._driver(store) as driver:
+            with self._driver(store) as driver, self._timed("ImageStatsTime"):
                 return images.image_usage(store, driver, image_id)
 
     def _store_of(self, image_id: str) -> Store:
@@ -303,6 +309,24 @@ class Groot:
             reason = (error.strerror or "error").lower()
             raise StoreError(f"Failed to retrieve list of images: failed to list store path: {reason}") from None
 
+    def describe_images(self) -> Sequence[Report]:
+        """What `list --json` prints: see `store.report.describe_images`. Raises StoreError, OSError."""
+        from groot_fast.store.report import describe_images
+
+        store = Store(self._settings.store, Mappings([], []))
+        with self._driver(store) as driver:
+            return describe_images(store, driver)
+
+    def describe_store(self) -> Report:
+        """What `stats --store` prints: see `store.report.describe_store`. Raises StoreError, OSError."""
+        from groot_fast.store.report import describe_store
+
+        with self._log.session("groot-store-stats"):
+            check_driver(self._settings.driver)
+            store = open_store(self._settings.store)
+            with self._driver(store) as driver:
+                return describe_store(store, driver, self._settings.threshold)
+
     def init_store(self, *, rootless: str = "", quota: str | None = None) -> None:
         """Make the store, or check one that is there. Raises StoreError, UsageError."""
         from groot_fast.idmap import read_subordinate
@@ -321,6 +345,17 @@ class Groot:
                 mappings = Mappings(parse_mappings(settings.uid_mappings, "uid"), parse_mappings(settings.gid_mappings, "gid"))
             driver = open_driver(settings, Direct(mappings, self._cancel))
             init_store(settings.store, driver, mappings, log, size=settings.store_size, tools=settings.btrfs_progs_path, quota=quota)
+
+    def migrate(self, quota: str) -> str:
+        """Turn on simple quotas for the store (``quota`` is ``simple``), or say what that would do (nothing given). Gives
+        the text for people. Raises StoreError, OSError."""
+        from groot_fast.store.migrate import describe, migrate
+
+        with self._log.session("groot-migrate") as log:
+            check_driver(self._settings.driver)
+            store = open_store(self._settings.store)
+            with self._driver(store) as driver:
+                return migrate(store, driver, log) if quota else describe(store, driver)
 
     def delete_store(self) -> None:
         """Remove the store with everything in it. Raises StoreError."""

@@ -6,9 +6,8 @@ import os
 
 from groot_fast._core import format_json
 from groot_fast.cli.flags import COUNT, INTEGER, LIST, SWITCH, TEXT, Flag, Value
-from groot_fast.errors import GrootError, ImageNotFound, StoreError, UsageError
+from groot_fast.errors import GrootError, ImageNotFound, StoreError, Unhealthy, UsageError
 from groot_fast.groot import Groot
-from groot_fast.telemetry.dropsonde import open_metrics
 from groot_fast.telemetry.progress import Listener, Terminal
 
 TYPE_CHECKING = False
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
     from groot_fast.config import Settings
     from groot_fast.pull.admission import Admission
+    from groot_fast.telemetry.dropsonde import Metrics
     from groot_fast.telemetry.lager import Logger
 
     Run = Callable[["Request"], str]
@@ -25,20 +25,27 @@ if TYPE_CHECKING:
 class Request:
     """One call of a command."""
 
-    __slots__ = ("admission", "given", "log", "positional", "settings")
+    __slots__ = ("admission", "given", "log", "metrics", "positional", "settings")
 
     def __init__(
-        self, settings: Settings, given: dict[str, Value], positional: list[str], log: Logger, admission: Admission | None = None
+        self,
+        settings: Settings,
+        given: dict[str, Value],
+        positional: list[str],
+        log: Logger,
+        metrics: Metrics,
+        admission: Admission | None = None,
     ) -> None:
         self.settings = settings
         self.given = given
         self.positional = positional
         self.log = log
+        self.metrics = metrics
         self.admission = admission
 
     def groot(self, progress: Listener | None = None) -> Groot:
         """The operations on the chosen store."""
-        return Groot(self.settings, self.log, progress, open_metrics(self.settings.metron_endpoint, self.log), self.admission)
+        return Groot(self.settings, self.log, progress, self.metrics, self.admission)
 
 
 class Command:
@@ -123,7 +130,11 @@ def delete(request: Request) -> str:
 
 
 def stats(request: Request) -> str:
-    """Print what an image uses."""
+    """Print what an image, or the whole store, uses."""
+    if "store" in request.given:
+        if request.positional:
+            raise UsageError("invalid arguments - usage: stats --store")
+        return format_json(request.groot().describe_store())
     if len(request.positional) != 1:
         raise UsageError("invalid arguments - usage: stats [options] <id|image path>")
     total, exclusive = request.groot().stats(request.positional[0])
@@ -143,6 +154,9 @@ def list_(request: Request) -> str:
     missing = _missing_store(request)
     if missing:
         raise StoreError(missing)
+    # Not the setting: `create.json` in the configuration file is about create.
+    if request.given.get("json"):
+        return format_json(request.groot().describe_images())
     return "\n".join(request.groot().list()) or "Store empty"
 
 
@@ -155,6 +169,52 @@ def _missing_store(request: Request) -> str:
     return text
 
 
+def capacity(request: Request) -> str:
+    """Print the size that the store was configured with, as newer Gardens ask for it. Without a look at the disk."""
+    return format_json({"capacity": request.settings.store_size})
+
+
+def doctor(request: Request) -> str:
+    """Say what is wrong, and how to cure it. Raises Unhealthy with the report where something is broken."""
+    from groot_fast.doctor import BROKEN, examine
+
+    findings = examine(request.settings)
+    if request.given.get("json"):
+        report = format_json([finding.as_json() for finding in findings])
+    else:
+        lines = []
+        for finding in findings:
+            lines.append(f"{finding.state:<6}  {finding.name}: {finding.text}")
+            if finding.cure:
+                lines.append(f"        cure: {finding.cure}")
+        report = "\n".join(lines)
+    if any(finding.state == BROKEN for finding in findings):
+        raise Unhealthy(report)
+    return report
+
+
+def completion(request: Request) -> str:
+    """Print the completion file of a shell."""
+    from groot_fast.cli.shell import SHELLS
+
+    if len(request.positional) != 1 or request.positional[0] not in SHELLS:
+        raise UsageError(f"invalid arguments - usage: completion {'|'.join(SHELLS)}")
+    return SHELLS[request.positional[0]](visible(), GLOBALS)
+
+
+def man_page(_: Request) -> str:
+    """Print the manual page."""
+    from groot_fast import __version__
+    from groot_fast.cli.shell import man
+
+    return man(visible(), GLOBALS, __version__)
+
+
+def visible() -> tuple[Command, ...]:
+    """The commands that help, completion and manual show."""
+    return tuple(command for command in COMMANDS if not command.hidden)
+
+
 def init_store(request: Request) -> str:
     """Make a store."""
     if request.positional:
@@ -164,6 +224,14 @@ def init_store(request: Request) -> str:
         raise UsageError("invalid --quota parameter, must be simple or full")
     request.groot().init_store(rootless=str(request.given.get("rootless", "")), quota=quota if isinstance(quota, str) else None)
     return ""
+
+
+def migrate(request: Request) -> str:
+    """Turn on simple quotas."""
+    quota = request.given.get("quota", "")
+    if request.positional or quota not in ("", "simple"):
+        raise UsageError("invalid arguments - usage: migrate [--quota simple]")
+    return request.groot().migrate(str(quota))
 
 
 def delete_store(request: Request) -> str:
@@ -211,7 +279,10 @@ COMMANDS = (
             Flag("store-size-bytes", INTEGER, "keep the store in a file of this size beside it", "store_size"),
             Flag("quota", TEXT, "accounting to turn on where there is none: simple or full", default="simple on file systems it makes"),
         ),
-        examples="grootfs --store /var/lib/grootfs init-store --store-size-bytes 10737418240",
+        examples=(
+            "grootfs init-store --store-size-bytes 10737418240\n"
+            "grootfs --store /var/lib/alice init-store --store-size-bytes 10737418240 --rootless alice:alice"
+        ),
     ),
     Command(
         "create",
@@ -253,8 +324,19 @@ COMMANDS = (
         delete,
         arguments="<id|image path>",
         description="Cached layers stay until clean. Removing what is not there succeeds.",
+        examples="grootfs delete my-container\ngrootfs delete /var/lib/grootfs/images/my-container",
     ),
-    Command("stats", "Print the disk usage of an image", stats, arguments="<id|image path>"),
+    Command(
+        "stats",
+        "Print the disk usage of an image",
+        stats,
+        arguments="<id|image path>",
+        description=(
+            "With --store that of the whole store instead: used and reclaimable bytes, by image and by layer, from counters and\nrecords."
+        ),
+        flags=(Flag("store", SWITCH, "the whole store instead of one image", "whole_store"),),
+        examples="grootfs stats my-container\ngrootfs --store /var/lib/grootfs stats --store",
+    ),
     Command(
         "clean",
         "Remove the layers that no image uses",
@@ -264,9 +346,52 @@ COMMANDS = (
             Flag("ignore-image", LIST, "keep the layers of this image", "ignore_images"),
             Flag("cache-bytes", INTEGER, "as --threshold-bytes", "threshold"),
         ),
+        examples=("grootfs clean\ngrootfs clean --threshold-bytes 10737418240 --ignore-image docker://registry.example.com/base:v1"),
     ),
-    Command("list", "Print the directories of all images", list_),
-    Command("delete-store", "Remove a store with everything in it", delete_store),
+    Command(
+        "list",
+        "Print the directories of all images",
+        list_,
+        description="With --json one array of objects: id, path, rootfs, layers, image_size_bytes, quota_size_bytes.",
+        flags=(Flag("json", SWITCH, "print ids, layers, sizes and limits as JSON", "list_json"),),
+        examples="grootfs list\ngrootfs list --json",
+    ),
+    Command(
+        "capacity",
+        "Print the configured size of the store",
+        capacity,
+        description="As Garden asks for it: `init.store_size_bytes` of the configuration file, 0 where it says nothing.",
+        examples="grootfs --config /etc/grootfs/unprivileged.yml capacity",
+    ),
+    Command(
+        "doctor",
+        "Say what keeps this machine, user or store from working, and the cure",
+        doctor,
+        description=(
+            "Looks at kernel, mount options, quotas, helpers, subordinate ids, limits and space, and changes nothing.\n"
+            "Ends with exit code 1 if something is broken; a warning is no failure."
+        ),
+        flags=(Flag("json", SWITCH, "print an array of check, state (ok, warn, broken), text and cure", "doctor_json"),),
+        examples="grootfs --store /var/lib/grootfs doctor\ngrootfs --config /etc/grootfs/unprivileged.yml doctor --json",
+    ),
+    Command(
+        "migrate",
+        "Turn on simple quotas for a store that has full ones or none",
+        migrate,
+        description=(
+            "Without --quota it only says how the store counts and what would happen. Needs root and Linux 6.7. Older kernels cannot\n"
+            "mount the file system afterwards."
+        ),
+        flags=(Flag("quota", TEXT, "do it; the value is `simple`"),),
+        examples="grootfs --store /var/lib/grootfs migrate\ngrootfs --store /var/lib/grootfs migrate --quota simple",
+    ),
+    Command(
+        "delete-store",
+        "Remove a store with everything in it",
+        delete_store,
+        description="A store in a file of its own is unmounted and the file removed; any other file system stays, without the store.",
+        examples="grootfs --store /var/lib/grootfs delete-store",
+    ),
     Command(
         "serve",
         "Run commands for others, on a socket",
@@ -283,7 +408,22 @@ COMMANDS = (
         ),
         examples="grootfs --socket /run/grootfs.sock serve\ngrootfs --socket /run/grootfs.sock create oci:///images/app:v1 my-container",
     ),
-    Command("generate-volume-size-metadata", "Record the sizes of volumes that have no record", volume_sizes, hidden=True),
+    Command(
+        "completion",
+        "Print the completion file of a shell",
+        completion,
+        arguments="<bash|zsh|fish>",
+        description="`make install` puts all three in place.",
+        examples="grootfs completion bash > /usr/local/share/bash-completion/completions/grootfs",
+    ),
+    Command("man-page", "Print the manual page", man_page, examples="grootfs man-page | man -l -", hidden=True),
+    Command(
+        "generate-volume-size-metadata",
+        "Record the sizes of volumes that have no record",
+        volume_sizes,
+        examples="grootfs --store /var/lib/grootfs generate-volume-size-metadata",
+        hidden=True,
+    ),
 )
 
 GLOBALS = (
@@ -293,7 +433,10 @@ GLOBALS = (
     Flag("driver", TEXT, "storage driver", default="btrfs"),
     Flag("log-level", TEXT, "debug, info, error or fatal", default="fatal"),
     Flag("log-file", TEXT, "write the log there instead of to stderr"),
+    Flag("log-time-format", TEXT, "unix-epoch, or rfc3339: timestamps and levels as words", default="unix-epoch"),
+    Flag("correlation-id", TEXT, "stands in every line of the log", default="$GROOTFS_CORRELATION_ID, or a random one"),
     Flag("metron-endpoint", TEXT, "host:port that gets metrics"),
+    Flag("metrics-file", TEXT, "add metrics to this file, for the textfile collector of Prometheus' node exporter"),
     Flag("drax-bin", TEXT, "the helper that sets limits without root", default="drax"),
     Flag("newuidmap-bin", TEXT, "the helper that maps user ids", default="newuidmap"),
     Flag("newgidmap-bin", TEXT, "the helper that maps group ids", default="newgidmap"),

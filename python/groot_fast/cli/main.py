@@ -16,6 +16,7 @@ from groot_fast.cli.commands import COMMANDS, GLOBALS, Command, Request
 from groot_fast.cli.flags import BadFlag, Flag, HelpWanted, Value, parse
 from groot_fast.config import Settings, load
 from groot_fast.errors import Cancelled, GrootError
+from groot_fast.telemetry.dropsonde import open_metrics
 from groot_fast.telemetry.lager import Logger, Sink, open_sink
 
 TYPE_CHECKING = False
@@ -41,6 +42,8 @@ def main(argv: list[str] | None = None, admission: Admission | None = None) -> i
         return _dispatch(sys.argv[1:] if argv is None else argv, admission)
     except BrokenPipeError:
         return 1
+    except Cancelled as error:
+        return error.exit_code  # while the result was printed or counted
 
 
 def catch_signals() -> None:
@@ -113,29 +116,38 @@ def _run(command: Command, given_globals: dict[str, Value], argv: list[str], adm
         _show_app_help()
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    log = Logger(sink, "grootfs").session(command.name)
+    # One id for all lines of a command, the caller's where it has one: to find what belongs together in the logs of a cell.
+    log = Logger(sink, "grootfs", data={"correlationID": settings.correlation_id or os.urandom(8).hex()}).session(command.name)
     log.info("starting")
     log.debug("config", config=settings.public())
+    metrics = open_metrics(settings.metron_endpoint, log, file=settings.metrics_file, store=settings.store)
+    metrics.began(command.name)
+    code, failure = 1, ""
     try:
-        text = command.run(Request(settings, given, positional, log, admission))
+        text = command.run(Request(settings, given, positional, log, metrics, admission))
+        code = 0
     except GrootError as error:
+        code, failure = error.exit_code, str(error)
+        text = f"{error}\n\nhint: {error.hint}" if error.hint else failure
         log.error("failed", error)
-        _say(f"{error}\n\nhint: {error.hint}" if error.hint else str(error))
-        return error.exit_code
     except OSError as error:
         # The store may be damaged or full in any way; that is no reason for a traceback.
         text = error.strerror or str(error)
         if error.filename is not None:
             text = f"{os.fsdecode(error.filename)}: {text.lower()}"
+        failure = text
         log.error("failed", text)
-        _say(text)
-        return 1
     finally:
         log.info("ending")
+        metrics.ended(command.name, code, failure)
+    try:
+        if text:
+            _say(text)
+    finally:
+        # The caller has its answer; a metrics file that is busy holds up nobody but us.
+        metrics.close()
         sink.close()
-    if text:
-        _say(text)
-    return 0
+    return code
 
 
 def _hide_password(given: dict[str, Value]) -> None:
@@ -146,13 +158,13 @@ def _hide_password(given: dict[str, Value]) -> None:
 
 def _open_sink(settings: Settings) -> Sink:
     try:
-        return open_sink(settings.log_file, settings.log_level)
+        return open_sink(settings.log_file, settings.log_level, settings.log_time_format)
     except OSError as error:
         raise GrootError(f"open {settings.log_file}: {(error.strerror or 'error').lower()}") from None
 
 
 def _settings(command: Command, given_globals: dict[str, Value], given: dict[str, Value]) -> Settings:
-    options: dict[str, Value] = {}
+    options: dict[str, Value] = {"correlation_id": os.environ.get("GROOTFS_CORRELATION_ID", "")}
     for flags, values in ((GLOBALS, given_globals), (command.flags, given)):
         for flag in flags:
             if flag.name in values and values[flag.name] != "":

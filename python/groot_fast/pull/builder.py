@@ -91,7 +91,7 @@ class Builder:
                 if own is None or self._exists(layer):
                     _release(held)
                     return None
-                self._metrics.send("ExclusiveLockingTime", own.waited, NANOS)
+                own.report(self._metrics, locks.EXCLUSIVE)
             return _Plan(None, image.layers, held)
         except BaseException:
             _release(held)

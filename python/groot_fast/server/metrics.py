@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 
-from groot_fast import _core
+from groot_fast.telemetry.prometheus import commits_of
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Upper bounds of the latency buckets, in seconds: from a warm create to a large pull."""
@@ -72,12 +72,3 @@ class Metrics:
 
 def _heading(name: str, kind: str, text: str) -> list[str]:
     return [f"# HELP grootfs_{name} {text}", f"# TYPE grootfs_{name} {kind}"]
-
-
-def commits_of(path: str) -> int | None:
-    """Commits of the file system at ``path`` since it was mounted; None where it is not BTRFS or too old (Linux 6.0)."""
-    try:
-        with open(f"/sys/fs/btrfs/{_core.uuid(path)}/commit_stats", encoding="ascii") as file:
-            return int(file.readline().split()[1])
-    except (OSError, ValueError, IndexError):
-        return None

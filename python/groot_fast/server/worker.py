@@ -170,12 +170,22 @@ class Worker:
         try:
             os.umask(0o022)
             settings = self._settings.override(options)
-            sink = open_sink(settings.log_file, settings.log_level)
+            sink = open_sink(settings.log_file, settings.log_level, settings.log_time_format)
+            log = Logger(sink, "grootfs", data={"correlationID": settings.correlation_id or os.urandom(8).hex()}).session(name)
+            metrics = open_metrics(settings.metron_endpoint, log, file=settings.metrics_file, store=settings.store)
+            metrics.began(name)
+            code, failure = 1, ""
             try:
-                log = Logger(sink, "grootfs").session(name)
-                groot = Groot(settings, log, None, open_metrics(settings.metron_endpoint, log), admission)
-                return {"name": name, "result": OPERATIONS[name](groot, settings, arguments)}
+                groot = Groot(settings, log, None, metrics, admission)
+                result = OPERATIONS[name](groot, settings, arguments)
+                code = 0
+                return {"name": name, "result": result}
+            except (GrootError, OSError) as error:
+                code, failure = getattr(error, "exit_code", 1), str(error)
+                raise
             finally:
+                metrics.ended(name, code, failure)
+                metrics.close()
                 sink.close()
         except GrootError as error:
             return {"name": name, "error": {"kind": type(error).__name__, "message": str(error), "hint": error.hint}}

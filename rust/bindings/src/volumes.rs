@@ -90,6 +90,18 @@ pub fn enable_quota(py: Python<'_>, path: PathBuf, simple: bool) -> PyResult<()>
     call(py, || quota::enable(&path, simple))
 }
 
+/// Turn accounting off.
+#[pyfunction]
+pub fn disable_quota(py: Python<'_>, path: PathBuf) -> PyResult<()> {
+    call(py, || quota::disable(&path))
+}
+
+/// Limits on referenced and on exclusive bytes.
+#[pyfunction]
+pub fn limits(py: Python<'_>, path: PathBuf) -> PyResult<(Option<u64>, Option<u64>)> {
+    call(py, || quota::limits(&path))
+}
+
 /// Referenced and exclusive bytes, or None where nobody counts.
 #[pyfunction]
 pub fn usage(py: Python<'_>, path: PathBuf) -> PyResult<Option<(u64, u64)>> {
