@@ -92,7 +92,7 @@ def test_commands_say_and_do_the_same_through_the_server(server: Server, store: 
         ["create", "--help"],
         ["no-such-command"],
         ["--no-such-option"],
-        ["--log-level", "info", "delete", "{}j"],
+        ["--log-level", "info", "--correlation-id", "of the caller", "delete", "{}j"],
     ]:
         one, other = (grootfs.run(*(argument.format(name) for argument in args)) for grootfs, name in ((served, "a"), (store, "b")))
         texts = [
