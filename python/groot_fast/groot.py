@@ -192,8 +192,10 @@ class Groot:
                     raise StoreError(f"making image: creating image: {error.strerror}", hint=hint) from None
         except BaseException:
             volume.publish(durable=False)
+            volume.release()
             raise
         volume.publish(durable=True)
+        volume.release()
         records.write_source(store, source.name, image)
         return Created(reservation.path, image, mounted=self._settings.mount or idmapped is not None)
 

@@ -69,6 +69,27 @@ def recorded_images(store: Store) -> list[str]:
     return [name[len("image:") : -len(".json")] for name in names if name.startswith("image:") and name.endswith(".json")]
 
 
+class Dependencies:
+    """The records of all images, kept up to date. A record is replaced, never changed, and BTRFS gives no inode number twice,
+    so each inode is read once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[int, list[str]] = {}
+
+    def volumes(self) -> set[str]:
+        """Volumes that the records name now. An image without a usable record uses nothing: its tree does not depend on its
+        volumes, so the worst is that they are pulled again (contract, defect 15). Raises OSError."""
+        known: dict[int, list[str]] = {}
+        with os.scandir(self._store.folder(DEPENDENCIES)) as entries:
+            for entry in entries:
+                if entry.name.startswith("image:") and entry.name.endswith(".json"):
+                    inode = entry.inode()
+                    known[inode] = self._known[inode] if inode in self._known else _strings(_read(entry.path)) or []
+        self._known = known
+        return {chain_id for chain_ids in known.values() for chain_id in chain_ids}
+
+
 # -- volumes -----------------------------------------------------------------
 
 
