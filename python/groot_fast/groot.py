@@ -291,7 +291,7 @@ class Groot:
 
     def _remove_stale_groups(self, store: Store, log: Logger) -> None:
         try:
-            log.debug("stale-quota-groups-removed", count=_core.remove_stale_groups(store.path))
+            log.debug("stale-quota-groups-removed", count=_core.remove_stale_groups(store.folder("volumes")))
         except OSError as error:
             log.debug("stale-quota-groups-kept", reason=str(error.strerror))
 

@@ -140,7 +140,7 @@ def _destroy_marked(store: Store, driver: Driver, log: Logger, *, wait: bool) ->
             failed += 1
     if destroyed:
         # Who asks for a clean wants the space; a create that cleans on the way does not wait for it.
-        driver.reclaim(store.path, destroyed, RECLAIM_DEADLINE if wait else 0.0)
+        driver.reclaim(store.folder("volumes"), destroyed, RECLAIM_DEADLINE if wait else 0.0)
     if failed:
         raise StoreError("destroying volumes failed", hint="the log names the volumes (`--log-level error`)")
 

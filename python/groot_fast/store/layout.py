@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from groot_fast._core import parse_json
 from groot_fast.errors import StoreError
@@ -13,6 +14,8 @@ FOLDERS = ("images", "volumes", "meta", "locks", "tmp", "meta/dependencies")
 
 MAX_NAME = 255
 """Bytes of one file name."""
+MAX_NEW_ID = MAX_NAME - len("image:.json")
+"""Bytes of a new image's id: its record is a file too."""
 
 
 class Store:
@@ -61,17 +64,20 @@ def open_store(path: str) -> Store:
 
 
 def is_initialised(path: str) -> bool:
-    """Whether everything that makes a store is there. What may not be looked at counts as there (contract, 7.2)."""
+    """Whether everything that makes a store is there. What may not be looked at counts as there (contract, 7.2). Raises
+    StoreError for a link: its owner could lead us, as root, to anything of the host."""
     return all(_present(f"{path}/{name}") for name in (*FOLDERS, "meta/namespace.json"))
 
 
 def _present(path: str) -> bool:
     try:
-        os.stat(path)
+        is_link = stat.S_ISLNK(os.lstat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
         return True
+    if is_link:
+        raise StoreError(f"invalid store: {path} is a symbolic link", hint="only the path of the store itself may be a link")
     return True
 
 

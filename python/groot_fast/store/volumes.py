@@ -80,7 +80,7 @@ def destroy_incomplete(store: Store, driver: Driver, path: str, chain_id: str, *
     next needs what it took."""
     ids = driver.destroy(path)
     if full:
-        driver.reclaim(store.path, ids, RECLAIM_DEADLINE)
+        driver.reclaim(store.folder("volumes"), ids, RECLAIM_DEADLINE)
     if not driver.is_volume(store.volume(chain_id)):
         records.remove_size(store, chain_id)
 
