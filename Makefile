@@ -7,14 +7,15 @@ PREFIX ?= /usr/local
 # Debian's own interpreter: ordinary users can run it, and it starts several times faster than one built with debug paths.
 SYSTEM_PYTHON ?= /usr/bin/python3
 IMAGE ?=
+FUZZ_SECONDS ?= 4
 
 export CARGO_TARGET_DIR := $(BUILD)/cargo
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+RUST_SOURCES := $(shell find rust -path rust/fuzz -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print) Cargo.toml Cargo.lock
 PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi') pyproject.toml
 
-.PHONY: help build run test test-rust test-python conformance conformance-server bench bench-full bench-parts lint format deps install clean
+.PHONY: help build run test test-rust test-python fuzz fuzz-long audit lock conformance conformance-server bench bench-full bench-parts lint format deps install clean
 
 help: ## Show this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -26,7 +27,7 @@ deps: ## Install what the build and the tests need (Debian packages)
 
 $(VENV)/.stamp: requirements.txt requirements-otel.txt requirements-dev.txt | deps-once
 	$(SYSTEM_PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 
 .PHONY: deps-once
@@ -63,6 +64,18 @@ test-rust: $(VENV)/.stamp ## Run the tests of the Rust crates
 
 test-python: build ## Run the Python tests against the built command (root)
 	$(PYTHON) -m pytest tests
+
+fuzz: ## Fuzz each target for some seconds (FUZZ_SECONDS)
+	./scripts/fuzz $(FUZZ_SECONDS)
+
+fuzz-long: ## Fuzz each target for twenty minutes
+	./scripts/fuzz 1200
+
+audit: $(VENV)/.stamp ## Hold the dependencies against advisories, licenses and sources (says so where a database is out of reach)
+	./scripts/audit
+
+lock: ## Write requirements*.txt, with hashes, from requirements*.in
+	./scripts/lock
 
 conformance: build ## Run the conformance suite where it stands beside the project
 	GROOTFS_BIN=$(BUILD)/bin/grootfs $(PYTHON) -m pytest -p no:cacheprovider ../shared/conformance

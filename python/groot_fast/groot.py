@@ -198,8 +198,10 @@ class Groot:
                     raise StoreError(f"making image: creating image: {error.strerror}", hint=hint) from None
         except BaseException:
             volume.publish(durable=False)
+            volume.release()
             raise
         volume.publish(durable=True)
+        volume.release()
         records.write_source(store, source.name, image)
         return Created(reservation.path, image, mounted=self._settings.mount or idmapped is not None)
 
@@ -295,7 +297,7 @@ class Groot:
 
     def _remove_stale_groups(self, store: Store, log: Logger) -> None:
         try:
-            log.debug("stale-quota-groups-removed", count=_core.remove_stale_groups(store.path))
+            log.debug("stale-quota-groups-removed", count=_core.remove_stale_groups(store.folder("volumes")))
         except OSError as error:
             log.debug("stale-quota-groups-kept", reason=str(error.strerror))
 

@@ -113,6 +113,17 @@ class Store(Grootfs):
         assert [name for name in self.volumes() if "incomplete" in name or name.startswith("gc.")] == [], result
         return result
 
+    def finish_measured(self, process: subprocess.Popen[bytes]) -> tuple[Result, int]:
+        """Wait for a started command; with the most memory it had."""
+        peak = 0
+        while process.poll() is None:
+            # Before it becomes the command, the process counts as this one.
+            if str(self.path) in Path(f"/proc/{process.pid}/cmdline").read_text():
+                status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+                peak = max([peak, *(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:"))])
+            time.sleep(0.002)
+        return self.finish(process), peak
+
     def delete(self, image_id: str) -> None:
         """Remove an image."""
         assert self.run("delete", image_id).ok().out == f"Image {image_id} deleted\n"

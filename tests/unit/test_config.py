@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from groot_fast.config import KEYS, MAX_CONFIG_BYTES, Settings, load
 from groot_fast.errors import ConfigError
@@ -144,3 +147,40 @@ def test_unreadable_file(tmp_path: Path) -> None:
 def test_secrets_are_not_public() -> None:
     settings = load(None, {"username": "sapling", "password": "hidden"})
     assert settings.password == "hidden" and "hidden" not in str(settings.public()) and "sapling" not in str(settings.public())
+
+
+TREES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def nested(key: str, value: object) -> dict[str, object]:
+    """A value at a dotted key."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value
+
+
+@given(key=st.sampled_from(sorted({key for _, keys in KEYS.values() for key in keys})), value=TREES)
+def test_any_value_of_any_key_is_taken_or_refused(tmp_path_factory: pytest.TempPathFactory, key: str, value: object) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yml"
+    path.write_text(json.dumps(nested(key, value)))
+    try:
+        settings = load(str(path), {})
+    except ConfigError as error:
+        assert "\n" not in str(error)
+        return
+    assert isinstance(settings.store, str) and isinstance(settings.disk_limit, int) and settings.disk_limit >= 0
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_configuration_or_refused(tmp_path_factory: pytest.TempPathFactory, body: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yml"
+    path.write_bytes(body)
+    try:
+        load(str(path), {})
+    except ConfigError:
+        pass

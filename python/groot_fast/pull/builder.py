@@ -1,8 +1,8 @@
 """Which volumes of an image are missing, and building them from the bottom up (contract, section 9.6).
 
 The missing ones are locked from the top of the image downwards, until one is found that exists: whatever is below that
-one is not needed. Layers that another process is building are waited for and then used. The base is locked too,
-shared, so that no clean takes it away while something is built on it.
+one is not needed. Layers that another process is building are waited for and then used. The base is locked too, shared,
+and so is all below it, so that no clean takes away what the image is made of before it has its record.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Builder:
         self.content = 0
 
     def volume_of(self, image: Image, blobs: Blobs) -> Volume:
-        """The volume with the whole image, locked against clean. The caller publishes or releases it.
+        """The volume with the whole image, locked against clean. The caller publishes and releases it.
 
         Raises SourceError and its kin, StoreError, OSError. Layers that were complete stay as volumes.
         """
@@ -60,17 +60,29 @@ class Builder:
 
     def existing(self, image: Image) -> Volume | None:
         """The volume with the whole image if it is there, locked against clean. Raises StoreError."""
-        top = image.layers[-1]
-        return self._lock_existing(top) if self._exists(top) else None
+        return self._lock_existing(image.layers) if self._exists(image.layers[-1]) else None
 
-    def _lock_existing(self, layer: Layer) -> Volume | None:
-        """A volume that was just seen, locked; None where it went away meanwhile."""
-        # Its builder may still be holding it for a moment.
-        lock = locks.lock(self._store, layer.chain_id, shared=True, deadline=BUILD_DEADLINE)
-        if not self._exists(layer):
-            lock.release()
-            return None
-        return Volume(self._store, layer.chain_id, self._store.volume(layer.chain_id), lock)
+    def _lock_existing(self, layers: list[Layer]) -> Volume | None:
+        """The volume of the last layer, which was just seen, locked with all below it; None where it went away meanwhile."""
+        held: list[locks.Lock] = []
+        try:
+            top = layers[-1]
+            # Its builder may still be holding it for a moment.
+            held.append(locks.lock(self._store, top.chain_id, shared=True, deadline=BUILD_DEADLINE))
+            if not self._exists(top):
+                _release(held)
+                return None
+            for layer in reversed(layers[:-1]):
+                own = locks.try_lock(self._store, layer.chain_id, shared=True)
+                if own is None and self._exists(layer):
+                    own = locks.lock(self._store, layer.chain_id, shared=True, deadline=BUILD_DEADLINE)
+                # Else somebody builds it anew: an older clean took it, and this image does not need it.
+                if own is not None:
+                    held.append(own)
+            return Volume(self._store, top.chain_id, self._store.volume(top.chain_id), held)
+        except BaseException:
+            _release(held)
+            raise
 
     def _plan(self, image: Image) -> _Plan | None:
         """What to build, everything locked. None where the store changed meanwhile and planning has to start again."""
@@ -78,7 +90,7 @@ class Builder:
         try:
             for depth, layer in enumerate(reversed(image.layers)):
                 if self._exists(layer):
-                    base = self._lock_existing(layer)
+                    base = self._lock_existing(image.layers[: len(image.layers) - depth])
                     if base is None:
                         _release(held)
                         return None
@@ -117,6 +129,7 @@ class Builder:
             if below is not None:
                 # Complete, so it is valid cache for the next attempt.
                 below.publish(durable=False)
+                below.release()
             raise
         finally:
             _release(plan.held)
@@ -146,7 +159,7 @@ class Builder:
             raise
         del blob  # what is left of it is for `done` to take apart
         blobs.done(layer)
-        return Volume(self._store, layer.chain_id, path, held.pop())
+        return Volume(self._store, layer.chain_id, path, [held.pop(), *(below.give_locks() if below else [])])
 
     def _unpack(self, layer: Layer, blob: str | Spool, path: str, below: Volume | None, blobs: Blobs) -> None:
         log = self._log.session("unpacking-layer", layer=layer.name, chainID=layer.chain_id)

@@ -2,7 +2,7 @@
 
 Marking (renaming ``X`` to ``gc.X``) and destroying are apart: marking is short, destroying may take long and hurts
 nobody. A create never waits for clean to destroy, and clean never waits for a create: each volume that some create
-uses as a base or builds is locked by it, and clean only takes what it can lock.
+uses or builds is locked by it until its image has a record, and clean only takes what it can lock.
 """
 
 from __future__ import annotations
@@ -37,12 +37,8 @@ def cached_bytes(store: Store) -> int:
 
 def unused_bytes(store: Store) -> int:
     """Bytes of file content in the layers that no image uses."""
-    unused = set(list_volumes(store))
-    for chain_ids in records.distinct_dependencies(store):
-        unused.difference_update(chain_ids)
-        if not unused:
-            return 0
-    sizes = (records.read_size(store, chain_id) for chain_id in unused)
+    used = records.Dependencies(store).volumes()
+    sizes = (records.read_size(store, chain_id) for chain_id in list_volumes(store) if chain_id not in used)
     return sum(size.layer for size in sizes if size is not None)
 
 
@@ -90,13 +86,14 @@ def _mark(store: Store, driver: Driver, log: Logger, metrics: Metrics, ignore_im
     try:
         if alone is not None:
             _drop_stale_records(store, log)
-        used = _used_volumes(store)
+        dependencies = records.Dependencies(store)
+        used = dependencies.volumes()
         for image in ignore_images:
             used.update(records.read_source(store, image))
         for name in os.listdir(store.folder("volumes")):
             # What is no volume is not ours to remove.
             if not name.startswith(DOOMED) and name not in used and driver.is_volume(store.volume(name)):
-                _doom(store, name, log)
+                _doom(store, name, dependencies, log)
         _remove_temporary(store, alone is not None, KEEP_DOWNLOADS if on_create else 0.0)
         volumes = set(list_volumes(store))
         records.prune_sources(store, volumes)
@@ -108,15 +105,6 @@ def _mark(store: Store, driver: Driver, log: Logger, metrics: Metrics, ignore_im
             alone.release()
 
 
-def _used_volumes(store: Store) -> set[str]:
-    """Volumes that the records of images name. An image without a usable record uses nothing: its tree does not depend
-    on its volumes, so the worst is that they are pulled again (contract, defect 15)."""
-    used: set[str] = set()
-    for chain_ids in records.distinct_dependencies(store):
-        used.update(chain_ids)
-    return used
-
-
 def _drop_stale_records(store: Store, log: Logger) -> None:
     for image_id in records.recorded_images(store):
         if not os.path.isdir(store.image(image_id)):
@@ -124,13 +112,17 @@ def _drop_stale_records(store: Store, log: Logger) -> None:
             records.remove_dependencies(store, image_id)
 
 
-def _doom(store: Store, name: str, log: Logger) -> None:
+def _doom(store: Store, name: str, dependencies: records.Dependencies, log: Logger) -> None:
     chain_id = name.split(INCOMPLETE, maxsplit=1)[0]
     held = locks.try_lock(store, chain_id)
     if held is None:
         log.debug("volume-is-in-use", volume=name)
         return
     with held:
+        # A create holds its volumes until the image has its record. With the lock ours, whoever used this one is done, and may
+        # have come after the first look.
+        if name in dependencies.volumes():
+            return
         try:
             os.rename(store.volume(name), store.volume(DOOMED + name))
         except FileNotFoundError:
@@ -153,7 +145,7 @@ def _destroy_marked(store: Store, driver: Driver, log: Logger, *, wait: bool) ->
             failed += 1
     if destroyed:
         # Who asks for a clean wants the space; a create that cleans on the way does not wait for it.
-        driver.reclaim(store.path, destroyed, RECLAIM_DEADLINE if wait else 0.0)
+        driver.reclaim(store.folder("volumes"), destroyed, RECLAIM_DEADLINE if wait else 0.0)
     if failed:
         raise StoreError("destroying volumes failed", hint="the log names the volumes (`--log-level error`)")
 

@@ -13,7 +13,7 @@ import os
 from groot_fast._core import mount_idmapped, rename_new, unmount, write_record
 from groot_fast.errors import ImageExists, ImageNotFound, StoreError
 from groot_fast.store import records
-from groot_fast.store.layout import MAX_ID, is_image_id
+from groot_fast.store.layout import MAX_NEW_ID, is_image_id
 from groot_fast.store.locks import is_at, try_flock
 
 TYPE_CHECKING = False
@@ -53,8 +53,11 @@ def check_new_id(store: Store, driver: Driver, image_id: str) -> None:
     """Refuse an id that cannot be used. Raises StoreError, ImageExists."""
     if "/" in image_id:
         raise StoreError(f"id `{image_id}` contains invalid characters: `/`")
-    if not is_image_id(image_id):
-        raise StoreError(f"id `{image_id}` cannot be used: it must be a file name of 1 to {MAX_ID} bytes other than `.` and `..`")
+    if not is_image_id(image_id) or len(os.fsencode(image_id)) > MAX_NEW_ID:
+        raise StoreError(f"id `{image_id}` cannot be used: it must be a file name of 1 to {MAX_NEW_ID} bytes other than `.` and `..`")
+    if any(char < " " or char == "\x7f" for char in image_id):
+        # `list` prints a line for each image, and terminals obey.
+        raise StoreError(f"id {image_id!r} contains control characters")
     if image_tree(store, driver, image_id) is not None:
         raise _exists(image_id)
 

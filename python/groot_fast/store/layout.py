@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from groot_fast._core import parse_json
 from groot_fast.errors import StoreError
@@ -11,8 +12,10 @@ from groot_fast.idmap import Mapping, Mappings, parse_mapping
 FOLDERS = ("images", "volumes", "meta", "locks", "tmp", "meta/dependencies")
 """What makes a directory a store, in the order of making."""
 
-MAX_ID = 255 - len("image:.json")
-"""Bytes of an image's id: its record is a file ``image:<id>.json``, and a file name has at most 255 bytes."""
+MAX_NAME = 255
+"""Bytes of one file name."""
+MAX_NEW_ID = MAX_NAME - len("image:.json")
+"""Bytes of a new image's id: its record is a file too."""
 
 
 class Store:
@@ -61,17 +64,20 @@ def open_store(path: str) -> Store:
 
 
 def is_initialised(path: str) -> bool:
-    """Whether everything that makes a store is there. What may not be looked at counts as there (contract, 7.2)."""
+    """Whether everything that makes a store is there. What may not be looked at counts as there (contract, 7.2). Raises
+    StoreError for a link: its owner could lead us, as root, to anything of the host."""
     return all(_present(f"{path}/{name}") for name in (*FOLDERS, "meta/namespace.json"))
 
 
 def _present(path: str) -> bool:
     try:
-        os.stat(path)
+        is_link = stat.S_ISLNK(os.lstat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
         return True
+    if is_link:
+        raise StoreError(f"invalid store: {path} is a symbolic link", hint="only the path of the store itself may be a link")
     return True
 
 
@@ -120,4 +126,4 @@ def image_id_of(store_path: str, argument: str) -> str:
 
 def is_image_id(image_id: str) -> bool:
     """Whether an image can have this id: it has to be a name for a directory of its own."""
-    return 0 < len(os.fsencode(image_id)) <= MAX_ID and image_id not in (".", "..") and not {"/", "\0"} & set(image_id)
+    return 0 < len(os.fsencode(image_id)) <= MAX_NAME and image_id not in (".", "..") and not {"/", "\0"} & set(image_id)

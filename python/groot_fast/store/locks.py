@@ -3,7 +3,7 @@
 | lock | shared | exclusive |
 | --- | --- | --- |
 | ``global-groot-lock`` | create, from planning to the end | clean, while it marks, if it gets it at once |
-| ``<chain id>`` | create, while it uses the volume as a base | create, while it builds the volume; clean, to mark it |
+| ``<chain id>`` | create, on all volumes of its image, until it has a record | create, while it builds the volume; clean, to mark it |
 | ``groot-gc-lock`` | | clean, from start to end |
 | ``pull-<hash>`` | | create, while it asks a registry for one image on behalf of one caller |
 
@@ -59,6 +59,10 @@ class Lock:
         metrics.send(f"{kind}LockingTime", self.waited, NANOS)
         if metrics.is_active:
             self._metrics, self._name, self._since = metrics, f"{kind}LockHoldTime", time.monotonic_ns()
+
+    def share(self) -> None:
+        """Let others have it too, without letting go in between: Linux makes a shared lock of an exclusive one in one step."""
+        fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def write_note(self, note: str) -> None:
         """Leave a note in the lock file for the next holder."""

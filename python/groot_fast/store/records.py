@@ -11,8 +11,6 @@ from groot_fast._core import format_json, parse_json, sha256, write_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from groot_fast.sources.image import Image
     from groot_fast.store.layout import Store
 
@@ -80,17 +78,6 @@ def read_dependencies(store: Store, image_id: str) -> list[str] | None:
     return _strings(_read(_dependency_path(store, image_id)))
 
 
-def distinct_dependencies(store: Store) -> Iterator[list[str]]:
-    """The volumes of all images, each stack once: a cell runs thousands of images of a few stacks, and only what is new is
-    parsed. Unusable records are left out."""
-    seen: set[bytes] = set()
-    for image_id in recorded_images(store):
-        data = _read_bytes(_dependency_path(store, image_id))
-        if data is not None and data not in seen:
-            seen.add(data)
-            yield _strings(_parse(data)) or []
-
-
 def remove_dependencies(store: Store, image_id: str) -> None:
     """Forget the volumes of an image. Missing is fine."""
     try:
@@ -103,6 +90,31 @@ def recorded_images(store: Store) -> list[str]:
     """Ids of all images that have a record."""
     names = os.listdir(store.folder(DEPENDENCIES))
     return [name[len("image:") : -len(".json")] for name in names if name.startswith("image:") and name.endswith(".json")]
+
+
+class Dependencies:
+    """The records of all images, kept up to date. A record is replaced, never changed, and BTRFS gives no inode number twice,
+    so each inode is read once. A cell runs thousands of images of a few stacks: each stack is parsed once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[int, bytes] = {}
+        self._parsed: dict[bytes, list[str]] = {b"": []}
+
+    def volumes(self) -> set[str]:
+        """Volumes that the records name now. An image without a usable record uses nothing: its tree does not depend on its
+        volumes, so the worst is that they are pulled again (contract, defect 15). Raises OSError."""
+        known: dict[int, bytes] = {}
+        with os.scandir(self._store.folder(DEPENDENCIES)) as entries:
+            for entry in entries:
+                if entry.name.startswith("image:") and entry.name.endswith(".json"):
+                    inode = entry.inode()
+                    known[inode] = self._known[inode] if inode in self._known else _read_bytes(entry.path) or b""
+        self._known = known
+        stacks = set(known.values())
+        for data in stacks - self._parsed.keys():
+            self._parsed[data] = _strings(_parse(data)) or []
+        return {chain_id for data in stacks for chain_id in self._parsed[data]}
 
 
 # -- volumes -----------------------------------------------------------------

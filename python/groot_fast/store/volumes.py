@@ -29,9 +29,9 @@ class Volume:
     right behind that snapshot and costs nothing. ``path`` is what to snapshot.
     """
 
-    def __init__(self, store: Store, chain_id: str, path: str, lock: Lock | None) -> None:
+    def __init__(self, store: Store, chain_id: str, path: str, locks: list[Lock]) -> None:
         self._store = store
-        self._lock = lock
+        self._locks = locks
         self.chain_id = chain_id
         self.path = path
 
@@ -41,7 +41,8 @@ class Volume:
         return self.path == self._store.volume(self.chain_id)
 
     def publish(self, *, durable: bool) -> None:
-        """Give it its final name. ``durable`` says that a snapshot of it was made; else everything is synced first."""
+        """Give it its final name, and let others use it. ``durable`` says that a snapshot of it was made; else everything is
+        synced first."""
         final = self._store.volume(self.chain_id)
         if not os.path.isdir(self.path) and os.path.isdir(final):
             self.path = final  # a signal came between the renaming and this line the last time
@@ -50,13 +51,18 @@ class Volume:
                 _core.sync(self.path)
             os.rename(self.path, final)
             self.path = final
-        self.release()
+        if self._locks:  # else a signal came while they were handed on
+            self._locks[0].share()
+
+    def give_locks(self) -> list[Lock]:
+        """The locks, for the volume above it to hold."""
+        given, self._locks = self._locks, []
+        return given
 
     def release(self) -> None:
-        """Let others have the volume's lock."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        """Let clean have the volume and those below it."""
+        while self._locks:
+            self._locks.pop().release()
 
 
 def incomplete_name(chain_id: str) -> str:
@@ -74,7 +80,7 @@ def destroy_incomplete(store: Store, driver: Driver, path: str, chain_id: str, *
     next needs what it took."""
     ids = driver.destroy(path)
     if full:
-        driver.reclaim(store.path, ids, RECLAIM_DEADLINE)
+        driver.reclaim(store.folder("volumes"), ids, RECLAIM_DEADLINE)
     if not driver.is_volume(store.volume(chain_id)):
         records.remove_size(store, chain_id)
 

@@ -139,6 +139,20 @@ fn whiteouts_spare_what_their_own_layer_made() {
     assert_eq!(place.tree(), tree(&[("d", "/"), ("d/new", "n")]));
 }
 
+/// A13, B11: a directory that a marker took away and that comes back only as a parent has no time of its own, wherever the
+/// marker stands (found by the fuzz target `whiteouts`).
+#[test]
+fn time_of_a_directory_that_comes_back() {
+    for upper in [[file(".wh.p", b""), file("p/q/f", b"")], [file("p/q/f", b""), file(".wh.p", b"")]] {
+        let place = Place::new();
+        place.apply(&[dir("p", 0o700), file("p/q/old", b"")]).unwrap();
+        place.apply(&upper).unwrap();
+        for name in ["p", "p/q"] {
+            assert_eq!(place.root.join(name).metadata().unwrap().mtime(), 0, "{name}");
+        }
+    }
+}
+
 /// A1 to A4, A6, A8, A12, A21.
 #[test]
 fn nothing_leaves_the_root() {

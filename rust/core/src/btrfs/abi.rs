@@ -157,3 +157,87 @@ pub(super) struct RootRefs {
 // SAFETY: as above.
 unsafe impl Plain for RootRefs {}
 const _: () = assert!(std::mem::size_of::<RootRefs>() == 4096);
+
+impl RootRefs {
+    /// What the kernel found.
+    pub fn found(&self) -> &[RootRef] {
+        &self.refs[..ROOT_REFS.min(usize::from(self.count))]
+    }
+
+    /// Where to go on when there are more than fit. `None` where that would lead nowhere: asking again without getting
+    /// further would never end.
+    pub fn next_tree(&self) -> Option<u64> {
+        self.found().last()?.tree.checked_add(1).filter(|&next| next > self.min_tree)
+    }
+}
+
+impl InoLookupUser {
+    /// The directory that holds the subvolume, as a path below the one that was asked about (empty for that itself), and
+    /// the subvolume's name in it. `None` where that is no name.
+    pub fn place(&self) -> Option<(&[u8], &[u8])> {
+        let (path, name) = (until_nul(&self.path), until_nul(&self.name));
+        (!matches!(name, b"" | b"." | b"..") && !name.contains(&b'/')).then_some((path, name))
+    }
+}
+
+fn until_nul(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len())]
+}
+
+/// Results made of arbitrary bytes, for the fuzz target.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use super::{InoLookupUser, Plain, ROOT_REFS, RootRef, RootRefs};
+
+    /// Take `bytes` for what the kernel gave, and hold the parsing to what its callers rely on.
+    pub fn parse_results(bytes: &[u8]) {
+        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes.get(at * 8 + i).copied().unwrap_or(0)));
+        let mut refs = RootRefs::zeroed();
+        refs.count = bytes.first().copied().unwrap_or(0);
+        refs.min_tree = word(1);
+        for (i, reference) in refs.refs.iter_mut().enumerate() {
+            *reference = RootRef { tree: word(2 + i * 2), dir: word(3 + i * 2) };
+        }
+        assert!(refs.found().len() <= ROOT_REFS);
+        assert!(refs.next_tree().is_none_or(|next| next > refs.min_tree));
+        let mut lookup = InoLookupUser::zeroed();
+        let mut rest = bytes.iter().copied();
+        lookup.name.fill_with(|| rest.next().unwrap_or(0));
+        lookup.path.fill_with(|| rest.next().unwrap_or(0));
+        if let Some((path, name)) = lookup.place() {
+            assert!(!path.contains(&0) && !name.is_empty() && name.len() <= 256 && !name.contains(&b'/') && !name.contains(&0));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_nested_subvolumes_are_asked_for_only_when_that_leads_on() {
+        let mut refs = RootRefs::zeroed();
+        assert_eq!((refs.found().len(), refs.next_tree()), (0, None));
+        refs.count = 2;
+        refs.refs[1].tree = 300;
+        assert_eq!((refs.found().len(), refs.next_tree()), (2, Some(301)));
+        refs.min_tree = 301;
+        assert_eq!(refs.next_tree(), None);
+        refs.refs[1].tree = u64::MAX;
+        assert_eq!(refs.next_tree(), None);
+    }
+
+    #[test]
+    fn places_of_nested_subvolumes() {
+        let mut lookup = InoLookupUser::zeroed();
+        assert_eq!(lookup.place(), None);
+        lookup.name[..3].copy_from_slice(b"sub");
+        assert_eq!(lookup.place(), Some((&b""[..], &b"sub"[..])));
+        lookup.path[..4].copy_from_slice(b"a/b/");
+        assert_eq!(lookup.place(), Some((&b"a/b/"[..], &b"sub"[..])));
+        lookup.name[..3].copy_from_slice(b"s/b");
+        assert_eq!(lookup.place(), None);
+        lookup.name[..3].copy_from_slice(b"..\0");
+        assert_eq!(lookup.place(), None);
+    }
+}

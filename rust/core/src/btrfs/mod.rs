@@ -10,6 +10,9 @@ mod abi;
 pub mod quota;
 pub mod subvolume;
 
+#[cfg(fuzzing)]
+pub use abi::fuzzing;
+
 use crate::error::{Error, Result};
 use crate::sys;
 use rustix::fs::{Mode, OFlags};

@@ -191,18 +191,18 @@ fn children(dir: &OwnedFd) -> Result<Vec<(OwnedFd, Vec<u8>)>> {
             Err(error) if error.raw_os_error() == Some(libc::EOVERFLOW) => true,
             Err(error) => return Err(Error::io("listing nested subvolumes", error)),
         };
-        for reference in refs.refs.iter().take(usize::from(refs.count)) {
+        for reference in refs.found() {
             let mut lookup = abi::InoLookupUser::zeroed();
             (lookup.dir, lookup.tree) = (reference.dir, reference.tree);
             sys::ioctl(dir.as_fd(), abi::INO_LOOKUP_USER, &mut lookup).map_err(|e| Error::io("looking up a nested subvolume", e))?;
-            let path = until_nul(&lookup.path);
+            let (path, name) = lookup.place().ok_or_else(|| Error::io("looking up a nested subvolume", Errno::UCLEAN))?;
             let holder = if path.is_empty() { dir.try_clone().map_err(|e| Error::io("dup", e))? } else { open_child(dir, path)? };
-            found.push((holder, until_nul(&lookup.name).to_vec()));
+            found.push((holder, name.to_vec()));
         }
         if !more {
             return Ok(found);
         }
-        min_tree = refs.refs[abi::ROOT_REFS - 1].tree + 1;
+        min_tree = refs.next_tree().ok_or_else(|| Error::io("listing nested subvolumes", Errno::UCLEAN))?;
     }
 }
 
@@ -213,10 +213,6 @@ fn open_child(dir: &OwnedFd, path: &[u8]) -> Result<OwnedFd> {
 
 fn too_deep() -> Error {
     Error::Limit(format!("subvolumes nested deeper than {MAX_DEPTH} levels"))
-}
-
-fn until_nul(bytes: &[u8]) -> &[u8] {
-    &bytes[..bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len())]
 }
 
 /// Parent directory and last component. The kernel takes names up to 255 bytes, and no `/` in them.

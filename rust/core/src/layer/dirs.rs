@@ -16,6 +16,8 @@ use std::rc::Rc;
 
 /// Links followed on the way to a parent that does not exist yet, as many as the kernel follows itself.
 const MAX_LINKS: u32 = 40;
+/// Time of a directory that nothing describes: two unpacks of one layer must not differ.
+const EPOCH: rustix::fs::Timespec = rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// An open directory of the tree.
 #[derive(Debug)]
@@ -199,15 +201,15 @@ impl Dirs {
 
     /// A path that will still lead to the directory at the end: where a link was followed, the kernel's name for it.
     pub(super) fn path_of(&self, dir: &Dir, path: &[&[u8]]) -> Vec<u8> {
-        let name = |dir: &Dir| rustix::fs::readlink(format!("/proc/self/fd/{}", dir.fd.as_raw_fd()), Vec::new());
-        if dir.by_link {
-            if let (Ok(root), Ok(real)) = (name(&self.root), name(dir)) {
-                if let Some(below) = real.to_bytes().strip_prefix(root.to_bytes()) {
-                    return normalise(below).join(&b'/');
-                }
-            }
-        }
-        path.join(&b'/')
+        let real = if dir.by_link { self.real_path(dir) } else { None };
+        real.unwrap_or_else(|| path.join(&b'/'))
+    }
+
+    /// The kernel's name for a directory, from the root.
+    fn real_path(&self, dir: &Dir) -> Option<Vec<u8>> {
+        let name = |dir: &Dir| rustix::fs::readlink(format!("/proc/self/fd/{}", dir.fd.as_raw_fd()), Vec::new()).ok();
+        let (root, real) = (name(&self.root)?, name(dir)?);
+        Some(normalise(real.to_bytes().strip_prefix(root.to_bytes())?).join(&b'/'))
     }
 
     /// The directory `path` if it is there, for taking something away from it: its time is owed back.
@@ -221,9 +223,10 @@ impl Dirs {
         Ok(dir)
     }
 
-    /// The directory counts as made by this layer now: nothing of the old one is owed to it.
-    pub(super) fn disown(&mut self, ino: u64) {
-        self.owed.remove(&ino);
+    /// The directory counts as made by this layer now, on the way to something in it: nothing of the old one is owed to it.
+    pub(super) fn disown(&mut self, dir: &Dir) {
+        let path = self.real_path(dir).unwrap_or_default();
+        self.owe(dir.ino, Owed { path, mtime: EPOCH, mode: None });
     }
 
     fn make_one(&mut self, parent: &Rc<Dir>, name: &[u8], path: &[&[u8]]) -> Result<Rc<Dir>> {
@@ -236,11 +239,9 @@ impl Dirs {
         }
         self.mark_made(parent, name);
         self.entered.insert(dir.ino);
-        // Nothing describes it, and two unpacks of one layer must not differ.
-        let epoch = rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 };
         let dir = Dir { gives_group: Cell::new(false), by_link: parent.by_link, ..dir };
         let path = self.path_of(&dir, path);
-        self.owe(dir.ino, Owed { path, mtime: epoch, mode: None });
+        self.owe(dir.ino, Owed { path, mtime: EPOCH, mode: None });
         Ok(Rc::new(dir))
     }
 

@@ -60,7 +60,7 @@ pub(super) fn purge_children(dirs: &mut Dirs, dir: &Dir, depth: usize) -> Result
 fn reset(dirs: &mut Dirs, child: &Dir) -> Result<()> {
     let context = |e| Error::io("reset directory", e);
     let (uid, gid) = dirs.owner();
-    dirs.disown(child.ino);
+    dirs.disown(child);
     super::xattr::clear(&child.fd)?;
     rustix::fs::fchown(child, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid))).map_err(context)?;
     rustix::fs::fchmod(child, Mode::from_raw_mode(0o755)).map_err(context)
