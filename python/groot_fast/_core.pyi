@@ -142,8 +142,20 @@ def enclose(path: StrPath, limit: int, exclusive: bool) -> None:
 def disband_group(path: StrPath, id: int, members: list[int]) -> None:
     """Undo `enclose` of subvolume ``id``; ``path`` is any directory of the file system. Missing is fine. Privileged."""
 
+def stale_groups(path: StrPath) -> list[tuple[int, int]]:
+    """(level, id) of the quota groups that count nothing and whose subvolume is gone. Privileged."""
+
 def remove_stale_groups(path: StrPath) -> int:
-    """Remove the quota groups of subvolumes that are gone; gives how many. Privileged."""
+    """Remove those of level 0; gives how many. Privileged."""
+
+def limits(path: StrPath) -> tuple[int | None, int | None] | None:
+    """(referenced, exclusive) limits of a subvolume in bytes, None each where there is none; None where nobody counts."""
+
+def is_inconsistent(path: StrPath) -> bool:
+    """Whether full accounting has lost count."""
+
+def list_subvolumes(path: StrPath) -> list[str]:
+    """Subvolumes below a directory, relative to it; not those nested in others of them, nor where the caller may not walk."""
 
 def parse_json(document: bytes) -> Any:
     """Parse one JSON document. At most 128 levels, no duplicate keys, UTF-8 only. Raises ValueError."""

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 class Request:
     """One call of a command."""
 
-    __slots__ = ("given", "log", "positional", "settings")
+    __slots__ = ("exit_code", "given", "log", "positional", "settings")
 
     def __init__(self, settings: Settings, given: dict[str, Value], positional: list[str], log: Logger) -> None:
+        self.exit_code = 0
+        """How the process ends when the command ran to its end."""
         self.settings = settings
         self.given = given
         self.positional = positional
@@ -148,6 +150,18 @@ def _missing_store(request: Request) -> str:
     return text
 
 
+def check(request: Request) -> str:
+    """Look for damage and leftovers."""
+    if request.positional:
+        raise UsageError("invalid arguments - usage: check [options]")
+    repair, dry_run, json = (bool(request.given.get(name)) for name in ("repair", "dry-run", "json"))
+    found = request.groot().check(repair=repair, dry_run=dry_run)
+    request.exit_code = int(any(finding.counts for finding in found))
+    from groot_fast.cli.report import as_json, as_text
+
+    return as_json(found) if json else as_text(found)
+
+
 def init_store(request: Request) -> str:
     """Make a store."""
     if request.positional:
@@ -236,6 +250,22 @@ COMMANDS = (
             Flag("ignore-image", LIST, "keep the layers of this image", "ignore_images"),
             Flag("cache-bytes", INTEGER, "as --threshold-bytes", "threshold"),
         ),
+    ),
+    Command(
+        "check",
+        "Look for damage and leftovers in the store",
+        check,
+        description=(
+            "Prints a line for each finding: error (something is damaged), warning (something is left over or will be missed) or\n"
+            "note. Changes nothing unless told to, and leaves running commands and what is theirs alone. The exit code is 0\n"
+            "when no error or warning is left, else 1."
+        ),
+        flags=(
+            Flag("repair", SWITCH, "put right what no living image uses"),
+            Flag("dry-run", SWITCH, "say what --repair would put right, and change nothing"),
+            Flag("json", SWITCH, "print a JSON document"),
+        ),
+        examples="grootfs check\ngrootfs check --dry-run\ngrootfs check --repair",
     ),
     Command("list", "Print the directories of all images", list_),
     Command("delete-store", "Remove a store with everything in it", delete_store),

@@ -100,8 +100,9 @@ def _run(command: Command, given_globals: dict[str, Value], argv: list[str]) -> 
     log = Logger(sink, "grootfs").session(command.name)
     log.info("starting")
     log.debug("config", config=settings.public())
+    request = Request(settings, given, positional, log)
     try:
-        text = command.run(Request(settings, given, positional, log))
+        text = command.run(request)
     except GrootError as error:
         log.error("failed", error)
         _say(f"{error}\n\nhint: {error.hint}" if error.hint else str(error))
@@ -118,7 +119,7 @@ def _run(command: Command, given_globals: dict[str, Value], argv: list[str]) -> 
         log.info("ending")
     if text:
         _say(text)
-    return 0
+    return request.exit_code
 
 
 def _hide_password(given: dict[str, Value]) -> None:

@@ -22,5 +22,6 @@ The layout is the original's last BTRFS one (contract, section 11.2); `meta/sour
 and do not disturb it.
 
 layout.py paths, records.py the files below meta/, locks.py, images.py create/delete/list/stats of images, volumes.py
-building and publishing volumes, clean.py, setup.py init-store and delete-store.
+building and publishing volumes, clean.py, check.py what is wrong, repair.py what can be put right, setup.py init-store and
+delete-store.
 """

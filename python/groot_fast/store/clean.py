@@ -37,7 +37,7 @@ def cached_bytes(store: Store) -> int:
 
 def unused_bytes(store: Store) -> int:
     """Bytes of file content in the layers that no image uses."""
-    used = _used_volumes(store)
+    used = used_volumes(store)
     sizes = (records.read_size(store, chain_id) for chain_id in list_volumes(store) if chain_id not in used)
     return sum(size.layer for size in sizes if size is not None)
 
@@ -68,7 +68,7 @@ def clean(
         # First: while what the dead left has a record, its volumes count as used.
         images.remove_unfinished(store, driver)
         _mark(store, driver, log, metrics, set(ignore_images or ()), on_create)
-        _destroy_marked(store, driver, log, wait=not on_create)
+        destroy_marked(store, driver, log, wait=not on_create)
     return True
 
 
@@ -80,26 +80,26 @@ def _mark(store: Store, driver: Driver, log: Logger, metrics: Metrics, ignore_im
     metrics.send("ExclusiveLockingTime", time.monotonic_ns() - asked, NANOS)
     try:
         if alone is not None:
-            _drop_stale_records(store, log)
-        used = _used_volumes(store)
+            drop_stale_records(store, log)
+        used = used_volumes(store)
         for image in ignore_images:
             used.update(records.read_source(store, image))
         for name in os.listdir(store.folder("volumes")):
             # What is no volume is not ours to remove.
             if not name.startswith(DOOMED) and name not in used and driver.is_volume(store.volume(name)):
-                _doom(store, name, log)
-        _remove_temporary(store, alone is not None, KEEP_DOWNLOADS if on_create else 0.0)
+                doom(store, name, log)
+        remove_temporary(store, alone is not None, KEEP_DOWNLOADS if on_create else 0.0)
         volumes = set(list_volumes(store))
         records.prune_sources(store, volumes)
         if alone is not None:
             records.prune_sizes(store, volumes)
-            _remove_lock_files(store, volumes)
+            remove_lock_files(store, volumes)
     finally:
         if alone is not None:
             alone.release()
 
 
-def _used_volumes(store: Store) -> set[str]:
+def used_volumes(store: Store) -> set[str]:
     """Volumes that the records of images name. An image without a usable record uses nothing: its tree does not depend
     on its volumes, so the worst is that they are pulled again (contract, defect 15)."""
     used: set[str] = set()
@@ -108,14 +108,16 @@ def _used_volumes(store: Store) -> set[str]:
     return used
 
 
-def _drop_stale_records(store: Store, log: Logger) -> None:
+def drop_stale_records(store: Store, log: Logger) -> None:
+    """Remove the records of images that are gone. Only with the store's lock: a create holds it while it has a directory."""
     for image_id in records.recorded_images(store):
         if not os.path.isdir(store.image(image_id)):
             log.info("record-without-image", id=image_id)
             records.remove_dependencies(store, image_id)
 
 
-def _doom(store: Store, name: str, log: Logger) -> None:
+def doom(store: Store, name: str, log: Logger) -> None:
+    """Mark a volume for removal, unless somebody uses or builds it."""
     chain_id = name.split(INCOMPLETE, maxsplit=1)[0]
     held = locks.try_lock(store, chain_id)
     if held is None:
@@ -130,7 +132,8 @@ def _doom(store: Store, name: str, log: Logger) -> None:
             records.remove_size(store, chain_id)
 
 
-def _destroy_marked(store: Store, driver: Driver, log: Logger, *, wait: bool) -> None:
+def destroy_marked(store: Store, driver: Driver, log: Logger, *, wait: bool) -> None:
+    """Destroy what is marked. Only with the lock of cleans. Raises StoreError when a volume could not be destroyed."""
     failed = 0
     destroyed: list[int] = []
     for name in os.listdir(store.folder("volumes")):
@@ -149,7 +152,7 @@ def _destroy_marked(store: Store, driver: Driver, log: Logger, *, wait: bool) ->
         raise StoreError("destroying volumes failed", hint="the log names the volumes (`--log-level error`)")
 
 
-def _remove_temporary(store: Store, alone: bool, keep_downloads: float) -> None:
+def remove_temporary(store: Store, alone: bool, keep_downloads: float) -> None:
     """Remove what processes left in ``tmp``. A download in progress is locked by its process; of other files only their
     age tells, unless nobody else is at work."""
     now = time.time()
@@ -159,7 +162,7 @@ def _remove_temporary(store: Store, alone: bool, keep_downloads: float) -> None:
             age = now - os.lstat(path).st_mtime
             if is_download(name):
                 if age >= keep_downloads:
-                    _remove_unlocked(path)
+                    remove_unlocked(path)
             elif alone and os.path.isdir(path):
                 os.rmdir(path)
             elif alone or age > FOREIGN_AGE:
@@ -174,7 +177,8 @@ def is_download(name: str) -> bool:
     return name.startswith(BLOB) and len(digest) == 64 and not set(digest) - set("0123456789abcdef")
 
 
-def _remove_unlocked(path: str) -> None:
+def remove_unlocked(path: str) -> None:
+    """Remove a download that no process is working on."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if locks.try_flock(fd):
@@ -183,7 +187,7 @@ def _remove_unlocked(path: str) -> None:
         os.close(fd)
 
 
-def _remove_lock_files(store: Store, volumes: set[str]) -> None:
+def remove_lock_files(store: Store, volumes: set[str]) -> None:
     """Remove the lock files of volumes that are gone; the original keeps one for each layer it ever saw."""
     for name in os.listdir(store.folder("locks")):
         key = name.removesuffix(".lock")

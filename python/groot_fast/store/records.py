@@ -41,24 +41,25 @@ def _strings(value: object) -> list[str] | None:
 # -- images ------------------------------------------------------------------
 
 
-def _dependency_path(store: Store, image_id: str) -> str:
+def dependency_path(store: Store, image_id: str) -> str:
+    """The file with the volumes of an image."""
     return store.folder(f"{DEPENDENCIES}/image:{image_id}.json")
 
 
 def write_dependencies(store: Store, image_id: str, chain_ids: list[str]) -> None:
     """Record the volumes of an image, bottom to top (contract, section 11.3)."""
-    _write(store, _dependency_path(store, image_id), chain_ids)
+    _write(store, dependency_path(store, image_id), chain_ids)
 
 
 def read_dependencies(store: Store, image_id: str) -> list[str] | None:
     """The volumes of an image; None where there is no usable record."""
-    return _strings(_read(_dependency_path(store, image_id)))
+    return _strings(_read(dependency_path(store, image_id)))
 
 
 def remove_dependencies(store: Store, image_id: str) -> None:
     """Forget the volumes of an image. Missing is fine."""
     try:
-        os.unlink(_dependency_path(store, image_id))
+        os.unlink(dependency_path(store, image_id))
     except FileNotFoundError:
         pass
 
@@ -182,6 +183,21 @@ def recall_image(store: Store, name: str) -> Image | None:
     layers = [Layer(chain_id=chain_id, size=0) for chain_id in chain_ids]
     layers[-1].size = compressed
     return Image(layers, config.encode(), env, declared)
+
+
+def damaged_sources(store: Store) -> list[str]:
+    """Paths below ``meta/sources`` that are no such record."""
+    try:
+        names = sorted(os.listdir(store.folder(SOURCES)))
+    except FileNotFoundError:
+        return []
+    paths = [store.folder(f"{SOURCES}/{name}") for name in names]
+    return [path for path in paths if not _is_source(path) and os.path.lexists(path)]
+
+
+def _is_source(path: str) -> bool:
+    value = _read(path)
+    return isinstance(value, dict) and isinstance(value.get("image"), str) and _strings(value.get("volumes")) is not None
 
 
 def prune_sources(store: Store, volumes: set[str]) -> None:
