@@ -283,9 +283,9 @@ class Groot:
         except OSError as error:
             log.debug("stale-quota-groups-kept", reason=str(error.strerror))
 
-    def check(self, *, repair: bool = False, dry_run: bool = False) -> list[Finding]:
-        """Hold the store against what it should be, and with ``repair`` put right what no living image uses (with
-        ``dry_run`` only say what that would be). Raises StoreError, OSError."""
+    def check(self, *, deep: bool = False, repair: bool = False, dry_run: bool = False) -> list[Finding]:
+        """Hold the store against what it should be (with ``deep`` the content of volumes too), and with ``repair`` put right
+        what no living image uses (with ``dry_run`` only say what that would be). Raises StoreError, OSError."""
         from groot_fast.store.check import check
         from groot_fast.store.repair import repair as repair_
 
@@ -293,9 +293,9 @@ class Groot:
             check_driver(self._settings.driver)
             store = open_store(self._settings.store)
             with self._driver(store) as driver:
-                found = check(store, driver)
+                found = check(store, driver, deep=deep)
                 if repair or dry_run:
-                    found = repair_(store, driver, log, found, dry_run=dry_run)
+                    found = repair_(store, driver, log, found, deep=deep, dry_run=dry_run)
             log.info("checked", found=len(found), remain=sum(finding.counts for finding in found))
             return found
 

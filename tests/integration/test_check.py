@@ -164,7 +164,7 @@ DAMAGES = {
     "size alone": Damage(
         lambda s: (s.path / "meta" / f"volume-{GONE}").write_text('{"Size":1}'),
         "warning",
-        "size-without-volume",
+        "record-without-volume",
         f"meta/volume-{GONE}",
         True,
     ),
@@ -300,7 +300,7 @@ def test_what_a_running_command_owns_is_no_finding(used: Store) -> None:
         for fd in held:
             os.close(fd)
     assert {kind for kind, _ in kinds(check(used, code=1))} == {
-        *("incomplete-volume", "size-without-volume", "doomed-volume", "unfinished-image", "leaked-blob", "leftover", "stale-locks")
+        *("incomplete-volume", "record-without-volume", "doomed-volume", "unfinished-image", "leaked-blob", "leftover", "stale-locks")
     }
     assert {state for _, state in kinds(check(used, "--repair", code=0))} == {"repaired"}
     assert check(used) == []

@@ -154,8 +154,8 @@ def check(request: Request) -> str:
     """Look for damage and leftovers."""
     if request.positional:
         raise UsageError("invalid arguments - usage: check [options]")
-    repair, dry_run, json = (bool(request.given.get(name)) for name in ("repair", "dry-run", "json"))
-    found = request.groot().check(repair=repair, dry_run=dry_run)
+    deep, repair, dry_run, json = (bool(request.given.get(name)) for name in ("deep", "repair", "dry-run", "json"))
+    found = request.groot().check(deep=deep, repair=repair, dry_run=dry_run)
     request.exit_code = int(any(finding.counts for finding in found))
     from groot_fast.cli.report import as_json, as_text
 
@@ -261,11 +261,12 @@ COMMANDS = (
             "when no error or warning is left, else 1."
         ),
         flags=(
+            Flag("deep", SWITCH, "read every file of every volume and hold it against what was unpacked"),
             Flag("repair", SWITCH, "put right what no living image uses"),
             Flag("dry-run", SWITCH, "say what --repair would put right, and change nothing"),
             Flag("json", SWITCH, "print a JSON document"),
         ),
-        examples="grootfs check\ngrootfs check --dry-run\ngrootfs check --repair",
+        examples="grootfs check\ngrootfs check --deep\ngrootfs check --dry-run\ngrootfs check --repair",
     ),
     Command("list", "Print the directories of all images", list_),
     Command("delete-store", "Remove a store with everything in it", delete_store),

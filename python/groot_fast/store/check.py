@@ -69,11 +69,16 @@ class Finding:
         return os.path.basename(self.path)
 
 
-def check(store: Store, driver: Driver) -> list[Finding]:
-    """Look at the whole store. Raises OSError where it may not be read."""
+def check(store: Store, driver: Driver, *, deep: bool = False) -> list[Finding]:
+    """Look at the whole store, with ``deep`` at the content of its volumes too. Raises OSError where it may not be read."""
     found = [*_check_folders(store), *_check_volumes(store, driver), *_check_images(store, driver)]
     found += [*_check_records(store, driver), *_check_temporary(store), *_check_locks(store), *_check_subvolumes(store)]
-    return [*found, *_check_accounting(store), *_check_origin(store, driver)]
+    found += [*_check_accounting(store), *_check_origin(store, driver)]
+    if deep:
+        from groot_fast.store.content import check_content
+
+        found += check_content(store, driver)
+    return found
 
 
 # -- the store's own directories ----------------------------------------------------------
@@ -292,26 +297,25 @@ def _check_records(store: Store, driver: Driver) -> Iterator[Finding]:
         if not name.endswith(".json") or not name.startswith(("image:", "baseimage:")):
             path = store.folder(f"{records.DEPENDENCIES}/{name}")
             yield Finding(WARNING, "foreign-entry", path, "is not a record", MOVE)
+    volumes = dict(records.recorded_volumes(store))
     for name in sorted(os.listdir(store.folder("meta"))):
-        chain_id = name.removeprefix("volume-")
         path = store.folder(f"meta/{name}")
-        if chain_id == name:
-            if name not in ("namespace.json", "dependencies", "sources"):
-                yield Finding(WARNING, "foreign-entry", path, "is not a record", MOVE)
-        elif not driver.is_volume(store.volume(chain_id)):
-            yield from _check_lone_size(store, driver, chain_id)
+        if name in volumes:
+            if not driver.is_volume(store.volume(volumes[name])):
+                yield from _check_lone_record(store, driver, path, volumes[name])
+        elif name not in ("namespace.json", "dependencies", "sources"):
+            yield Finding(WARNING, "foreign-entry", path, "is not a record", MOVE)
     for path in records.damaged_sources(store):
         problem = "is not the record of a source: `clean --ignore-image` and `--pull-policy missing` do not know the image"
         yield Finding(WARNING, "damaged-source", path, problem, "the next create of that image writes it anew")
 
 
-def _check_lone_size(store: Store, driver: Driver, chain_id: str) -> Iterator[Finding]:
-    path = records.size_path(store, chain_id)
+def _check_lone_record(store: Store, driver: Driver, path: str, chain_id: str) -> Iterator[Finding]:
     held = locks.observe(store, chain_id)
     if held is not None:
         with held:
             if os.path.lexists(path) and not driver.is_volume(store.volume(chain_id)):
-                yield Finding(WARNING, "size-without-volume", path, "its volume is gone", CLEAN)
+                yield Finding(WARNING, "record-without-volume", path, "its volume is gone", CLEAN)
 
 
 # -- leftovers ----------------------------------------------------------------------------
@@ -325,6 +329,8 @@ def _check_temporary(store: Store) -> Iterator[Finding]:
             status = os.lstat(path)
         except FileNotFoundError:
             continue
+        if _core.is_subvolume(path):
+            continue  # `_check_subvolumes` speaks of it
         age = now - status.st_mtime
         if is_download(name) or name.startswith("image-"):
             if _is_locked(path):

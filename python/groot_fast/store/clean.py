@@ -92,7 +92,7 @@ def _mark(store: Store, driver: Driver, log: Logger, metrics: Metrics, ignore_im
         volumes = set(list_volumes(store))
         records.prune_sources(store, volumes)
         if alone is not None:
-            records.prune_sizes(store, volumes)
+            records.prune_volumes(store, volumes)
             remove_lock_files(store, volumes)
     finally:
         if alone is not None:
@@ -129,7 +129,7 @@ def doom(store: Store, name: str, log: Logger) -> None:
         except FileNotFoundError:
             return
         if name == chain_id:
-            records.remove_size(store, chain_id)
+            records.remove_volume(store, chain_id)
 
 
 def destroy_marked(store: Store, driver: Driver, log: Logger, *, wait: bool) -> None:

@@ -14,7 +14,15 @@ from groot_fast.errors import GrootError
 from groot_fast.sources.image import chain_ids
 from groot_fast.store import images, locks, records
 from groot_fast.store.check import Finding, check, is_chain_id
-from groot_fast.store.clean import KEEP_DOWNLOADS, destroy_marked, doom, drop_stale_records, remove_lock_files, remove_temporary
+from groot_fast.store.clean import (
+    KEEP_DOWNLOADS,
+    destroy_marked,
+    doom,
+    drop_stale_records,
+    remove_lock_files,
+    remove_temporary,
+    used_volumes,
+)
 from groot_fast.store.volumes import list_volumes, record_missing_sizes
 
 TYPE_CHECKING = False
@@ -43,14 +51,18 @@ class Repairs:
         # With the lock that keeps creates out, so quick ones only. Destroying a volume may make its lock file anew.
         self._alone: dict[str, Callable[[list[Finding]], None]] = {
             "record-without-image": lambda _: drop_stale_records(store, log),
-            "size-without-volume": lambda _: records.prune_sizes(store, set(list_volumes(store))),
+            "record-without-volume": lambda _: records.prune_volumes(store, set(list_volumes(store))),
             "leftover": lambda _: remove_temporary(store, True, KEEP_DOWNLOADS),
-            "stale-locks": lambda _: remove_lock_files(store, set(list_volumes(store))),
-            "incomplete-volume": lambda _: remove_lock_files(store, set(list_volumes(store))),
+            **dict.fromkeys(
+                ("stale-locks", "incomplete-volume", "damaged-content", "damaged-listing"),
+                lambda _: remove_lock_files(store, set(list_volumes(store))),
+            ),
         }
         self._others: dict[str, Callable[[list[Finding]], None]] = {
             "unfinished-image": lambda _: images.remove_unfinished(store, driver),
-            "incomplete-volume": self._destroy_incomplete,
+            "incomplete-volume": self._destroy,
+            "damaged-content": self._destroy,
+            "damaged-listing": self._destroy,
             "doomed-volume": lambda _: destroy_marked(store, driver, log, wait=True),
             "leaked-blob": lambda _: remove_temporary(store, False, KEEP_DOWNLOADS),
             "volume-without-size": self._measure,
@@ -71,6 +83,8 @@ class Repairs:
             return self._chain_of(self._image_of(finding)) is not None
         if finding.kind == "wrong-image-size":
             return self._size_of(finding.name) is not None
+        if finding.kind in ("damaged-content", "damaged-listing"):
+            return finding.name not in used_volumes(self._store)
         return finding.kind in self._alone or finding.kind in self._others
 
     def run(self, found: list[Finding]) -> None:
@@ -94,8 +108,11 @@ class Repairs:
                 except (OSError, GrootError) as error:
                     self._log.error("repair-failed", error, kind=kind)
 
-    def _destroy_incomplete(self, found: list[Finding]) -> None:
+    def _destroy(self, found: list[Finding]) -> None:
+        used = used_volumes(self._store)
         for finding in found:
+            if finding.name in used:
+                continue
             doom(self._store, finding.name, self._log)
         destroy_marked(self._store, self._driver, self._log, wait=True)
 
@@ -162,7 +179,7 @@ class _Held:
             os.close(self._fd)
 
 
-def repair(store: Store, driver: Driver, log: Logger, found: list[Finding], *, dry_run: bool) -> list[Finding]:
+def repair(store: Store, driver: Driver, log: Logger, found: list[Finding], *, deep: bool = False, dry_run: bool) -> list[Finding]:
     """Put right what can be, and say of each finding what became of it; gives the findings. What is there afterwards is
     found by looking again. With ``dry_run`` nothing is changed. Raises LockTimeout, OSError."""
     repairs = Repairs(store, driver, log)
@@ -176,7 +193,7 @@ def repair(store: Store, driver: Driver, log: Logger, found: list[Finding], *, d
         if not wanted:
             break
         repairs.run(wanted)
-        left = {(finding.kind, finding.path): finding for finding in check(store, driver)}
+        left = {(finding.kind, finding.path): finding for finding in check(store, driver, deep=deep)}
         for finding in found:
             finding.state = "remains" if left.pop((finding.kind, finding.path), None) else "repaired"
         found = [*found, *left.values()]
