@@ -372,7 +372,8 @@ def test_no_false_alarm(busy: Store, module_scratch: Path, stack: list[list[Item
     assume(image_id is not None)
     assert image_id is not None
     try:
-        assert [finding for finding in deep(busy) if finding["kind"] not in ("needs-root", "stale-group")] == []
+        # Refused stacks leave their lower volumes, which are verified too, and lock files.
+        assert [finding for finding in deep(busy) if finding["kind"] not in ("needs-root", "stale-group", "stale-locks")] == []
     finally:
         without(busy, image_id)
 
