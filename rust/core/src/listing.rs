@@ -495,14 +495,15 @@ mod tests {
         }
         listing.write().unwrap();
         let file = std::fs::read(dir.path().join("listing")).unwrap();
-        assert!(unpack(&file).is_some());
+        let whole = unpack(&file).unwrap();
         let parent = MAGIC.len() + 17..file.iter().position(|&b| b == b'\n').unwrap();
         for at in 0..file.len() {
             assert!(unpack(&file[..at]).is_none(), "cut at {at}");
             let mut other = file.clone();
             other[at] ^= 1;
             // Of the parent the caller judges.
-            assert!(parent.contains(&at) || unpack(&other).is_none(), "bit in byte {at}");
+            // zstd ignores some bits of its own header: then the steps are the same.
+            assert!(parent.contains(&at) || unpack(&other).is_none_or(|steps| steps == whole), "bit in byte {at}");
         }
     }
 
