@@ -14,17 +14,17 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi') pyproject.toml
 
-.PHONY: help build run test test-rust test-python conformance bench bench-full bench-parts lint format deps install clean
+.PHONY: help build run test test-rust test-python conformance conformance-server bench bench-full bench-parts lint format deps install clean
 
 help: ## Show this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-build: $(BUILD)/bin/grootfs $(BUILD)/bin/drax ## Build build/bin/grootfs and build/bin/drax
+build: $(BUILD)/bin/grootfs $(BUILD)/lib/groot_fast/grootfs-program $(BUILD)/bin/drax ## Build build/bin/grootfs and build/bin/drax
 
 deps: ## Install what the build and the tests need (Debian packages)
 	./scripts/install-deps
 
-$(VENV)/.stamp: requirements.txt requirements-dev.txt | deps-once
+$(VENV)/.stamp: requirements.txt requirements-otel.txt requirements-dev.txt | deps-once
 	$(SYSTEM_PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
@@ -39,8 +39,14 @@ $(BUILD)/.wheel: $(RUST_SOURCES) $(PYTHON_SOURCES) README.md $(VENV)/.stamp
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall $(BUILD)/wheels/*.whl
 	@touch $@
 
-$(BUILD)/bin/grootfs: $(BUILD)/.wheel scripts/make-launcher
+$(BUILD)/lib/groot_fast/grootfs-program: $(BUILD)/.wheel scripts/make-launcher
 	./scripts/make-launcher $(VENV) $@
+
+# Linked statically: half of the start of so small a program is its libraries.
+$(BUILD)/bin/grootfs: $(RUST_SOURCES) $(VENV)/.stamp
+	cargo rustc --quiet --release --locked -p front -- -C target-feature=+crt-static
+	@mkdir -p $(@D)
+	install -m 0755 $(CARGO_TARGET_DIR)/release/front $@
 
 $(BUILD)/bin/drax: $(RUST_SOURCES) $(VENV)/.stamp
 	cargo build --quiet --release --locked -p drax
@@ -60,6 +66,9 @@ test-python: build ## Run the Python tests against the built command (root)
 
 conformance: build ## Run the conformance suite where it stands beside the project
 	GROOTFS_BIN=$(BUILD)/bin/grootfs $(PYTHON) -m pytest -p no:cacheprovider ../shared/conformance
+
+conformance-server: build ## The same, through a server
+	./scripts/with-server $(BUILD) $(PYTHON) -m pytest -p no:cacheprovider ../shared/conformance
 
 COMPARE = PYTHONPATH=benchmarks $(PYTHON) -m compare --images "$(or $(IMAGES),$(error IMAGES=DIR is needed: a directory of OCI layouts))" $(PEERS)
 
@@ -84,7 +93,7 @@ format: $(VENV)/.stamp ## Format all sources
 	$(VENV)/bin/ruff format python tests benchmarks
 	$(VENV)/bin/ruff check --fix python tests benchmarks
 
-install: build ## Install below PREFIX
+install: build ## Install below PREFIX (OTEL=1: with OpenTelemetry)
 	./scripts/install-files $(PREFIX) $(BUILD)
 
 clean: ## Remove build/ (unmounts the example store first)

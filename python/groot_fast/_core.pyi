@@ -140,6 +140,12 @@ def accounting(path: StrPath) -> str | None:
 def enable_quota(path: StrPath, simple: bool) -> None:
     """Turn accounting on. Privileged."""
 
+def disable_quota(path: StrPath) -> None:
+    """Turn accounting off: all groups and limits of the file system are gone. Privileged."""
+
+def limits(path: StrPath) -> tuple[int | None, int | None]:
+    """Limits of a subvolume on referenced and on exclusive bytes; None where there is no such limit."""
+
 def usage(path: StrPath) -> tuple[int, int] | None:
     """(referenced, exclusive) bytes as of the last commit; None where nobody counts."""
 
@@ -160,9 +166,6 @@ def stale_groups(path: StrPath) -> list[tuple[int, int]]:
 
 def remove_stale_groups(path: StrPath) -> int:
     """Remove those of level 0; gives how many. Privileged."""
-
-def limits(path: StrPath) -> tuple[int | None, int | None] | None:
-    """(referenced, exclusive) limits of a subvolume in bytes, None each where there is none; None where nobody counts."""
 
 def is_inconsistent(path: StrPath) -> bool:
     """Whether full accounting has lost count."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from groot_fast._core import parse_yaml
 from groot_fast.errors import ConfigError
+from groot_fast.telemetry.lager import RFC3339, UNIX_EPOCH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,12 +20,15 @@ ALWAYS, MISSING = "always", "missing"
 
 DEFAULT_STORE = "/var/lib/grootfs"
 MAX_CONFIG_BYTES = 1 << 20
+MAX_CORRELATION = 128
+"""Characters of a caller's correlation id, which stands in every line of the log."""
 
 Value = str | int | bool | list[str] | dict[str, list[str]]
 
 # setting -> (kind, spellings of its key; the newest first, and that one wins)
 KEYS: dict[str, tuple[type, tuple[str, ...]]] = {
     "store": (str, ("store", "store_path")),
+    "socket": (str, ("socket",)),
     "driver": (str, ("driver",)),
     "drax_bin": (str, ("drax_bin",)),
     "tardis_bin": (str, ("tardis_bin",)),
@@ -33,8 +37,10 @@ KEYS: dict[str, tuple[type, tuple[str, ...]]] = {
     "newuidmap_bin": (str, ("newuidmap_bin",)),
     "newgidmap_bin": (str, ("newgidmap_bin",)),
     "metron_endpoint": (str, ("metron_endpoint",)),
+    "metrics_file": (str, ("metrics_file",)),
     "log_level": (str, ("log_level",)),
     "log_file": (str, ("log_file",)),
+    "log_time_format": (str, ("log_time_format",)),
     "with_clean": (bool, ("create.with_clean", "clean_on_create")),
     "without_mount": (bool, ("create.without_mount",)),
     "json": (bool, ("create.json",)),
@@ -74,6 +80,8 @@ class Settings:
             return list(value) if isinstance(value, list) else []
 
         mirrors = values.get("registry_mirrors")
+        self._values = values
+        self.socket = text("socket")
         self.store = text("store", DEFAULT_STORE)
         self.driver = text("driver", "btrfs")
         self.drax_bin = text("drax_bin", "drax")
@@ -81,8 +89,11 @@ class Settings:
         self.newuidmap_bin = text("newuidmap_bin", "newuidmap")
         self.newgidmap_bin = text("newgidmap_bin", "newgidmap")
         self.metron_endpoint = text("metron_endpoint")
+        self.metrics_file = text("metrics_file")
         self.log_level = text("log_level")
         self.log_file = text("log_file")
+        self.log_time_format = text("log_time_format", UNIX_EPOCH)
+        self.correlation_id = text("correlation_id")
         self.with_clean = bool(values.get("with_clean"))
         self.mount = not values.get("without_mount")
         self.json = bool(values.get("json"))
@@ -105,7 +116,11 @@ class Settings:
 
     def public(self) -> dict[str, object]:
         """All values but the secrets, for the debug log."""
-        return {name: value for name, value in vars(self).items() if name not in ("username", "password")}
+        return {name: value for name, value in vars(self).items() if name not in ("username", "password", "_values")}
+
+    def override(self, options: Mapping[str, Value]) -> Settings:
+        """The same settings with ``options`` on top. Raises ConfigError."""
+        return _checked({**self._values, **options})
 
 
 def load(path: str | None, options: Mapping[str, Value]) -> Settings:
@@ -115,6 +130,10 @@ def load(path: str | None, options: Mapping[str, Value]) -> Settings:
     """
     values = _read(path) if path else {}
     values.update(options)
+    return _checked(values)
+
+
+def _checked(values: dict[str, Value]) -> Settings:
     settings = Settings(values)
     # Every command checks every value, as the original does, so that a bad file is found at once.
     if settings.disk_limit < 0:
@@ -123,6 +142,10 @@ def load(path: str | None, options: Mapping[str, Value]) -> Settings:
         raise ConfigError("invalid argument: clean threshold cannot be negative")
     if settings.pull_policy not in (ALWAYS, MISSING):
         raise ConfigError(f"invalid argument: pull policy `{settings.pull_policy}` is neither {ALWAYS} nor {MISSING}")
+    if settings.log_time_format not in (UNIX_EPOCH, RFC3339):
+        raise ConfigError(f"invalid argument: log time format `{settings.log_time_format}` is neither {UNIX_EPOCH} nor {RFC3339}")
+    if len(settings.correlation_id) > MAX_CORRELATION or not settings.correlation_id.isprintable():
+        raise ConfigError(f"invalid argument: a correlation id has at most {MAX_CORRELATION} printable characters")
     return settings
 
 

@@ -90,6 +90,10 @@ class QuotaError(GrootError):
     """A disk limit cannot be set or is too small for the image."""
 
 
+class Unhealthy(GrootError):
+    """`doctor` or `check` found something that is not in order; the message is the whole report."""
+
+
 class Cancelled(GrootError):
     """The operation was stopped from outside (signal, cancelled task)."""
 

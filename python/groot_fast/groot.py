@@ -10,6 +10,7 @@ from groot_fast.drivers import Limit, check_driver, open_driver
 from groot_fast.errors import ImageNotFound, QuotaError, SourceError, StoreError, UsageError
 from groot_fast.idmap import Mappings, are_same, parse_mappings
 from groot_fast.idmap.operations import Direct, open_operations
+from groot_fast.pull.admission import Admission
 from groot_fast.sources import open_source
 from groot_fast.store import images, locks, records
 from groot_fast.store.layout import Store, image_id_of, open_store
@@ -18,12 +19,15 @@ from groot_fast.telemetry.progress import Listener
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from groot_fast.config import Settings
     from groot_fast.drivers import Driver
     from groot_fast.idmap.operations import Operations
     from groot_fast.sources.base import Source
     from groot_fast.sources.image import Image
     from groot_fast.store.check import Finding
+    from groot_fast.store.report import Report
     from groot_fast.store.volumes import Volume
     from groot_fast.telemetry.lager import Logger
 
@@ -61,11 +65,19 @@ class Created:
 class Groot:
     """Operations on one store. Stateless between calls; any number of processes may work on the store at once."""
 
-    def __init__(self, settings: Settings, log: Logger, progress: Listener | None = None, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        log: Logger,
+        progress: Listener | None = None,
+        metrics: Metrics | None = None,
+        admission: Admission | None = None,
+    ) -> None:
         self._settings = settings
         self._log = log
         self._progress = progress or Listener()
         self._metrics = metrics or Metrics()
+        self._admission = admission or Admission()
         self._content = 0
         self._cancel = _core.Cancel()
 
@@ -82,12 +94,15 @@ class Groot:
                     recalled = self._create_recalled(store, driver, source, image_id, idmapped, log)
                     if recalled is not None:
                         return recalled
-                    with source.turn(store) as answered:
+                    if source.is_slow:
+                        self._admission.step_aside()
+                    with source.turn(store, self._metrics) as answered:
                         if answered:
                             recalled = self._create_recalled(store, driver, source, image_id, idmapped, log, answered=True)
                             if recalled is not None:
                                 return recalled
-                        resolved = source.resolve()
+                        with self._timed("ImageResolveTime"):
+                            resolved = source.resolve()
                         self._check_compressed(resolved)
                         with self._lock(store):
                             volume = self._volume_of(store, driver, resolved, source, log)
@@ -112,12 +127,12 @@ class Groot:
 
         self._check_compressed(image)
         with self._lock(store):
-            volume = Builder(store, driver, log, self._progress, self._metrics).existing(image)
+            volume = Builder(store, driver, log, self._progress, self._metrics, self._admission).existing(image)
             return None if volume is None else self._commit(store, driver, source, image_id, idmapped, image, volume)
 
     def _lock(self, store: Store) -> locks.Lock:
         held = locks.lock(store, locks.GLOBAL, shared=True, deadline=GLOBAL_DEADLINE)
-        self._metrics.send("SharedLockingTime", held.waited, NANOS)
+        held.report(self._metrics, locks.SHARED)
         return held
 
     def _timed(self, name: str) -> _Timed:
@@ -151,7 +166,7 @@ class Groot:
 
         pulling = log.session("image-pulling")
         for attempt in (1, 2):
-            builder = Builder(store, driver, pulling, self._progress, self._metrics)
+            builder = Builder(store, driver, pulling, self._progress, self._metrics, self._admission)
             blobs = source.blobs(store, pulling, self._progress, self._metrics)
             try:
                 with blobs:
@@ -174,7 +189,9 @@ class Groot:
             limit = self._limit(size)
             with images.Reservation(store, driver, image_id) as reservation:
                 try:
+                    begun = time.monotonic_ns()
                     reservation.commit(image, volume.path, limit, mount=self._settings.mount, image_size=size, idmapped=idmapped)
+                    self._metrics.send("ImageCommitTime", time.monotonic_ns() - begun, NANOS)
                 except QuotaError as error:
                     raise QuotaError(f"making image: creating image: {error}", hint=error.hint) from None
                 except OSError as error:
@@ -242,7 +259,7 @@ class Groot:
             check_driver(self._settings.driver)
             image_id = image_id_of(self._settings.store, argument)
             store = self._store_of(image_id)
-            with self._driver(store) as driver:
+            with self._driver(store) as driver, self._timed("ImageStatsTime"):
                 return images.image_usage(store, driver, image_id)
 
     def _store_of(self, image_id: str) -> Store:
@@ -309,6 +326,24 @@ class Groot:
             reason = (error.strerror or "error").lower()
             raise StoreError(f"Failed to retrieve list of images: failed to list store path: {reason}") from None
 
+    def describe_images(self) -> Sequence[Report]:
+        """What `list --json` prints: see `store.report.describe_images`. Raises StoreError, OSError."""
+        from groot_fast.store.report import describe_images
+
+        store = Store(self._settings.store, Mappings([], []))
+        with self._driver(store) as driver:
+            return describe_images(store, driver)
+
+    def describe_store(self) -> Report:
+        """What `stats --store` prints: see `store.report.describe_store`. Raises StoreError, OSError."""
+        from groot_fast.store.report import describe_store
+
+        with self._log.session("groot-store-stats"):
+            check_driver(self._settings.driver)
+            store = open_store(self._settings.store)
+            with self._driver(store) as driver:
+                return describe_store(store, driver, self._settings.threshold)
+
     def init_store(self, *, rootless: str = "", quota: str | None = None) -> None:
         """Make the store, or check one that is there. Raises StoreError, UsageError."""
         from groot_fast.idmap import read_subordinate
@@ -327,6 +362,17 @@ class Groot:
                 mappings = Mappings(parse_mappings(settings.uid_mappings, "uid"), parse_mappings(settings.gid_mappings, "gid"))
             driver = open_driver(settings, Direct(mappings, self._cancel))
             init_store(settings.store, driver, mappings, log, size=settings.store_size, tools=settings.btrfs_progs_path, quota=quota)
+
+    def migrate(self, quota: str) -> str:
+        """Turn on simple quotas for the store (``quota`` is ``simple``), or say what that would do (nothing given). Gives
+        the text for people. Raises StoreError, OSError."""
+        from groot_fast.store.migrate import describe, migrate
+
+        with self._log.session("groot-migrate") as log:
+            check_driver(self._settings.driver)
+            store = open_store(self._settings.store)
+            with self._driver(store) as driver:
+                return migrate(store, driver, log) if quota else describe(store, driver)
 
     def delete_store(self) -> None:
         """Remove the store with everything in it. Raises StoreError."""

@@ -126,6 +126,7 @@ def drop_tree(store: Store) -> None:
 def lose_volume(store: Store) -> None:
     mounts.tool("btrfs", "subvolume", "delete", store.path / "volumes" / CHAIN[0])
     (store.path / "meta" / f"volume-{CHAIN[0]}").unlink()
+    (store.path / "meta" / f"listing-{CHAIN[0]}").unlink()
     (store.path / "locks" / f"{CHAIN[0]}.lock").unlink()
 
 

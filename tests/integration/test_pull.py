@@ -17,6 +17,7 @@ import pytest
 from fake_registry import PASSWORD, USERNAME, FakeRegistry, Fault, Image, basic
 from support.archive import Archive, Layer
 from support.command import COMMAND, Store, wait_for
+from support.metron import Agent
 from support.tree import photograph as snapshot
 
 LAYER_BYTES = 2_000_000
@@ -59,6 +60,22 @@ def test_fifty_processes_fetch_each_blob_once(store: Store, registry: FakeRegist
     assert blob_gets(registry, image) == [1, 1, 1, 1]
     assert len(registry.gets("/manifests/")) < 10, "who waited while the registry was asked need not ask again"
     assert len(store.list()) == 50 and store.temporary() == []
+
+
+def test_metrics_of_a_pull(store: Store, registry: FakeRegistry) -> None:
+    """Bytes are those that came over the network, and waiting for others that ask the same is measured, too."""
+    layers = [layer("one", 50_000), layer("two", 90_000)]
+    image = publish(registry, *layers)
+    agent = Agent()
+    try:
+        Store(store.path, "--metron-endpoint", agent.endpoint).create(image.url, "one", *trusting(registry))
+        sent = [(event.name, event.fields.get(2)) for event in agent.take()]
+    finally:
+        agent.close()
+    assert sorted(value for name, value in sent if name == "DownloadedBytes") == [len(one.blob) for one in layers]
+    for name, count in (("DownloadTime", 2), ("PullLockingTime", 1), ("PullLockHoldTime", 1)):
+        assert len([each for each, value in sent if each == name and value > 0]) == count, name
+    assert ("DownloadedLayersSizeInBytes", 140_000) in sent
 
 
 def test_who_asks_with_other_credentials_asks_for_itself(store: Store) -> None:

@@ -122,7 +122,7 @@ def test_owner(uids: list[str], gids: list[str], owner: tuple[int, int] | None) 
 def test_subordinate_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "subuid"
     file.write_text("# comment\nroot:100000:65536\nother:5:5\n\nroot:x:1\nroot:1:0\n0:300000:10\nroot:1\nroot:-1:5\n")
-    monkeypatch.setattr(idmap, "_read_ranges", lambda _path, read=idmap._read_ranges: read(str(file)))
+    monkeypatch.setattr(idmap, "read_ranges", lambda _path, read=idmap.read_ranges: read(str(file)))
     mappings = read_subordinate("root", "root")
     assert list(map(str, mappings.uids)) == ["0:0:1", "1:100000:65536", "65537:300000:10"]
     assert mappings.owner() == (0, 0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,22 @@ def test_line(lines: Any) -> None:
     whole, _, fraction = line.pop("timestamp").partition(".")
     assert len(fraction) == 9 and before - 1 < int(whole) <= time.time()
     assert line == {"source": "grootfs", "message": "grootfs.starting", "log_level": 1, "data": {"size": 5}}
+
+
+def test_rfc3339(tmp_path: Path) -> None:
+    """The fields of the newest original (contract, section 18.3)."""
+    path = tmp_path / "log"
+    log = Logger(open_sink(str(path), "debug", "rfc3339"), "grootfs")
+    before = datetime.datetime.now(datetime.UTC)
+    log.debug("one")
+    log.info("two")
+    log.error("three", "reason")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [list(line) for line in lines] == [["timestamp", "level", "source", "message", "data"]] * 3
+    assert [line["level"] for line in lines] == ["debug", "info", "error"]
+    for line in lines:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", line["timestamp"])
+        assert abs(datetime.datetime.fromisoformat(line["timestamp"]) - before) < datetime.timedelta(minutes=1)
 
 
 def test_sessions_nest(lines: Any) -> None:

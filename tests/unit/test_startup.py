@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from support.archive import Archive
-from support.command import COMMAND, MIB, Store
+from support.command import MIB, PROGRAM, Store
 
 HEAVY = {
     *("asyncio", "aiohttp", "uvloop", "ssl", "http", "urllib", "email"),
@@ -31,7 +31,7 @@ sys.exit(code)
 
 def modules_of(store: Store, *args: str) -> set[str]:
     """Modules that a command imports, in the interpreter and with the options that the launcher names."""
-    with open(COMMAND, encoding="utf-8") as launcher:
+    with open(PROGRAM, encoding="utf-8") as launcher:
         first, *rest = launcher.read().splitlines()
     interpreter, *flags = first.removeprefix("#!").split()
     assert flags == ["-IS"], "the launcher keeps site and the environment out"

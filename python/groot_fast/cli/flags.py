@@ -6,7 +6,7 @@ from groot_fast.errors import UsageError
 
 Value = str | int | bool | list[str]
 
-TEXT, INTEGER, SWITCH, LIST = range(4)
+TEXT, INTEGER, SWITCH, LIST, COUNT = range(5)
 
 
 class Flag:
@@ -62,7 +62,7 @@ def parse(argv: list[str], flags: tuple[Flag, ...], *, stop_at_command: bool) ->
             if following is None:
                 raise BadFlag(f"flag needs an argument: -{name}")
             value = following
-        if flag.kind == INTEGER:
+        if flag.kind in (INTEGER, COUNT):
             given[name] = _integer(name, value)
         elif flag.kind == LIST:
             earlier = given.setdefault(name, [])

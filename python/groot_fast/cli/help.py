@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from groot_fast.cli.flags import INTEGER, LIST, SWITCH, TEXT, Flag
+from groot_fast.cli.flags import COUNT, INTEGER, LIST, SWITCH, TEXT, Flag
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def command_help(command: Command) -> str:
     return "\n".join(lines)
 
 
-VALUES = {TEXT: " value", INTEGER: " bytes", LIST: " value", SWITCH: ""}
+VALUES = {TEXT: " value", INTEGER: " bytes", LIST: " value", SWITCH: "", COUNT: " number"}
 
 
 def flag_lines(flags: tuple[Flag, ...]) -> list[str]:

@@ -16,11 +16,14 @@ from groot_fast.cli.commands import COMMANDS, GLOBALS, Command, Request
 from groot_fast.cli.flags import BadFlag, Flag, HelpWanted, Value, parse
 from groot_fast.config import Settings, load
 from groot_fast.errors import Cancelled, GrootError
+from groot_fast.telemetry.dropsonde import open_metrics
 from groot_fast.telemetry.lager import Logger, Sink, open_sink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
+
+    from groot_fast.pull.admission import Admission
 
 UNKNOWN_COMMAND = 3
 
@@ -32,14 +35,21 @@ def run() -> NoReturn:
     os._exit(code)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command; gives the exit code."""
-    signals.signal(signals.SIGTERM, _stop)
-    signals.signal(signals.SIGINT, _stop)
+def main(argv: list[str] | None = None, admission: Admission | None = None) -> int:
+    """Run one command; gives the exit code. A server bounds pulls by ``admission``."""
+    catch_signals()
     try:
-        return _dispatch(sys.argv[1:] if argv is None else argv)
+        return _dispatch(sys.argv[1:] if argv is None else argv, admission)
     except BrokenPipeError:
         return 1
+    except Cancelled as error:
+        return error.exit_code  # while the result was printed or counted
+
+
+def catch_signals() -> None:
+    """From here on SIGTERM and SIGINT raise `Cancelled`."""
+    signals.signal(signals.SIGTERM, _stop)
+    signals.signal(signals.SIGINT, _stop)
 
 
 def _stop(number: int, _frame: object) -> None:
@@ -54,7 +64,7 @@ def _ignore(_number: int, _frame: object) -> None:
     pass
 
 
-def _dispatch(argv: list[str]) -> int:
+def _dispatch(argv: list[str], admission: Admission | None) -> int:
     try:
         given, rest = parse(argv, (*GLOBALS, VERSION, VERSION_SHORT), stop_at_command=True)
     except HelpWanted:
@@ -69,18 +79,27 @@ def _dispatch(argv: list[str]) -> int:
     if command is None:
         _say(f"No help topic for '{rest[0]}'")
         return UNKNOWN_COMMAND
-    return _run(command, given, rest[1:])
+    return _run(command, given, rest[1:], admission)
 
 
 VERSION = Flag("version", 2, "print the version")
 VERSION_SHORT = Flag("v", 2, "print the version")
 
 
+def name_of_command(argv: list[str]) -> str:
+    """The name of the command that ``argv`` calls, or nothing where it calls none."""
+    try:
+        _, rest = parse(argv, (*GLOBALS, VERSION, VERSION_SHORT), stop_at_command=True)
+    except (HelpWanted, BadFlag):
+        return ""
+    return rest[0] if rest and _find(rest[0]) is not None else ""
+
+
 def _find(name: str) -> Command | None:
     return next((command for command in COMMANDS if command.name == name), None)
 
 
-def _run(command: Command, given_globals: dict[str, Value], argv: list[str]) -> int:
+def _run(command: Command, given_globals: dict[str, Value], argv: list[str], admission: Admission | None) -> int:
     try:
         given, positional = parse(argv, command.flags, stop_at_command=False)
     except HelpWanted:
@@ -97,29 +116,38 @@ def _run(command: Command, given_globals: dict[str, Value], argv: list[str]) -> 
         _show_app_help()
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    log = Logger(sink, "grootfs").session(command.name)
+    # One id for all lines of a command, the caller's where it has one: to find what belongs together in the logs of a cell.
+    log = Logger(sink, "grootfs", data={"correlationID": settings.correlation_id or os.urandom(8).hex()}).session(command.name)
     log.info("starting")
     log.debug("config", config=settings.public())
-    request = Request(settings, given, positional, log)
+    metrics = open_metrics(settings.metron_endpoint, log, file=settings.metrics_file, store=settings.store)
+    metrics.began(command.name)
+    code, failure = 1, ""
     try:
-        text = command.run(request)
+        text = command.run(Request(settings, given, positional, log, metrics, admission))
+        code = 0
     except GrootError as error:
+        code, failure = error.exit_code, str(error)
+        text = f"{error}\n\nhint: {error.hint}" if error.hint else failure
         log.error("failed", error)
-        _say(f"{error}\n\nhint: {error.hint}" if error.hint else str(error))
-        return error.exit_code
     except OSError as error:
         # The store may be damaged or full in any way; that is no reason for a traceback.
         text = error.strerror or str(error)
         if error.filename is not None:
             text = f"{os.fsdecode(error.filename)}: {text.lower()}"
+        failure = text
         log.error("failed", text)
-        _say(text)
-        return 1
     finally:
         log.info("ending")
-    if text:
-        _say(text)
-    return request.exit_code
+        metrics.ended(command.name, code, failure)
+    try:
+        if text:
+            _say(text)
+    finally:
+        # The caller has its answer; a metrics file that is busy holds up nobody but us.
+        metrics.close()
+        sink.close()
+    return code
 
 
 def _hide_password(given: dict[str, Value]) -> None:
@@ -130,13 +158,13 @@ def _hide_password(given: dict[str, Value]) -> None:
 
 def _open_sink(settings: Settings) -> Sink:
     try:
-        return open_sink(settings.log_file, settings.log_level)
+        return open_sink(settings.log_file, settings.log_level, settings.log_time_format)
     except OSError as error:
         raise GrootError(f"open {settings.log_file}: {(error.strerror or 'error').lower()}") from None
 
 
 def _settings(command: Command, given_globals: dict[str, Value], given: dict[str, Value]) -> Settings:
-    options: dict[str, Value] = {}
+    options: dict[str, Value] = {"correlation_id": os.environ.get("GROOTFS_CORRELATION_ID", "")}
     for flags, values in ((GLOBALS, given_globals), (command.flags, given)):
         for flag in flags:
             if flag.name in values and values[flag.name] != "":
@@ -150,6 +178,8 @@ def _settings(command: Command, given_globals: dict[str, Value], given: dict[str
     ):
         if any(name in given for name in names):
             options[setting] = value
+    if not options.get("socket") and os.environ.get("GROOTFS_SOCKET"):
+        options["socket"] = os.environ["GROOTFS_SOCKET"]
     config = given_globals.get("config")
     return load(str(config) if config else None, options)
 

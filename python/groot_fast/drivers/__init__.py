@@ -37,8 +37,21 @@ if TYPE_CHECKING:
         def reclaim(self, path: str, ids: list[int], deadline: float) -> None:
             """Wait, at most ``deadline`` seconds, until the space of destroyed trees can be used again."""
 
-        def usage(self, path: str, image_size: int) -> tuple[int, int]:
-            """(all bytes of the image, bytes of its own); ``image_size`` is what its volume holds."""
+        def settle(self, path: str) -> None:
+            """Bring the counters of the store at ``path`` up to date."""
+
+        def usage(self, path: str, image_size: int, uncounted: int) -> tuple[int, int]:
+            """(all bytes of the image, bytes of its own) as counted last; ``image_size`` is what its volume holds,
+            ``uncounted`` what was its own before the counting began."""
+
+        def limit(self, path: str) -> int | None:
+            """The limit of an image's tree as the kernel has it."""
+
+        def restrict(self, path: str, left: int) -> None:
+            """Let an image's tree that is there already grow by ``left`` bytes and no more (simple accounting)."""
+
+        def accounting(self, path: str) -> str | None:
+            """How the file system at ``path`` counts, None where it does not."""
 
 
 class Limit:

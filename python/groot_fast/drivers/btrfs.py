@@ -166,13 +166,30 @@ class Btrfs:
         # What the thread freed may be used again after the commit behind it.
         _core.sync(path)
 
-    def usage(self, path: str, image_size: int) -> tuple[int, int]:
+    def settle(self, path: str) -> None:
         """See `Driver`. Counters move at commits only, so this makes one (cheap when nothing is dirty)."""
         _core.sync(path)
+
+    def usage(self, path: str, image_size: int, uncounted: int) -> tuple[int, int]:
+        """See `Driver`. Simple accounting knows what was written since it began, full accounting everything."""
         counted = _core.usage(path)
         if counted is None:
             raise QuotaError("qgroup usage: can't list qgroups: quotas not enabled", hint=QUOTA_OFF_HINT)
         referenced, exclusive = counted
         if _core.accounting(path) == "simple":
-            return image_size + exclusive, exclusive
+            return image_size + uncounted + exclusive, uncounted + exclusive
         return referenced, exclusive
+
+    def limit(self, path: str) -> int | None:
+        """See `Driver`."""
+        referenced, exclusive = _core.limits(path)
+        return exclusive if referenced is None else referenced
+
+    def restrict(self, path: str, left: int) -> None:
+        """See `Driver`. What was there before the accounting counts for nobody."""
+        _core.set_limit(path, left, False)
+        _core.enclose(path, left, False)
+
+    def accounting(self, path: str) -> str | None:
+        """See `Driver`: ``simple`` or ``full``."""
+        return _core.accounting(path)

@@ -20,7 +20,7 @@ def run_drax(binary: str, *arguments: str) -> str:
     found = shutil.which(binary)
     if found is None:
         raise QuotaError("drax was not found in the $PATH", hint=INSTALL_HINT)
-    if os.geteuid() != 0 and not _is_privileged(found):
+    if os.geteuid() != 0 and not is_privileged(found):
         raise QuotaError("missing the setuid bit on drax", hint=f"chown root {found} && chmod u+s {found}")
     done = subprocess.run(
         [found, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, check=False
@@ -31,7 +31,8 @@ def run_drax(binary: str, *arguments: str) -> str:
     return said
 
 
-def _is_privileged(path: str) -> bool:
+def is_privileged(path: str) -> bool:
+    """Whether a program has root's setuid bit or a file capability."""
     status = os.stat(path)
     if status.st_mode & stat.S_ISUID and status.st_uid == 0:
         return True

@@ -123,14 +123,15 @@ def read_subordinate(user: str, group: str) -> Mappings:
 def _subordinate(path: str, name: str, own: int) -> list[Mapping]:
     mappings = [Mapping(0, own, 1)]
     inside = 1
-    for who, start, count in _read_ranges(path):
+    for who, start, count in read_ranges(path):
         if who in (name, str(own)):
             mappings.append(Mapping(inside, start, count))
             inside += count
     return mappings
 
 
-def _read_ranges(path: str) -> list[tuple[str, int, int]]:
+def read_ranges(path: str) -> list[tuple[str, int, int]]:
+    """The lines of ``/etc/subuid`` or ``/etc/subgid`` as (user, first id, count); broken lines are left out."""
     ranges = []
     try:
         with open(path, encoding="utf-8", errors="replace") as lines:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from groot_fast._core import Spool
     from groot_fast.drivers import Driver
+    from groot_fast.pull.admission import Admission
     from groot_fast.pull.blobs import Blobs
     from groot_fast.sources.image import Image, Layer
     from groot_fast.store.layout import Store
@@ -37,12 +38,13 @@ ATTEMPTS = 10
 class Builder:
     """Makes the volumes of images in one store. ``content`` is the bytes of files in the layers it has built."""
 
-    def __init__(self, store: Store, driver: Driver, log: Logger, progress: Listener, metrics: Metrics) -> None:
+    def __init__(self, store: Store, driver: Driver, log: Logger, progress: Listener, metrics: Metrics, admission: Admission) -> None:
         self._store = store
         self._driver = driver
         self._log = log
         self._progress = progress
         self._metrics = metrics
+        self._admission = admission
         self.content = 0
 
     def volume_of(self, image: Image, blobs: Blobs) -> Volume:
@@ -81,6 +83,7 @@ class Builder:
                         _release(held)
                         return None
                     return _Plan(base, image.layers[len(image.layers) - depth :], held)
+                self._admission.step_aside()
                 # Somebody may be building it: then all who wait go on together as soon as it is there.
                 own = locks.lock_unless(self._store, layer.chain_id, self._appearance_of(layer), deadline=BUILD_DEADLINE)
                 if own is not None:
@@ -88,7 +91,7 @@ class Builder:
                 if own is None or self._exists(layer):
                     _release(held)
                     return None
-                self._metrics.send("ExclusiveLockingTime", own.waited, NANOS)
+                own.report(self._metrics, locks.EXCLUSIVE)
             return _Plan(None, image.layers, held)
         except BaseException:
             _release(held)
@@ -103,9 +106,11 @@ class Builder:
     def _build(self, plan: _Plan, blobs: Blobs) -> Volume:
         below = plan.base
         try:
-            blobs.start(plan.missing)
-            for layer in plan.missing:
-                below = self._build_one(layer, below, plan.held, blobs)
+            if plan.missing:
+                with self._admission:
+                    blobs.start(plan.missing)
+                    for layer in plan.missing:
+                        below = self._build_one(layer, below, plan.held, blobs)
             assert below is not None  # an image has layers
             return below
         except BaseException:
@@ -161,6 +166,7 @@ class Builder:
         self._progress.unpacked(layer.name, content)
         self._metrics.send("UnpackTime", time.monotonic_ns() - start, NANOS)
         self.content += content
+        self._admission.built(content)
         log.info("ending", entries=entries, bytes=content, duration=time.monotonic_ns() - start)
         records.write_size(self._store, layer.chain_id, self._size(below, content, removed))
 

@@ -26,7 +26,7 @@ from groot_fast.sources.registry.stream import RestartFromZero
 from groot_fast.store.clean import BLOB
 from groot_fast.store.layout import Store
 from groot_fast.store.locks import is_at, try_flock
-from groot_fast.telemetry.dropsonde import NANOS, Metrics
+from groot_fast.telemetry.dropsonde import BYTES, NANOS, Metrics
 from groot_fast.telemetry.lager import Logger
 from groot_fast.telemetry.progress import Listener
 
@@ -222,6 +222,7 @@ class Downloads:
             raise
         spool.finish()
         self._metrics.send("DownloadTime", time.monotonic_ns() - start, NANOS)
+        self._metrics.send("DownloadedBytes", spool.written - begun, BYTES)
         log.info("ending", bytes=spool.written - begun)
 
     async def _pace(self, digest: str, size: int) -> None:

@@ -32,6 +32,11 @@ class Source:
         """What the store remembers the image by."""
         raise NotImplementedError
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether finding out what the image is may take long, whatever the store has of it."""
+        return False
+
     def __enter__(self) -> Self:
         return self
 
@@ -43,7 +48,7 @@ class Source:
         where it was ``answered`` a moment ago (see `turn`)."""
         return None
 
-    def turn(self, store: Store) -> Turn:
+    def turn(self, store: Store, metrics: Metrics) -> Turn:
         """Wait for others that are asking the same source the same thing. Entering says whether one of them was answered
         while we waited: then its answer is as good as one of our own."""
         return Turn()

@@ -11,7 +11,7 @@ from groot_fast.errors import GrootError, LockTimeout, RegistryError, SourceErro
 from groot_fast.sources.base import Source, Turn
 from groot_fast.sources.image import Image, Layer
 from groot_fast.sources.registry.reference import parse_reference
-from groot_fast.store.locks import lock
+from groot_fast.store.locks import PULL, lock
 from groot_fast.store.records import recall_image
 
 TYPE_CHECKING = False
@@ -38,9 +38,10 @@ class _Queue(Turn):
     """A lock file for one question. Whoever has it asks the registry, and leaves a note of when; who waited meanwhile need
     not ask again. A storm of creates of one image thus costs one request and one start of the network."""
 
-    def __init__(self, store: Store, key: str) -> None:
+    def __init__(self, store: Store, key: str, metrics: Metrics) -> None:
         self._store = store
         self._key = key
+        self._metrics = metrics
         self._begun = time.monotonic_ns()
         self._asked = 0
         self._lock: Lock | None = None
@@ -50,6 +51,7 @@ class _Queue(Turn):
             self._lock = lock(self._store, self._key, deadline=PATIENCE)
         except LockTimeout:
             return False  # a slow registry, or a large image: ask for ourselves, its layers are waited for anyway
+        self._lock.report(self._metrics, PULL)
         boot, _, asked = self._lock.read_note().partition(" ")
         return boot == _boot() and asked.isdecimal() and int(asked) >= self._begun
 
@@ -90,13 +92,18 @@ class DockerSource(Source):
         platform = self._settings.platform
         return f"{self._reference.text} {platform}" if platform else self._reference.text
 
+    @property
+    def is_slow(self) -> bool:
+        """See `Source`: a registry is asked."""
+        return True
+
     def recall(self, store: Store, *, answered: bool = False) -> Image | None:
         """See `Source`. A digest says all there is to say; a tag is only taken from memory when the policy allows."""
         if not answered and self._reference.digest is None and self._settings.pull_policy != MISSING:
             return None
         return recall_image(store, self.name)
 
-    def turn(self, store: Store) -> Turn:
+    def turn(self, store: Store, metrics: Metrics) -> Turn:
         """See `Source`. Who asks with other credentials or another trust asks something else."""
         settings = self._settings
         question = [
@@ -107,7 +114,8 @@ class DockerSource(Source):
             os.environ.get("DOCKER_CONFIG", "") or os.environ.get("HOME", ""),
             *sorted(settings.insecure_registries),
         ]
-        self._queue = _Queue(store, f"pull-{sha256(chr(0).join(question).encode('utf-8', 'surrogateescape'))}")
+        key = f"pull-{sha256(chr(0).join(question).encode('utf-8', 'surrogateescape'))}"
+        self._queue = _Queue(store, key, metrics)
         return self._queue
 
     def _connect(self) -> tuple[Network, RegistryClient]:

@@ -22,6 +22,11 @@ class LocalSource(Source):
         """See `Source`."""
         return self.path
 
+    @property
+    def is_slow(self) -> bool:
+        """See `Source`: everything in a directory is looked at."""
+        return os.path.isdir(self.path)
+
     def resolve(self) -> Image:
         """Look at the path; nothing is unpacked yet. Raises SourceError."""
         try:

@@ -24,5 +24,6 @@ and do not disturb it.
 
 layout.py paths, records.py the files below meta/, locks.py, images.py create/delete/list/stats of images, volumes.py
 building and publishing volumes, clean.py, check.py what is wrong, content.py what is wrong inside volumes, repair.py what can
-be put right, setup.py init-store and delete-store.
+be put right, report.py who uses the disk, setup.py init-store and delete-store, migrate.py simple quotas for a store that has
+others.
 """

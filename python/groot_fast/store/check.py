@@ -252,11 +252,12 @@ def _check_limit(path: str, tree: str, accounting: str | None) -> Iterator[Findi
     # Simple accounting charges an image for its own bytes only, so what the image holds may have come off the limit.
     size = images.number_at(path, images.SIZE_ATTRIBUTE) or 0
     own = limit - size if accounting == "simple" else limit
-    actual = _core.limits(tree) or (None, None)
+    actual = _core.limits(tree)
     if actual == (None, None):
         problem = f"its limit of {limit} bytes does not hold: the quota group has none"
         yield Finding(ERROR, "missing-limit", tree, problem, f"btrfs qgroup limit {own if own > 0 else limit} {tree}")
-    elif not {own, limit}.intersection(actual):
+    elif images.number_at(path, images.UNCOUNTED_ATTRIBUTE) is None and not {own, limit}.intersection(actual):
+        # (`migrate` takes off what was there before accounting began.)
         problem = f"was created with a limit of {limit} bytes, and the quota group has {actual[0] or actual[1]}"
         yield Finding(ERROR, "wrong-limit", tree, problem, f"btrfs qgroup limit {own if own > 0 else limit} {tree}")
 

@@ -37,8 +37,12 @@ def cached_bytes(store: Store) -> int:
 
 def unused_bytes(store: Store) -> int:
     """Bytes of file content in the layers that no image uses."""
-    used = used_volumes(store)
-    sizes = (records.read_size(store, chain_id) for chain_id in list_volumes(store) if chain_id not in used)
+    unused = set(list_volumes(store))
+    for chain_ids in records.distinct_dependencies(store):
+        unused.difference_update(chain_ids)
+        if not unused:
+            return 0
+    sizes = (records.read_size(store, chain_id) for chain_id in unused)
     return sum(size.layer for size in sizes if size is not None)
 
 
@@ -77,7 +81,12 @@ def _mark(store: Store, driver: Driver, log: Logger, metrics: Metrics, ignore_im
     # wait: they lock what they use.
     asked = time.monotonic_ns()
     alone = locks.try_lock(store, locks.GLOBAL)
-    metrics.send("ExclusiveLockingTime", time.monotonic_ns() - asked, NANOS)
+    waited = time.monotonic_ns() - asked
+    if alone is None:
+        metrics.send("ExclusiveLockingTime", waited, NANOS)
+    else:
+        alone.waited = waited
+        alone.report(metrics, locks.EXCLUSIVE)
     try:
         if alone is not None:
             drop_stale_records(store, log)
@@ -103,8 +112,8 @@ def used_volumes(store: Store) -> set[str]:
     """Volumes that the records of images name. An image without a usable record uses nothing: its tree does not depend
     on its volumes, so the worst is that they are pulled again (contract, defect 15)."""
     used: set[str] = set()
-    for image_id in records.recorded_images(store):
-        used.update(records.read_dependencies(store, image_id) or ())
+    for chain_ids in records.distinct_dependencies(store):
+        used.update(chain_ids)
     return used
 
 

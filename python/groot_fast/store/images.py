@@ -13,7 +13,7 @@ import os
 from groot_fast._core import mount_idmapped, parse_json, rename_new, unmount, write_record
 from groot_fast.errors import ImageExists, ImageNotFound, StoreError
 from groot_fast.store import records
-from groot_fast.store.layout import is_image_id
+from groot_fast.store.layout import MAX_ID, is_image_id
 from groot_fast.store.locks import is_at, try_flock
 
 TYPE_CHECKING = False
@@ -31,6 +31,9 @@ SIZE_ATTRIBUTE = "user.grootfs.image-size"
 
 LIMIT_ATTRIBUTE = "user.grootfs.limit"
 """On the image's directory: its disk limit, if it has one."""
+UNCOUNTED_ATTRIBUTE = "user.grootfs.uncounted"
+"""On the image's directory: bytes that a container had written when simple accounting was turned on (`migrate`). The
+kernel counts them for nobody."""
 IDMAPPED_ATTRIBUTE = "user.grootfs.idmapped"
 """On the directory of an image whose ``rootfs`` we mounted: deleting unmounts it."""
 
@@ -53,7 +56,7 @@ def check_new_id(store: Store, driver: Driver, image_id: str) -> None:
     if "/" in image_id:
         raise StoreError(f"id `{image_id}` contains invalid characters: `/`")
     if not is_image_id(image_id):
-        raise StoreError(f"id `{image_id}` cannot be used: it must be a file name of 1 to 255 bytes other than `.` and `..`")
+        raise StoreError(f"id `{image_id}` cannot be used: it must be a file name of 1 to {MAX_ID} bytes other than `.` and `..`")
     if image_tree(store, driver, image_id) is not None:
         raise _exists(image_id)
 
@@ -168,11 +171,26 @@ def list_images(store: Store, driver: Driver) -> list[str]:
 
 
 def image_usage(store: Store, driver: Driver, image_id: str) -> tuple[int, int]:
-    """(all bytes, own bytes) of an image. Raises ImageNotFound, QuotaError, OSError."""
-    tree = image_tree(store, driver, image_id) if is_image_id(image_id) else None
+    """(all bytes, own bytes) of an image, as of now. Raises ImageNotFound, QuotaError, OSError."""
+    if not is_image_id(image_id) or image_tree(store, driver, image_id) is None:
+        raise ImageNotFound(f"Image `{image_id}` not found.")
+    driver.settle(store.path)
+    return counted_usage(store, driver, image_id)
+
+
+def counted_usage(store: Store, driver: Driver, image_id: str) -> tuple[int, int]:
+    """As `image_usage`, as of the last commit."""
+    tree = image_tree(store, driver, image_id)
     if tree is None:
         raise ImageNotFound(f"Image `{image_id}` not found.")
-    return driver.usage(tree, _image_size(store, image_id))
+    return driver.usage(tree, image_size(store, image_id), number_at(store.image(image_id), UNCOUNTED_ATTRIBUTE) or 0)
+
+
+def limit_of(store: Store, driver: Driver, image_id: str) -> int | None:
+    """The disk limit of an image; what the kernel has of it where the original set it."""
+    limit = number_at(store.image(image_id), LIMIT_ATTRIBUTE)
+    tree = image_tree(store, driver, image_id) if limit is None else None
+    return limit if tree is None else driver.limit(tree)
 
 
 def read_diff_ids(store: Store, image_id: str) -> list[str] | None:
@@ -190,7 +208,8 @@ def committed_limits(store: Store) -> int:
     return sum(number_at(store.image(image_id), LIMIT_ATTRIBUTE) or 0 for image_id in os.listdir(store.folder("images")))
 
 
-def _image_size(store: Store, image_id: str) -> int:
+def image_size(store: Store, image_id: str) -> int:
+    """Bytes of the image as it was created."""
     size = number_at(store.image(image_id), SIZE_ATTRIBUTE)
     if size is None:  # the original's image
         return records.tree_size(store, records.read_dependencies(store, image_id) or [])

@@ -11,8 +11,8 @@ from groot_fast.idmap import Mapping, Mappings, parse_mapping
 FOLDERS = ("images", "volumes", "meta", "locks", "tmp", "meta/dependencies")
 """What makes a directory a store, in the order of making."""
 
-MAX_NAME = 255
-"""Bytes of one file name."""
+MAX_ID = 255 - len("image:.json")
+"""Bytes of an image's id: its record is a file ``image:<id>.json``, and a file name has at most 255 bytes."""
 
 
 class Store:
@@ -120,4 +120,4 @@ def image_id_of(store_path: str, argument: str) -> str:
 
 def is_image_id(image_id: str) -> bool:
     """Whether an image can have this id: it has to be a name for a directory of its own."""
-    return 0 < len(os.fsencode(image_id)) <= MAX_NAME and image_id not in (".", "..") and not {"/", "\0"} & set(image_id)
+    return 0 < len(os.fsencode(image_id)) <= MAX_ID and image_id not in (".", "..") and not {"/", "\0"} & set(image_id)

@@ -19,15 +19,20 @@ import os
 import time
 
 from groot_fast.errors import LockTimeout, StoreError
+from groot_fast.telemetry.dropsonde import NANOS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from groot_fast.store.layout import Store
+    from groot_fast.telemetry.dropsonde import Metrics
 
 GLOBAL = "global-groot-lock"
 GARBAGE = "groot-gc-lock"
+
+SHARED, EXCLUSIVE, PULL = "Shared", "Exclusive", "Pull"
+"""How the metrics call the kinds of locks."""
 
 NOTE_BYTES = 128
 FIRST_PAUSE = 0.001
@@ -40,11 +45,21 @@ class Lock:
     ``waited`` is how long it took to get it, in nanoseconds.
     """
 
-    __slots__ = ("_fd", "waited")
+    __slots__ = ("_fd", "_metrics", "_name", "_since", "waited")
 
     def __init__(self, fd: int, waited: int) -> None:
         self._fd = fd
+        self._metrics: Metrics | None = None
+        self._name = ""
+        self._since = 0
         self.waited = waited
+
+    def report(self, metrics: Metrics, kind: str) -> None:
+        """Send how long it took to get the lock, and once it is released how long it was held since this call; ``kind`` is
+        `SHARED`, `EXCLUSIVE` or `PULL`."""
+        metrics.send(f"{kind}LockingTime", self.waited, NANOS)
+        if metrics.is_active:
+            self._metrics, self._name, self._since = metrics, f"{kind}LockHoldTime", time.monotonic_ns()
 
     def write_note(self, note: str) -> None:
         """Leave a note in the lock file for the next holder."""
@@ -59,6 +74,8 @@ class Lock:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+            if self._metrics is not None:
+                self._metrics.send(self._name, time.monotonic_ns() - self._since, NANOS)
 
     def __enter__(self) -> Lock:
         return self

@@ -11,11 +11,15 @@ from groot_fast._core import format_json, parse_json, sha256, write_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from groot_fast._core import Listing
     from groot_fast.sources.image import Image
     from groot_fast.store.layout import Store
 
 MAX_RECORD = 1 << 20
+FIRST_READ = 1 << 14
+"""Bytes: nearly all records are smaller, and a buffer for the largest costs more than reading them."""
 DEPENDENCIES = "meta/dependencies"
 SOURCES = "meta/sources"
 SIZE = "volume-"
@@ -30,10 +34,31 @@ def _write(store: Store, path: str, value: object, *, end: str = "") -> None:
 
 
 def _read(path: str) -> object:
+    data = _read_bytes(path)
+    return None if data is None else _parse(data)
+
+
+def _read_bytes(path: str) -> bytes | None:
+    """The start of a file, as much as a record may have. Without a file object: there may be thousands of records."""
     try:
-        with open(path, "rb") as file:
-            return parse_json(file.read(MAX_RECORD))
-    except (OSError, ValueError):
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        data = os.read(fd, FIRST_READ)
+        if len(data) == FIRST_READ:
+            data += os.read(fd, MAX_RECORD - FIRST_READ)
+        return data
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _parse(data: bytes) -> object:
+    try:
+        return parse_json(data)
+    except ValueError:
         return None
 
 
@@ -59,6 +84,17 @@ def write_dependencies(store: Store, image_id: str, chain_ids: list[str]) -> Non
 def read_dependencies(store: Store, image_id: str) -> list[str] | None:
     """The volumes of an image; None where there is no usable record."""
     return _strings(_read(dependency_path(store, image_id)))
+
+
+def distinct_dependencies(store: Store) -> Iterator[list[str]]:
+    """The volumes of all images, each stack once: a cell runs thousands of images of a few stacks, and only what is new is
+    parsed. Unusable records are left out."""
+    seen: set[bytes] = set()
+    for image_id in recorded_images(store):
+        data = _read_bytes(dependency_path(store, image_id))
+        if data is not None and data not in seen:
+            seen.add(data)
+            yield _strings(_parse(data)) or []
 
 
 def remove_dependencies(store: Store, image_id: str) -> None:

@@ -1,8 +1,9 @@
 """Log lines as Cloud Foundry's lager writes them (contract, section 18.3).
 
 One JSON object a line: ``timestamp`` (seconds, 9 decimals), ``source``, ``message``
-(``grootfs.<session>.<session>.<action>``), ``log_level`` (0 debug, 1 info, 2 error, 3 fatal) and ``data``. Not the
-standard library's ``logging``: importing it would double the start-up of a warm command.
+(``grootfs.<session>.<session>.<action>``), ``log_level`` (0 debug, 1 info, 2 error, 3 fatal) and ``data``. The newest
+original writes ``timestamp`` as RFC 3339 and ``level`` as a word instead: the time format `RFC3339` (the words are those of
+lager's own option). Not the standard library's ``logging``: importing it would double the start-up of a warm command.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ import time
 from groot_fast._core import format_json
 
 DEBUG, INFO, ERROR, FATAL = range(4)
+WORDS = ("debug", "info", "error", "fatal")
+UNIX_EPOCH, RFC3339 = "unix-epoch", "rfc3339"
 LEVELS = {"debug": DEBUG, "info": INFO, "error": ERROR, "fatal": FATAL}
 
 
 class Sink:
-    """Where lines go: a file descriptor and the lowest level that is written."""
+    """Where lines go: a file descriptor, the lowest level that is written, and the format of times."""
 
-    def __init__(self, fd: int, level: int) -> None:
+    def __init__(self, fd: int, level: int, time_format: str = UNIX_EPOCH) -> None:
         self.fd = fd
         self.level = level
+        self.time_format = time_format
 
     def write(self, line: str) -> None:
         """Write one line in one call, so that lines of several processes do not mix. A full disk is no reason to fail."""
@@ -30,17 +34,22 @@ class Sink:
         except OSError:
             pass
 
+    def close(self) -> None:
+        """No more lines will come. stderr is not ours to close."""
+        if self.fd != 2:
+            os.close(self.fd)
 
-def open_sink(path: str | None, level: str | None) -> Sink:
-    """A sink for the options ``--log-file`` and ``--log-level``. A log file raises `fatal` to `info`.
+
+def open_sink(path: str | None, level: str | None, time_format: str = UNIX_EPOCH) -> Sink:
+    """A sink for the options ``--log-file``, ``--log-level`` and ``--log-time-format``. A log file raises `fatal` to `info`.
 
     Raises OSError where the file cannot be opened.
     """
     number = LEVELS.get((level or "fatal").lower(), FATAL)
     if not path:
-        return Sink(2, number)
+        return Sink(2, number, time_format)
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    return Sink(fd, min(number, INFO) if number == FATAL else number)
+    return Sink(fd, min(number, INFO) if number == FATAL else number, time_format)
 
 
 class Logger:
@@ -83,12 +92,12 @@ class Logger:
     def _write(self, level: int, action: str, data: dict[str, object]) -> None:
         if level < self._sink.level:
             return
-        now = time.time_ns()
-        line = {
-            "timestamp": f"{now // 1_000_000_000}.{now % 1_000_000_000:09}",
-            "source": "grootfs",
-            "message": f"{self._message}.{action}",
-            "log_level": level,
-            "data": {**self._data, **data, **({"session": self._session} if self._session else {})},
-        }
-        self._sink.write(format_json(line))
+        seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
+        head: dict[str, object] = {"source": "grootfs", "message": f"{self._message}.{action}"}
+        if self._sink.time_format == RFC3339:
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+            head = {"timestamp": f"{stamp}.{nanos:09}Z", "level": WORDS[level], **head}
+        else:
+            head = {"timestamp": f"{seconds}.{nanos:09}", **head, "log_level": level}
+        data = {**self._data, **data, **({"session": self._session} if self._session else {})}
+        self._sink.write(format_json({**head, "data": data}))

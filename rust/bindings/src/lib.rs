@@ -30,8 +30,8 @@ mod _core {
     use super::process::{become_namespace_root, enter_user_namespace, hide_in_arguments};
     #[pymodule_export]
     use super::volumes::{
-        accounting, create_subvolume, delete_subvolume, disband_group, enable_quota, enclose, has_group, is_inconsistent, is_subvolume,
-        lift_limits, limits, list_subvolumes, remove_stale_groups, set_limit, snapshot, stale_groups, subvolume_exists, subvolume_id,
-        subvolume_ids, sync, usage, uuid,
+        accounting, create_subvolume, delete_subvolume, disable_quota, disband_group, enable_quota, enclose, has_group, is_inconsistent,
+        is_subvolume, lift_limits, limits, list_subvolumes, remove_stale_groups, set_limit, snapshot, stale_groups, subvolume_exists,
+        subvolume_id, subvolume_ids, sync, usage, uuid,
     };
 }

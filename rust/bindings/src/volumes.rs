@@ -92,6 +92,18 @@ pub fn enable_quota(py: Python<'_>, path: PathBuf, simple: bool) -> PyResult<()>
     call(py, || quota::enable(&path, simple))
 }
 
+/// Turn accounting off.
+#[pyfunction]
+pub fn disable_quota(py: Python<'_>, path: PathBuf) -> PyResult<()> {
+    call(py, || quota::disable(&path))
+}
+
+/// Limits on referenced and on exclusive bytes.
+#[pyfunction]
+pub fn limits(py: Python<'_>, path: PathBuf) -> PyResult<(Option<u64>, Option<u64>)> {
+    call(py, || quota::limits(&path))
+}
+
 /// Referenced and exclusive bytes, or None where nobody counts.
 #[pyfunction]
 pub fn usage(py: Python<'_>, path: PathBuf) -> PyResult<Option<(u64, u64)>> {
@@ -132,12 +144,6 @@ pub fn remove_stale_groups(py: Python<'_>, path: PathBuf) -> PyResult<u64> {
 #[pyfunction]
 pub fn stale_groups(py: Python<'_>, path: PathBuf) -> PyResult<Vec<(u16, u64)>> {
     call(py, || quota::stale_groups(&path))
-}
-
-/// Limits of a subvolume: referenced, exclusive.
-#[pyfunction]
-pub fn limits(py: Python<'_>, path: PathBuf) -> PyResult<Option<(Option<u64>, Option<u64>)>> {
-    call(py, || quota::limits(&path))
 }
 
 /// Whether accounting has lost count.

@@ -33,6 +33,7 @@ pub(super) const QGROUP_CREATE: u32 = 0x4010_942a;
 pub(super) const QGROUP_LIMIT: u32 = 0x8030_942b;
 
 pub(super) const QUOTA_ENABLE: u64 = 1;
+pub(super) const QUOTA_DISABLE: u64 = 2;
 pub(super) const QUOTA_ENABLE_SIMPLE: u64 = 4;
 
 macro_rules! plain {

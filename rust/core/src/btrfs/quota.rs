@@ -50,9 +50,20 @@ pub fn accounting(dir: &Path) -> Result<Accounting> {
 
 /// Turn accounting on: simple, or full. Needs `CAP_SYS_ADMIN`.
 pub fn enable(dir: &Path, simple: bool) -> Result<()> {
+    let cmd = if simple { abi::QUOTA_ENABLE_SIMPLE } else { abi::QUOTA_ENABLE };
+    control(dir, cmd, "enabling")
+}
+
+/// Turn accounting off; all groups and limits of the file system are gone. Needs `CAP_SYS_ADMIN`.
+pub fn disable(dir: &Path) -> Result<()> {
+    control(dir, abi::QUOTA_DISABLE, "disabling")
+}
+
+fn control(dir: &Path, cmd: u64, doing: &str) -> Result<()> {
     let mut args = abi::QuotaCtlArgs::zeroed();
-    args.cmd = if simple { abi::QUOTA_ENABLE_SIMPLE } else { abi::QUOTA_ENABLE };
-    sys::ioctl(open_dir(dir)?.as_fd(), abi::QUOTA_CTL, &mut args).map_err(|e| Error::io(format!("enabling quotas on {}", dir.display()), e))
+    args.cmd = cmd;
+    let fd = open_dir(dir)?;
+    sys::ioctl(fd.as_fd(), abi::QUOTA_CTL, &mut args).map_err(|e| Error::io(format!("{doing} quotas on {}", dir.display()), e))
 }
 
 /// Counters of the subvolume at `path`; with a level-1 group of the same number, those of the group, because it also
@@ -66,6 +77,15 @@ pub fn usage(path: &Path) -> Result<Option<Usage>> {
 fn read_group(group: &Path) -> Option<Usage> {
     let number = |name: &str| std::fs::read_to_string(group.join(name)).ok()?.trim().parse().ok();
     Some(Usage { referenced: number("referenced")?, exclusive: number("exclusive")? })
+}
+
+/// Limits of the subvolume at `path` on what it refers to and on what is its own; `None` where there is no such limit.
+pub fn limits(path: &Path) -> Result<(Option<u64>, Option<u64>)> {
+    let group = sysfs(path)?.join(format!("0_{}", subvolume::id(path)?));
+    let number = |name: &str| std::fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok();
+    let flags = number("limit_flags").unwrap_or(0);
+    let limit = |flag: u64, name: &str| if flags & flag == 0 { None } else { number(name) };
+    Ok((limit(abi::LIMIT_MAX_RFER, "max_referenced"), limit(abi::LIMIT_MAX_EXCL, "max_exclusive")))
 }
 
 /// Set the limit of the subvolume at `path`. Needs `CAP_SYS_ADMIN`.
@@ -192,16 +212,6 @@ pub fn remove_stale_groups(dir: &Path) -> Result<u64> {
         removed += u64::from(level == 0 && remove_group(&fd, id).is_ok());
     }
     Ok(removed)
-}
-
-/// Limits of the subvolume at `path` as (referenced, exclusive), `None` each where there is none; `None` where the group is
-/// unknown or accounting is off.
-pub fn limits(path: &Path) -> Result<Option<(Option<u64>, Option<u64>)>> {
-    let group = sysfs(path)?.join(format!("0_{}", subvolume::id(path)?));
-    let number = |name: &str| std::fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok();
-    let Some(flags) = number("limit_flags") else { return Ok(None) };
-    let limit = |flag: u64, name: &str| number(name).filter(|_| flags & flag != 0);
-    Ok(Some((limit(abi::LIMIT_MAX_RFER, "max_referenced"), limit(abi::LIMIT_MAX_EXCL, "max_exclusive"))))
 }
 
 /// Whether full accounting has lost count and says so.
