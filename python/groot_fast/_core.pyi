@@ -2,7 +2,7 @@
 
 All paths are ``str`` or ``os.PathLike``. Calls that do I/O release the GIL. What the operating system refuses is an
 ``OSError`` with ``errno`` whose ``strerror`` is the whole message; everything else is a class of `groot_fast.errors`.
-No call leaves threads behind; `unpack`, `copy_directory` and `fingerprint` handle signals while they run and stop
+No call leaves threads behind; `unpack`, `copy_directory`, `verify` and `fingerprint` handle signals while they run and stop
 within a tenth of a second when `Cancel.set` is called or a signal handler raises.
 """
 
@@ -16,6 +16,10 @@ Ranges = list[tuple[int, int, int]]
 Unpacked = tuple[int, int, int, dict[str, int], list[str]]
 """(bytes of file content written, bytes of lower layers' content taken away, entries, what was left out and how
 often, notes for the log)."""
+
+Listing = tuple[StrPath, StrPath, tuple[int, int] | None, str]
+"""Where the listing of what was done goes: path, temporary path, owner on the host (None: the caller), and what the volume
+was built on: its chain id and its listing's id with a space between, ``- -`` for nothing."""
 
 class Cancel:
     """A switch that stops the calls it was given to; usable from any thread."""
@@ -55,19 +59,28 @@ def unpack(
     uids: Ranges,
     gids: Ranges,
     max_content: int | None,
+    listing: Listing | None,
     cancel: Cancel,
 ) -> Unpacked:
     """Unpack one layer into the directory ``root``, which holds the layers below it.
 
     ``blob`` is a path, a growing file, or a descriptor (which the caller keeps). ``digest`` and ``diff_id`` are hex; None
     is not checked. ``base`` is the directory the names are relative to (empty for the root). When it
-    returns, the blob was what was promised to its last byte. When it raises, ``root`` holds something in between.
+    returns, the blob was what was promised to its last byte, and the listing is in its place. When it raises, ``root`` holds
+    something in between, and there may be a listing of that.
 
     Raises `BadBlob` (digest, size), `BadLayer` (archive), `LimitExceeded`, `Cancelled`, OSError.
     """
 
-def copy_directory(root: StrPath, source: StrPath, *, uids: Ranges, gids: Ranges, cancel: Cancel) -> Unpacked:
+def copy_directory(root: StrPath, source: StrPath, *, uids: Ranges, gids: Ranges, listing: Listing | None, cancel: Cancel) -> Unpacked:
     """Copy the tree below ``source`` into the empty directory ``root``. Raises as `unpack`."""
+
+def verify(root: StrPath, listings: list[StrPath], *, uids: Ranges, gids: Ranges, cancel: Cancel) -> tuple[int, int, list[str]]:
+    """Hold the volume ``root`` against the listings of its layers, bottom to top. Gives how many paths were looked at, how many
+    are not as they were unpacked, and what is wrong with the first of them. Changes nothing.
+
+    Raises `BadLayer` (a listing that is damaged or does not fit the others), `Cancelled`, OSError.
+    """
 
 def mount_idmapped(source: StrPath, target: StrPath, uids: Ranges, gids: Ranges) -> None:
     """Bind ``source`` on the directory ``target`` with translated owners (Linux 5.15 for BTRFS). Privileged."""
@@ -148,8 +161,17 @@ def enclose(path: StrPath, limit: int, exclusive: bool) -> None:
 def disband_group(path: StrPath, id: int, members: list[int]) -> None:
     """Undo `enclose` of subvolume ``id``; ``path`` is any directory of the file system. Missing is fine. Privileged."""
 
+def stale_groups(path: StrPath) -> list[tuple[int, int]]:
+    """(level, id) of the quota groups that count nothing and whose subvolume is gone. Privileged."""
+
 def remove_stale_groups(path: StrPath) -> int:
-    """Remove the quota groups of subvolumes that are gone; gives how many. Privileged."""
+    """Remove those of level 0; gives how many. Privileged."""
+
+def is_inconsistent(path: StrPath) -> bool:
+    """Whether full accounting has lost count."""
+
+def list_subvolumes(path: StrPath) -> list[str]:
+    """Subvolumes below a directory, relative to it; not those nested in others of them, nor where the caller may not walk."""
 
 def parse_json(document: bytes) -> Any:
     """Parse one JSON document. At most 128 levels, no duplicate keys, UTF-8 only. Raises ValueError."""

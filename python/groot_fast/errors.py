@@ -91,7 +91,7 @@ class QuotaError(GrootError):
 
 
 class Unhealthy(GrootError):
-    """`doctor` found something broken; the message is its whole report."""
+    """`doctor` or `check` found something that is not in order; the message is the whole report."""
 
 
 class Cancelled(GrootError):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from groot_fast.idmap.operations import Operations
     from groot_fast.sources.base import Source
     from groot_fast.sources.image import Image
+    from groot_fast.store.check import Finding
     from groot_fast.store.report import Report
     from groot_fast.store.volumes import Volume
     from groot_fast.telemetry.lager import Logger
@@ -300,6 +301,22 @@ class Groot:
             log.debug("stale-quota-groups-removed", count=_core.remove_stale_groups(store.folder("volumes")))
         except OSError as error:
             log.debug("stale-quota-groups-kept", reason=str(error.strerror))
+
+    def check(self, *, deep: bool = False, repair: bool = False, dry_run: bool = False) -> list[Finding]:
+        """Hold the store against what it should be (with ``deep`` the content of volumes too), and with ``repair`` put right
+        what no living image uses (with ``dry_run`` only say what that would be). Raises StoreError, OSError."""
+        from groot_fast.store.check import check
+        from groot_fast.store.repair import repair as repair_
+
+        with self._log.session("groot-checking") as log:
+            check_driver(self._settings.driver)
+            store = open_store(self._settings.store)
+            with self._driver(store) as driver:
+                found = check(store, driver, deep=deep)
+                if repair or dry_run:
+                    found = repair_(store, driver, log, found, deep=deep, dry_run=dry_run)
+            log.info("checked", found=len(found), remain=sum(finding.counts for finding in found))
+            return found
 
     def list(self) -> list[str]:
         """Directories of all images. Raises StoreError."""

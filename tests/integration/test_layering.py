@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -13,134 +12,11 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from support.accounts import User
-from support.archive import Archive
 from support.command import Store, new_id
 from support.layout import write_layout
-from support.model import Model, Unusable, split
+from support.model import Model, Unusable
+from support.stacks import PAIR, STACK, Item, apply_to_model, archive_of, is_clear
 from support.tree import Tree, photograph
-
-
-@dataclass(frozen=True)
-class Item:
-    """One entry or marker of a layer."""
-
-    kind: str
-    path: str
-    link: str = ""
-    content: bytes = b""
-    mode: int = 0o755
-    uid: int = 0
-    gid: int = 0
-    mtime: int = 1
-    xattr: bytes = b""
-
-
-NAME = st.sampled_from(["a", "b", "c"])
-PATH = st.lists(NAME, min_size=1, max_size=3).map("/".join)
-TARGET = st.tuples(st.sampled_from(["", "/"]), PATH).map("".join)
-DETAILS = {
-    "mode": st.sampled_from([0o755, 0o644, 0o700, 0o4711, 0o2750, 0o1777, 0o000]),
-    "uid": st.sampled_from([0, 0, 1000, 70000]),
-    "gid": st.sampled_from([0, 0, 50]),
-    "mtime": st.integers(1, 10**9),
-    "xattr": st.sampled_from([b"", b"", b"green"]),
-}
-FILE = st.builds(Item, st.just("file"), PATH, content=st.binary(max_size=20), **DETAILS)
-DIRECTORY = st.builds(Item, st.just("directory"), PATH, **DETAILS)
-ROOT = st.builds(Item, st.just("directory"), st.just("."), **DETAILS)
-MARKER = st.one_of(st.builds(Item, st.just("whiteout"), PATH), st.builds(Item, st.just("opaque"), st.one_of(PATH, st.just(""))))
-SYMLINK = st.builds(Item, st.just("symlink"), PATH, TARGET, uid=DETAILS["uid"], mtime=DETAILS["mtime"])
-LINK = st.builds(Item, st.just("link"), PATH, PATH)
-# Links with names of their own, and entries through them that no marker speaks of.
-DOOR = st.builds(Item, st.just("symlink"), st.sampled_from(["x", "y"]), TARGET, uid=DETAILS["uid"], mtime=DETAILS["mtime"])
-THROUGH = st.builds(Item, st.sampled_from(["file", "directory"]), st.sampled_from(["x/n", "y/n", "x/n2"]), **DETAILS)
-
-WITH_MARKERS = st.one_of(FILE, FILE, DIRECTORY, DIRECTORY, MARKER, MARKER, ROOT)
-WITH_LINKS = st.one_of(FILE, FILE, DIRECTORY, SYMLINK, SYMLINK, LINK, ROOT)
-WITH_BOTH = st.one_of(FILE, FILE, DIRECTORY, DIRECTORY, MARKER, MARKER, DOOR, THROUGH)
-
-
-def layers_of_items(kinds: st.SearchStrategy[Item]) -> st.SearchStrategy[list[Item]]:
-    """Entries in any order."""
-    return st.lists(kinds, min_size=1, max_size=8)
-
-
-STACK = st.one_of(
-    *(st.lists(layers_of_items(kinds), min_size=1, max_size=4) for kinds in (WITH_MARKERS, WITH_MARKERS, WITH_LINKS, WITH_BOTH))
-)
-PAIR = st.one_of(*(st.tuples(layers_of_items(kinds), layers_of_items(kinds)) for kinds in (WITH_MARKERS, WITH_BOTH)))
-
-
-def archive_of(items: list[Item]) -> Archive:
-    """The layer as a tar, in this order."""
-    archive = Archive()
-    for item in items:
-        fields = {"mode": item.mode, "uid": item.uid, "gid": item.gid, "mtime": item.mtime}
-        if item.xattr:
-            archive.pax({"SCHILY.xattr.user.colour": item.xattr})
-        if item.kind == "file":
-            archive.file(item.path, item.content, **fields)
-        elif item.kind == "directory":
-            archive.dir(item.path, **fields)
-        elif item.kind == "symlink":
-            archive.symlink(item.path, item.link, uid=item.uid, mtime=item.mtime)
-        elif item.kind == "link":
-            archive.link(item.path, item.link)
-        elif item.kind == "whiteout":
-            archive.whiteout(item.path)
-        else:
-            archive.opaque(item.path)
-    return archive
-
-
-def apply_to_model(model: Model, items: list[Item]) -> None:
-    """Markers first, then entries: a layer's markers mean what is below it."""
-    layer = model.layer()
-    for item in items:
-        if item.kind == "whiteout":
-            layer.hide(item.path)
-        elif item.kind == "opaque":
-            layer.clear(item.path)
-    for item in items:
-        if item.kind in ("whiteout", "opaque"):
-            continue
-        fields = {} if item.kind == "link" else {"mode": item.mode, "owner": (item.uid, item.gid), "mtime": item.mtime * 10**9}
-        if item.kind == "symlink":
-            fields["owner"] = (item.uid, 0)
-        if item.xattr and item.kind in ("file", "directory"):
-            fields["xattrs"] = {"user.colour": item.xattr}
-        layer.add(item.path, item.kind, item.content, link=item.link, **fields)
-
-
-def is_clear(model: Model, items: list[Item]) -> bool:
-    """Whether the markers mean one thing only.
-
-    A marker below a path that the same layer turns from or into something else than a directory depends on when it is
-    looked at, and so does an entry below a file that the same layer hides. No builder writes such layers.
-    """
-    marked = [split(item.path) for item in items if item.kind == "whiteout"]
-    cleared = [split(item.path) for item in items if item.kind == "opaque"]
-    others = {split(item.path) for item in items if item.kind in ("file", "symlink", "link")}
-    for path in [*(path[:-1] for path in marked), *cleared]:
-        for prefix in prefixes(path):
-            below = model.tree.get(prefix)
-            if prefix in others or (below is not None and below.kind != "directory"):
-                return False
-    # Entries below a file that a marker removes need the marker first; a link may lead there too.
-    paths = [split(item.path)[:-1] for item in items if item.kind not in ("whiteout", "opaque")]
-    paths += [split(item.link) for item in items if item.kind == "symlink"]
-    paths += [split(entry.target) for entry in model.tree.values() if entry.kind == "symlink"]
-    for prefix in {prefix for path in paths for prefix in prefixes(path)}:
-        below = model.tree.get(prefix)
-        hidden = any(above in marked for above in prefixes(prefix)) or any(above in cleared for above in prefixes(prefix)[:-1])
-        if below is not None and below.kind != "directory" and hidden:
-            return False
-    return True
-
-
-def prefixes(path: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """A path and all above it, from the root down."""
-    return [path[:i] for i in range(len(path) + 1)]
 
 
 class Place(NamedTuple):

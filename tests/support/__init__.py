@@ -2,5 +2,5 @@
 
 command.py runs the command, mounts.py makes and takes away loop-mounted file systems, archive.py writes layers byte by
 byte, layout.py puts them into OCI layouts, tree.py photographs directory trees, model.py says what a stack of layers
-means, attack.py applies hostile layers and looks at what happened.
+means, stacks.py makes random ones, attack.py applies hostile layers and looks at what happened.
 """

@@ -123,6 +123,7 @@ def apply(root: Path, layer: Layer, **changes: object) -> tuple[int, int, int, d
         "uids": [],
         "gids": [],
         "max_content": None,
+        "listing": None,
         "cancel": _core.Cancel(),
         **changes,
     }

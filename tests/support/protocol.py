@@ -23,8 +23,8 @@ RULES = {
     "chain lock": "a volume is built by who holds its lock (builder._plan)",
     "top down": "locks are taken from the top of the image downwards (builder._plan)",
     "publish whole": "a volume gets its name when it is complete (volumes.Volume.publish)",
-    "clean locks": "clean takes only volumes it can lock (clean._doom)",
-    "clean looks again": "behind that lock, clean looks for images that came meanwhile (clean._doom)",
+    "clean locks": "clean takes only volumes it can lock (clean.doom)",
+    "clean looks again": "behind that lock, clean looks for images that came meanwhile (clean.doom)",
     "record first": "the record of an image is there before its tree (images.Reservation.commit)",
     "held directory": "an image directory is locked before it has its name (images.Reservation)",
     "tree first": "delete removes the tree first and the record last (images.delete_image)",
@@ -246,7 +246,7 @@ def remove_unfinished(without: Rules) -> Part:
 
 
 def used_volumes() -> Part:
-    """`clean._used_volumes`. Records are read one by one."""
+    """`records.Dependencies`. Records are read one by one."""
     used = ""
     for record in (yield "list", "records"):
         used += (yield "read", f"records/{record}") or ""
@@ -254,7 +254,7 @@ def used_volumes() -> Part:
 
 
 def doom(name: str, without: Rules) -> Part:
-    """`clean._doom`."""
+    """`clean.doom`."""
     fd = None
     if "clean locks" not in without:
         fd = yield from try_lock(name.split("-", maxsplit=1)[0], True, without)

@@ -44,14 +44,14 @@ def finish(store: Store, image_id: str) -> None:
 
 def test_a_clean_at_the_worst_moment_takes_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between making the directory and locking it, a clean comes by and looks for what the dead left."""
-    lock = images._lock_directory
+    lock = images.lock_directory
 
     def clean_first(path: str) -> int:
-        monkeypatch.setattr(images, "_lock_directory", lock)
+        monkeypatch.setattr(images, "lock_directory", lock)
         images.remove_unfinished(store, DRIVER)
         return lock(path)
 
-    monkeypatch.setattr(images, "_lock_directory", clean_first)
+    monkeypatch.setattr(images, "lock_directory", clean_first)
     with images.Reservation(store, DRIVER, "new") as reservation:
         assert os.path.isdir(reservation.path)
         images.remove_unfinished(store, DRIVER)

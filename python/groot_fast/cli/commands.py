@@ -169,6 +169,20 @@ def _missing_store(request: Request) -> str:
     return text
 
 
+def check(request: Request) -> str:
+    """Look for damage and leftovers. Raises Unhealthy with the report where an error or a warning is left."""
+    if request.positional:
+        raise UsageError("invalid arguments - usage: check [options]")
+    deep, repair, dry_run, json = (bool(request.given.get(name)) for name in ("deep", "repair", "dry-run", "json"))
+    found = request.groot().check(deep=deep, repair=repair, dry_run=dry_run)
+    from groot_fast.cli.report import as_json, as_text
+
+    report = as_json(found) if json else as_text(found)
+    if any(finding.counts for finding in found):
+        raise Unhealthy(report)
+    return report
+
+
 def capacity(request: Request) -> str:
     """Print the size that the store was configured with, as newer Gardens ask for it. Without a look at the disk."""
     return format_json({"capacity": request.settings.store_size})
@@ -424,6 +438,26 @@ COMMANDS = (
         examples="grootfs --store /var/lib/grootfs generate-volume-size-metadata",
         hidden=True,
     ),
+    Command(
+        "check",
+        "Look for damage and leftovers in the store",
+        check,
+        description=(
+            "Prints a line for each finding: error (something is damaged), warning (something is left over or will be missed) or\n"
+            "note. Changes nothing unless told to, and leaves running commands and what is theirs alone. The exit code is 0\n"
+            "when no error or warning is left, else 1."
+        ),
+        flags=(
+            Flag("deep", SWITCH, "read every file of every volume and hold it against what was unpacked"),
+            Flag("repair", SWITCH, "put right what no living image uses"),
+            Flag("dry-run", SWITCH, "say what --repair would put right, and change nothing"),
+            Flag("json", SWITCH, "print a JSON document"),
+        ),
+        examples="grootfs check\ngrootfs check --deep\ngrootfs check --dry-run\ngrootfs check --repair",
+    ),
+    Command("list", "Print the directories of all images", list_),
+    Command("delete-store", "Remove a store with everything in it", delete_store),
+    Command("generate-volume-size-metadata", "Record the sizes of volumes that have no record", volume_sizes, hidden=True),
 )
 
 GLOBALS = (

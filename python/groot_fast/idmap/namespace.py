@@ -19,7 +19,7 @@ from groot_fast.errors import GrootError, StoreError
 from groot_fast.idmap import Mapping, Mappings
 
 if TYPE_CHECKING:
-    from groot_fast._core import Unpacked
+    from groot_fast._core import Listing, Unpacked
 
 CHILD = "import sys; sys.path[:] = {path!r}; from groot_fast.idmap.worker import main; main({fd})"
 MAX_REPLY = 16 << 20
@@ -43,9 +43,17 @@ class Namespace:
         """`_core.unpack` from a descriptor."""
         return _unpacked(self._call("unpack", fd=fd, path=path, **arguments, **self._ranges))
 
-    def copy_directory(self, path: str, source: str) -> Unpacked:
+    def copy_directory(self, path: str, source: str, listing: Listing) -> Unpacked:
         """`_core.copy_directory`."""
-        return _unpacked(self._call("copy_directory", path=path, source=source, **self._ranges))
+        return _unpacked(self._call("copy_directory", path=path, source=source, listing=listing, **self._ranges))
+
+    def verify(self, path: str, listings: list[str]) -> tuple[int, int, list[str]]:
+        """`_core.verify`."""
+        result = self._call("verify", path=path, listings=listings, **self._ranges)
+        if not isinstance(result, list) or len(result) != 3:
+            raise StoreError("the process in the user namespace gave nonsense")
+        entries, different, told = result
+        return entries, different, told
 
     def snapshot(self, source: str, path: str, limit: int | None, exclusive: bool) -> None:
         """`_core.snapshot`."""

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     class Operations(Protocol):
         """What a driver needs done to trees."""
 
-        def unpack(self, path: str, layer: Layer, blob: str | _core.Spool) -> _core.Unpacked:
+        def unpack(self, path: str, layer: Layer, blob: str | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
             """Unpack a layer (or copy a directory) into ``path``. Raises BadLayer and its kin, OSError."""
+
+        def verify(self, path: str, listings: list[str]) -> tuple[int, int, list[str]]:
+            """Hold a volume against its listings (`_core.verify`)."""
 
         def snapshot(self, source: str, path: str, limit: int | None, exclusive: bool) -> None:
             """Snapshot a subvolume. Raises OSError."""
@@ -74,11 +77,16 @@ class Direct:
         self._uids, self._gids = mappings.ranges()
         self._cancel = cancel
 
-    def unpack(self, path: str, layer: Layer, blob: str | _core.Spool) -> _core.Unpacked:
+    def unpack(self, path: str, layer: Layer, blob: str | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
         """See `Operations`."""
         if isinstance(blob, str) and os.path.isdir(blob):
-            return _core.copy_directory(path, blob, uids=self._uids, gids=self._gids, cancel=self._cancel)
-        return _core.unpack(path, blob, **unpack_arguments(layer), uids=self._uids, gids=self._gids, cancel=self._cancel)
+            return _core.copy_directory(path, blob, uids=self._uids, gids=self._gids, listing=listing, cancel=self._cancel)
+        arguments = unpack_arguments(layer, listing)
+        return _core.unpack(path, blob, **arguments, uids=self._uids, gids=self._gids, cancel=self._cancel)
+
+    def verify(self, path: str, listings: list[str]) -> tuple[int, int, list[str]]:
+        """See `Operations`."""
+        return _core.verify(path, [*listings], uids=self._uids, gids=self._gids, cancel=self._cancel)
 
     def snapshot(self, source: str, path: str, limit: int | None, exclusive: bool) -> None:
         """See `Operations`."""
@@ -116,17 +124,21 @@ class Namespaced:
             self._started = Namespace(self._mappings, self._settings)
         return self._started
 
-    def unpack(self, path: str, layer: Layer, blob: str | _core.Spool) -> _core.Unpacked:
+    def unpack(self, path: str, layer: Layer, blob: str | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
         """See `Operations`. The child gets the bytes through a descriptor: it may not be able to open the file."""
         if isinstance(blob, str):
             if os.path.isdir(blob):
-                return self._namespace.copy_directory(path, blob)
+                return self._namespace.copy_directory(path, blob, listing)
             fd = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                return self._namespace.unpack(path, fd, unpack_arguments(layer))
+                return self._namespace.unpack(path, fd, unpack_arguments(layer, listing))
             finally:
                 os.close(fd)
-        return self._unpack_growing(path, blob, unpack_arguments(layer))
+        return self._unpack_growing(path, blob, unpack_arguments(layer, listing))
+
+    def verify(self, path: str, listings: list[str]) -> tuple[int, int, list[str]]:
+        """See `Operations`."""
+        return self._namespace.verify(path, listings)
 
     def _unpack_growing(self, path: str, blob: _core.Spool, arguments: dict[str, Any]) -> _core.Unpacked:
         import threading
@@ -180,7 +192,7 @@ class Namespaced:
             self._started.close()
 
 
-def unpack_arguments(layer: Layer) -> dict[str, Any]:
+def unpack_arguments(layer: Layer, listing: _core.Listing) -> dict[str, Any]:
     """What `_core.unpack` wants to know about a layer."""
     return {
         "digest": layer.digest,
@@ -189,4 +201,5 @@ def unpack_arguments(layer: Layer) -> dict[str, Any]:
         "media_type": layer.media_type,
         "base": layer.base_directory,
         "max_content": None,
+        "listing": listing,
     }

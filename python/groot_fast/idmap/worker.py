@@ -68,11 +68,17 @@ def _serve(request: dict[str, Any], fd: int | None) -> dict[str, object]:
 
 
 def _run(call: str, fd: int | None, arguments: dict[str, Any]) -> object:
-    ranges: dict[str, Any] = {kind: [tuple(one) for one in arguments.pop(kind)] for kind in ("uids", "gids") if kind in arguments}
+    common: dict[str, Any] = {kind: [tuple(one) for one in arguments.pop(kind)] for kind in ("uids", "gids") if kind in arguments}
+    if "listing" in arguments:
+        # Who is root in here owns the store.
+        path, temporary, _owner, parent = arguments.pop("listing")
+        common["listing"] = (path, temporary, None, parent)
     if call == "unpack" and fd is not None:
-        return _core.unpack(arguments.pop("path"), fd, cancel=_core.Cancel(), **ranges, **arguments)
+        return _core.unpack(arguments.pop("path"), fd, cancel=_core.Cancel(), **common, **arguments)
     if call == "copy_directory":
-        return _core.copy_directory(arguments["path"], arguments["source"], cancel=_core.Cancel(), **ranges)
+        return _core.copy_directory(arguments["path"], arguments["source"], cancel=_core.Cancel(), **common)
+    if call == "verify":
+        return _core.verify(arguments["path"], arguments["listings"], cancel=_core.Cancel(), **common)
     if call == "delete_subvolume":
         return delete_with_nested(arguments["path"])
     if call == "snapshot":

@@ -167,7 +167,8 @@ class Builder:
         log.info("starting")
         self._progress.unpacking(layer.name)
         try:
-            unpacked = self._driver.operations.unpack(path, layer, blob)
+            listing = records.new_listing(self._store, layer.chain_id, below.chain_id if below else None)
+            unpacked = self._driver.operations.unpack(path, layer, blob, listing)
         except (GrootError, OSError) as error:
             raise self._explain(layer, error, blobs.failure(layer)) from error
         content, removed, entries, left_out, notes = unpacked

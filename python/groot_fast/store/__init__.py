@@ -12,16 +12,18 @@
   volumes/gc.<name>/            to be destroyed
   meta/namespace.json           the store's id mappings
   meta/volume-<chain id>        {"Size": bytes of this layer's files, "TreeSize": bytes of all files one sees}
+  meta/listing-<chain id>       what the layer did, for `check --deep`
   meta/dependencies/image:<id>.json   chain ids of the image, bottom to top
   meta/sources/<sha256 of the image's name>.json     what `clean --ignore-image` looks up
   locks/<key>.lock              flock; global-groot-lock, groot-gc-lock, one a chain id
   tmp/                          downloads (blob-<digest>), records before their rename
 ```
 
-The layout is the original's last BTRFS one (contract, section 11.2); `meta/sources` and the key ``TreeSize`` are ours
+The layout is the original's last BTRFS one (contract, section 11.2); `meta/sources`, `meta/listing-*` and the key ``TreeSize`` are ours
 and do not disturb it.
 
 layout.py paths, records.py the files below meta/, locks.py, images.py create/delete/list/stats of images, volumes.py
-building and publishing volumes, clean.py, report.py who uses the disk, setup.py init-store and delete-store, migrate.py
-simple quotas for a store that has others.
+building and publishing volumes, clean.py, check.py what is wrong, content.py what is wrong inside volumes, repair.py what can
+be put right, report.py who uses the disk, setup.py init-store and delete-store, migrate.py simple quotas for a store that has
+others.
 """

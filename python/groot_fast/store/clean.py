@@ -68,7 +68,7 @@ def clean(
         # First: while what the dead left has a record, its volumes count as used.
         images.remove_unfinished(store, driver)
         _mark(store, driver, log, metrics, set(ignore_images or ()), on_create)
-        _destroy_marked(store, driver, log, wait=not on_create)
+        destroy_marked(store, driver, log, wait=not on_create)
     return True
 
 
@@ -85,7 +85,7 @@ def _mark(store: Store, driver: Driver, log: Logger, metrics: Metrics, ignore_im
         alone.report(metrics, locks.EXCLUSIVE)
     try:
         if alone is not None:
-            _drop_stale_records(store, log)
+            drop_stale_records(store, log)
         dependencies = records.Dependencies(store)
         used = dependencies.volumes()
         for image in ignore_images:
@@ -93,26 +93,28 @@ def _mark(store: Store, driver: Driver, log: Logger, metrics: Metrics, ignore_im
         for name in os.listdir(store.folder("volumes")):
             # What is no volume is not ours to remove.
             if not name.startswith(DOOMED) and name not in used and driver.is_volume(store.volume(name)):
-                _doom(store, name, dependencies, log)
-        _remove_temporary(store, alone is not None, KEEP_DOWNLOADS if on_create else 0.0)
+                doom(store, name, dependencies, log)
+        remove_temporary(store, alone is not None, KEEP_DOWNLOADS if on_create else 0.0)
         volumes = set(list_volumes(store))
         records.prune_sources(store, volumes)
         if alone is not None:
-            records.prune_sizes(store, volumes)
-            _remove_lock_files(store, volumes)
+            records.prune_volumes(store, volumes)
+            remove_lock_files(store, volumes)
     finally:
         if alone is not None:
             alone.release()
 
 
-def _drop_stale_records(store: Store, log: Logger) -> None:
+def drop_stale_records(store: Store, log: Logger) -> None:
+    """Remove the records of images that are gone. Only with the store's lock: a create holds it while it has a directory."""
     for image_id in records.recorded_images(store):
         if not os.path.isdir(store.image(image_id)):
             log.info("record-without-image", id=image_id)
             records.remove_dependencies(store, image_id)
 
 
-def _doom(store: Store, name: str, dependencies: records.Dependencies, log: Logger) -> None:
+def doom(store: Store, name: str, dependencies: records.Dependencies, log: Logger) -> None:
+    """Mark a volume for removal, unless somebody uses or builds it."""
     chain_id = name.split(INCOMPLETE, maxsplit=1)[0]
     held = locks.try_lock(store, chain_id)
     if held is None:
@@ -128,10 +130,11 @@ def _doom(store: Store, name: str, dependencies: records.Dependencies, log: Logg
         except FileNotFoundError:
             return
         if name == chain_id:
-            records.remove_size(store, chain_id)
+            records.remove_volume(store, chain_id)
 
 
-def _destroy_marked(store: Store, driver: Driver, log: Logger, *, wait: bool) -> None:
+def destroy_marked(store: Store, driver: Driver, log: Logger, *, wait: bool) -> None:
+    """Destroy what is marked. Only with the lock of cleans. Raises StoreError when a volume could not be destroyed."""
     failed = 0
     destroyed: list[int] = []
     for name in os.listdir(store.folder("volumes")):
@@ -150,7 +153,7 @@ def _destroy_marked(store: Store, driver: Driver, log: Logger, *, wait: bool) ->
         raise StoreError("destroying volumes failed", hint="the log names the volumes (`--log-level error`)")
 
 
-def _remove_temporary(store: Store, alone: bool, keep_downloads: float) -> None:
+def remove_temporary(store: Store, alone: bool, keep_downloads: float) -> None:
     """Remove what processes left in ``tmp``. A download in progress is locked by its process; of other files only their
     age tells, unless nobody else is at work."""
     now = time.time()
@@ -160,7 +163,7 @@ def _remove_temporary(store: Store, alone: bool, keep_downloads: float) -> None:
             age = now - os.lstat(path).st_mtime
             if is_download(name):
                 if age >= keep_downloads:
-                    _remove_unlocked(path)
+                    remove_unlocked(path)
             elif alone and os.path.isdir(path):
                 os.rmdir(path)
             elif alone or age > FOREIGN_AGE:
@@ -175,7 +178,8 @@ def is_download(name: str) -> bool:
     return name.startswith(BLOB) and len(digest) == 64 and not set(digest) - set("0123456789abcdef")
 
 
-def _remove_unlocked(path: str) -> None:
+def remove_unlocked(path: str) -> None:
+    """Remove a download that no process is working on."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if locks.try_flock(fd):
@@ -184,7 +188,7 @@ def _remove_unlocked(path: str) -> None:
         os.close(fd)
 
 
-def _remove_lock_files(store: Store, volumes: set[str]) -> None:
+def remove_lock_files(store: Store, volumes: set[str]) -> None:
     """Remove the lock files of volumes that are gone; the original keeps one for each layer it ever saw."""
     for name in os.listdir(store.folder("locks")):
         key = name.removesuffix(".lock")

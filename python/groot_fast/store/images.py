@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
-from groot_fast._core import mount_idmapped, rename_new, unmount, write_record
+from groot_fast._core import mount_idmapped, parse_json, rename_new, unmount, write_record
 from groot_fast.errors import ImageExists, ImageNotFound, StoreError
 from groot_fast.store import records
 from groot_fast.store.layout import MAX_NEW_ID, is_image_id
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from groot_fast.store.layout import Store
 
 TREES = ("rootfs", "snapshot")
+UNLIMITED = tuple(f"{name}.unlimited" for name in TREES)
+"""What the driver calls a tree until its limit is set (`Btrfs.make_image`)."""
 SIZE_ATTRIBUTE = "user.grootfs.image-size"
 """On the image's directory: bytes of the image. An attribute is durable with the snapshot and read without parsing."""
 
@@ -81,7 +83,7 @@ class Reservation:
         self._driver = driver
         fresh = store.temporary("image")
         store.make_directory(fresh, 0o700)
-        self._fd = _lock_directory(fresh)
+        self._fd = lock_directory(fresh)
         try:
             self._claim(fresh)
         except BaseException:
@@ -100,7 +102,7 @@ class Reservation:
                 return
             except FileExistsError:
                 pass
-            left = _lock_directory(self.path)
+            left = lock_directory(self.path)
             try:
                 if image_tree(self._store, self._driver, self.image_id) is not None:
                     raise _exists(self.image_id)
@@ -153,7 +155,7 @@ class Reservation:
             mount_idmapped(f"{self.path}/snapshot", f"{self.path}/rootfs", *idmapped.ranges())
 
 
-def _lock_directory(path: str) -> int:
+def lock_directory(path: str) -> int:
     """An exclusively locked descriptor of the directory that is at ``path`` now, or -1 where somebody else holds it
     or it is gone."""
     try:
@@ -194,6 +196,16 @@ def limit_of(store: Store, driver: Driver, image_id: str) -> int | None:
     return limit if tree is None else driver.limit(tree)
 
 
+def read_diff_ids(store: Store, image_id: str) -> list[str] | None:
+    """Diff ids (bare hex, bottom to top) in the configuration of an image; None where it does not say any."""
+    try:
+        with open(f"{store.image(image_id)}/image.json", "rb") as file:
+            document = parse_json(file.read(records.MAX_RECORD))
+        return [str(text).removeprefix("sha256:") for text in document["rootfs"]["diff_ids"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
 def committed_limits(store: Store) -> int:
     """Sum of the disk limits of all images. Images of the original have none on record."""
     return sum(number_at(store.image(image_id), LIMIT_ATTRIBUTE) or 0 for image_id in os.listdir(store.folder("images")))
@@ -207,8 +219,16 @@ def image_size(store: Store, image_id: str) -> int:
     return size
 
 
+def is_foreign(path: str) -> bool:
+    """Whether the original made the image: it writes no size."""
+    try:
+        return not os.getxattr(path, SIZE_ATTRIBUTE)
+    except OSError:
+        return True
+
+
 def number_at(path: str, attribute: str) -> int | None:
-    """The number in an attribute of a directory; None where there is none."""
+    """A number that is recorded on an image's directory; None where there is none."""
     try:
         return int(os.getxattr(path, attribute))
     except (OSError, ValueError):
@@ -224,8 +244,8 @@ def delete_image(store: Store, driver: Driver, image_id: str) -> None:
     path = store.image(image_id)
     if not is_image_id(image_id) or not os.path.isdir(path) or os.path.islink(path):
         raise ImageNotFound(f"Image `{image_id}` not found. Skipping delete.")
-    own = f"{os.path.realpath(path)}/rootfs" if _is_idmapped(path) else ""
-    mounted = [point for point in _mounts_below(path) if point != own]
+    own = f"{os.path.realpath(path)}/rootfs" if is_idmapped(path) else ""
+    mounted = [point for point in mounts_below(path) if point != own]
     if mounted:
         raise StoreError(f"deleting image path '{path}' failed: {mounted[0]} is a mount point", hint=f"umount {mounted[0]} and try again")
     fd = _wait_for_directory(path)
@@ -243,12 +263,12 @@ def delete_image(store: Store, driver: Driver, image_id: str) -> None:
 
 
 def _wait_for_directory(path: str) -> int | None:
-    """As `_lock_directory`, waiting for a create or another delete; None when the directory is gone."""
+    """As `lock_directory`, waiting for a create or another delete; None when the directory is gone."""
     import time
 
     end = time.monotonic() + DELETE_DEADLINE
     while os.path.isdir(path):
-        fd = _lock_directory(path)
+        fd = lock_directory(path)
         if fd >= 0:
             return fd
         if time.monotonic() > end:
@@ -263,7 +283,7 @@ def remove_unfinished(store: Store, driver: Driver) -> None:
         path = store.image(image_id)
         if os.path.islink(path) or not os.path.isdir(path) or image_tree(store, driver, image_id) is not None:
             continue
-        fd = _lock_directory(path)
+        fd = lock_directory(path)
         if fd < 0:
             continue
         try:
@@ -273,7 +293,8 @@ def remove_unfinished(store: Store, driver: Driver) -> None:
             os.close(fd)
 
 
-def _is_idmapped(path: str) -> bool:
+def is_idmapped(path: str) -> bool:
+    """Whether the image's ``rootfs`` is a mount of ours."""
     try:
         return os.getxattr(path, IDMAPPED_ATTRIBUTE) == b"1"
     except OSError:
@@ -281,7 +302,7 @@ def _is_idmapped(path: str) -> bool:
 
 
 def _remove_image(store: Store, driver: Driver, image_id: str) -> None:
-    if _is_idmapped(store.image(image_id)):
+    if is_idmapped(store.image(image_id)):
         try:
             unmount(f"{store.image(image_id)}/rootfs")
         except OSError as error:
@@ -306,7 +327,7 @@ def _remove_contents(driver: Driver, path: str) -> None:
             driver.operations.remove_tree(entry)
 
 
-def _mounts_below(path: str) -> list[str]:
+def mounts_below(path: str) -> list[str]:
     """Mount points at or below ``path`` (proc(5), mountinfo)."""
     prefix = os.path.realpath(path).encode("utf-8", "surrogateescape")
     found = []

@@ -4,11 +4,12 @@
 | --- | --- | --- |
 | ``global-groot-lock`` | create, from planning to the end | clean, while it marks, if it gets it at once |
 | ``<chain id>`` | create, on all volumes of its image, until it has a record | create, while it builds the volume; clean, to mark it |
-| ``groot-gc-lock`` | | clean, from start to end |
+| ``groot-gc-lock`` | | clean, from start to end; check, while it repairs |
 | ``pull-<hash>`` | | create, while it asks a registry for one image on behalf of one caller |
 
 Create takes chain locks from the top of its image downwards, so two creates never wait for each other in a circle.
-Clean only ever tries chain locks. Nobody waits without a deadline.
+Clean only ever tries chain locks. Nobody waits without a deadline. Check looks whether somebody holds a lock by holding it
+shared for a moment (`observe`), and holds a volume's lock shared while it verifies its content.
 """
 
 from __future__ import annotations
@@ -101,6 +102,23 @@ def try_lock(store: Store, key: str, *, shared: bool = False) -> Lock | None:
             os.close(fd)
             return None
         # Clean removes lock files of volumes that are gone: a lock on a removed file locks nothing.
+        if is_at(fd, path):
+            return Lock(fd, 0)
+        os.close(fd)
+
+
+def observe(store: Store, key: str) -> Lock | None:
+    """The lock, shared, if nobody holds it exclusively, else None; writes nothing. Where the lock has no file nobody holds it,
+    and the lock that is given holds nothing. Raises OSError where the file cannot be opened."""
+    path = lock_path(store, key)
+    while True:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return Lock(-1, 0)
+        if not try_flock(fd, shared=True):
+            os.close(fd)
+            return None
         if is_at(fd, path):
             return Lock(fd, 0)
         os.close(fd)

@@ -11,6 +11,7 @@ from groot_fast._core import format_json, parse_json, sha256, write_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from groot_fast._core import Listing
     from groot_fast.sources.image import Image
     from groot_fast.store.layout import Store
 
@@ -19,6 +20,10 @@ FIRST_READ = 1 << 14
 """Bytes: nearly all records are smaller, and a buffer for the largest costs more than reading them."""
 DEPENDENCIES = "meta/dependencies"
 SOURCES = "meta/sources"
+SIZE = "volume-"
+LISTING = "listing-"
+HEAD = 256
+"""Bytes of a listing's first line, at most."""
 
 
 def _write(store: Store, path: str, value: object, *, end: str = "") -> None:
@@ -64,24 +69,25 @@ def _strings(value: object) -> list[str] | None:
 # -- images ------------------------------------------------------------------
 
 
-def _dependency_path(store: Store, image_id: str) -> str:
+def dependency_path(store: Store, image_id: str) -> str:
+    """The file with the volumes of an image."""
     return store.folder(f"{DEPENDENCIES}/image:{image_id}.json")
 
 
 def write_dependencies(store: Store, image_id: str, chain_ids: list[str]) -> None:
     """Record the volumes of an image, bottom to top (contract, section 11.3)."""
-    _write(store, _dependency_path(store, image_id), chain_ids)
+    _write(store, dependency_path(store, image_id), chain_ids)
 
 
 def read_dependencies(store: Store, image_id: str) -> list[str] | None:
     """The volumes of an image; None where there is no usable record."""
-    return _strings(_read(_dependency_path(store, image_id)))
+    return _strings(_read(dependency_path(store, image_id)))
 
 
 def remove_dependencies(store: Store, image_id: str) -> None:
     """Forget the volumes of an image. Missing is fine."""
     try:
-        os.unlink(_dependency_path(store, image_id))
+        os.unlink(dependency_path(store, image_id))
     except FileNotFoundError:
         pass
 
@@ -132,7 +138,7 @@ class VolumeSize:
 
 def size_path(store: Store, chain_id: str) -> str:
     """The file with a volume's size."""
-    return store.folder(f"meta/volume-{chain_id}")
+    return store.folder(f"meta/{SIZE}{chain_id}")
 
 
 def write_size(store: Store, chain_id: str, size: VolumeSize) -> None:
@@ -161,20 +167,71 @@ def tree_size(store: Store, chain_ids: list[str]) -> int:
     return sum(size.layer for size in sizes if size is not None)
 
 
-def remove_size(store: Store, chain_id: str) -> None:
-    """Forget the size of a volume. Missing is fine."""
+def listing_path(store: Store, chain_id: str) -> str:
+    """The file with the listing of what a layer did (``rust/core/src/listing.rs``)."""
+    return store.folder(f"meta/{LISTING}{chain_id}")
+
+
+class ListingHead:
+    """First line of a listing: its id, and chain id and listing's id of what its volume was built on (None for nothing)."""
+
+    __slots__ = ("ident", "parent", "parent_ident")
+
+    def __init__(self, ident: str, parent: str | None, parent_ident: str | None) -> None:
+        self.ident = ident
+        self.parent = parent
+        self.parent_ident = parent_ident
+
+
+def read_listing_head(store: Store, chain_id: str) -> ListingHead | None:
+    """The head of a volume's listing; None where there is no usable one."""
     try:
-        os.unlink(size_path(store, chain_id))
-    except FileNotFoundError:
-        pass
+        # Neither a pipe under its name nor a link may stop us or lead us elsewhere.
+        fd = os.open(listing_path(store, chain_id), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        head, end, _ = os.read(fd, HEAD).partition(b"\n")
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    parts = head.decode("ascii", "replace").split(" ")
+    if not end or len(parts) != 5 or parts[:2] != ["groot-listing", "1"]:
+        return None
+    ident, parent, parent_ident = parts[2:]
+    if set("".join(parts[2:])) - set("0123456789abcdef-"):
+        return None  # no name for a volume
+    return ListingHead(ident, None if parent == "-" else parent, None if parent_ident == "-" else parent_ident)
 
 
-def prune_sizes(store: Store, volumes: set[str]) -> None:
-    """Drop the records of volumes that are gone. Only while nobody builds any: the record comes before the volume."""
-    for name in os.listdir(store.folder("meta")):
-        chain_id = name.removeprefix("volume-")
-        if chain_id != name and chain_id not in volumes:
-            remove_size(store, chain_id)
+def new_listing(store: Store, chain_id: str, below: str | None) -> Listing:
+    """Where the core is to write the listing of a layer that is unpacked over the volume ``below``."""
+    head = read_listing_head(store, below) if below is not None else None
+    parent = f"{below or '-'} {head.ident if head is not None else '-'}"
+    return (listing_path(store, chain_id), store.temporary("record"), store.owner, parent)
+
+
+def remove_volume(store: Store, chain_id: str) -> None:
+    """Forget size and content of a volume. Missing is fine."""
+    for path in (size_path(store, chain_id), listing_path(store, chain_id)):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+
+
+def recorded_volumes(store: Store) -> list[tuple[str, str]]:
+    """(name of the record, chain id) of all records of volumes."""
+    names = os.listdir(store.folder("meta"))
+    return [(name, name.removeprefix(kind)) for name in names for kind in (SIZE, LISTING) if name.startswith(kind)]
+
+
+def prune_volumes(store: Store, volumes: set[str]) -> None:
+    """Drop the records of volumes that are gone. Only while nobody builds any: the records come before the volume."""
+    for _, chain_id in recorded_volumes(store):
+        if chain_id not in volumes:
+            remove_volume(store, chain_id)
 
 
 # -- names of images -----------------------------------------------------------
@@ -230,6 +287,21 @@ def recall_image(store: Store, name: str) -> Image | None:
     layers = [Layer(chain_id=chain_id, size=0) for chain_id in chain_ids]
     layers[-1].size = compressed
     return Image(layers, config.encode(), env, declared)
+
+
+def damaged_sources(store: Store) -> list[str]:
+    """Paths below ``meta/sources`` that are no such record."""
+    try:
+        names = sorted(os.listdir(store.folder(SOURCES)))
+    except FileNotFoundError:
+        return []
+    paths = [store.folder(f"{SOURCES}/{name}") for name in names]
+    return [path for path in paths if not _is_source(path) and os.path.lexists(path)]
+
+
+def _is_source(path: str) -> bool:
+    value = _read(path)
+    return isinstance(value, dict) and isinstance(value.get("image"), str) and _strings(value.get("volumes")) is not None
 
 
 def prune_sources(store: Store, volumes: set[str]) -> None:

@@ -82,7 +82,7 @@ def destroy_incomplete(store: Store, driver: Driver, path: str, chain_id: str, *
     if full:
         driver.reclaim(store.folder("volumes"), ids, RECLAIM_DEADLINE)
     if not driver.is_volume(store.volume(chain_id)):
-        records.remove_size(store, chain_id)
+        records.remove_volume(store, chain_id)
 
 
 def record_missing_sizes(store: Store) -> None:

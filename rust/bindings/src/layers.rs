@@ -5,7 +5,8 @@ use groot_core::blob::{Expected, Source};
 use groot_core::idmap::{IdMap, IdMaps, Range};
 use groot_core::layer::{Options, Stats};
 use groot_core::limits::Limits;
-use groot_core::{Error, Result, btrfs, directory, idmount, spool, unpack as core_unpack};
+use groot_core::listing::Target;
+use groot_core::{Error, Result, btrfs, directory, idmount, spool, unpack as core_unpack, verify as core_verify};
 use pyo3::prelude::*;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -19,6 +20,8 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_millis(50);
 
 type Ranges = Vec<(u32, u32, u32)>;
+/// Path, temporary path, owner, parent.
+type Place = (PathBuf, PathBuf, Option<(u32, u32)>, String);
 type Counted = (u64, u64, u64, BTreeMap<String, u64>, Vec<String>);
 
 /// A switch that stops the calls it was given to.
@@ -80,6 +83,10 @@ fn id_maps(uids: Ranges, gids: Ranges) -> IdMaps {
     IdMaps { uid: map(uids), gid: map(gids) }
 }
 
+fn target(place: Option<Place>) -> Option<Target> {
+    place.map(|(path, temporary, owner, parent)| Target { path, temporary, owner, parent })
+}
+
 fn counted(stats: Stats, notes: Vec<String>) -> Counted {
     (stats.content, stats.removed, stats.entries, stats.left_out, notes)
 }
@@ -117,7 +124,7 @@ fn run<T: Send>(py: Python<'_>, cancel: &AtomicBool, work: impl FnOnce() -> Resu
 
 /// Unpack one layer into the directory `root`.
 #[pyfunction]
-#[pyo3(signature = (root, blob, *, digest, size, diff_id, media_type, base, uids, gids, max_content, cancel))]
+#[pyo3(signature = (root, blob, *, digest, size, diff_id, media_type, base, uids, gids, max_content, listing, cancel))]
 #[allow(clippy::too_many_arguments)]
 pub fn unpack(
     py: Python<'_>,
@@ -131,6 +138,7 @@ pub fn unpack(
     uids: Ranges,
     gids: Ranges,
     max_content: Option<u64>,
+    listing: Option<Place>,
     cancel: &Cancel,
 ) -> PyResult<Counted> {
     let source = if let Ok(spool) = blob.cast::<Spool>() {
@@ -145,6 +153,7 @@ pub fn unpack(
         ids: id_maps(uids, gids),
         limits: Limits { max_content, ..Limits::default() },
         literal_names: false,
+        listing: target(listing),
     };
     let root = btrfs::open_dir(&root).map_err(|e| to_python(py, e))?;
     let job = core_unpack::Job { source, expected: Expected { digest, size, diff_id }, media_type, root, options };
@@ -154,12 +163,37 @@ pub fn unpack(
 
 /// Copy the tree below `source` into the directory `root`.
 #[pyfunction]
-#[pyo3(signature = (root, source, *, uids, gids, cancel))]
-pub fn copy_directory(py: Python<'_>, root: PathBuf, source: PathBuf, uids: Ranges, gids: Ranges, cancel: &Cancel) -> PyResult<Counted> {
-    let options = Options { ids: id_maps(uids, gids), ..Options::default() };
+#[pyo3(signature = (root, source, *, uids, gids, listing, cancel))]
+pub fn copy_directory(
+    py: Python<'_>,
+    root: PathBuf,
+    source: PathBuf,
+    uids: Ranges,
+    gids: Ranges,
+    listing: Option<Place>,
+    cancel: &Cancel,
+) -> PyResult<Counted> {
+    let options = Options { ids: id_maps(uids, gids), listing: target(listing), ..Options::default() };
     let root = btrfs::open_dir(&root).map_err(|e| to_python(py, e))?;
     let stats = run(py, &cancel.0, || directory::copy(&source, root, options, &cancel.0))?;
     Ok(counted(stats, Vec::new()))
+}
+
+/// Hold the volume `root` against the listings of its layers.
+#[pyfunction]
+#[pyo3(signature = (root, listings, *, uids, gids, cancel))]
+pub fn verify(
+    py: Python<'_>,
+    root: PathBuf,
+    listings: Vec<PathBuf>,
+    uids: Ranges,
+    gids: Ranges,
+    cancel: &Cancel,
+) -> PyResult<(u64, u64, Vec<String>)> {
+    let ids = id_maps(uids, gids);
+    let root = btrfs::open_dir(&root).map_err(|e| to_python(py, e))?;
+    let report = run(py, &cancel.0, || core_verify::verify(&root, &listings, &ids, &cancel.0))?;
+    Ok((report.entries, report.different, report.told))
 }
 
 /// Bind `source` on `target` with translated owners.

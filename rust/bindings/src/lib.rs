@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! errors.rs      core errors -> Python exceptions, the one conversion
-//! layers.rs      unpack, copy_directory, fingerprint, Spool, Cancel
+//! layers.rs      unpack, copy_directory, verify, fingerprint, Spool, Cancel
 //! process.rs     the process itself: user namespace, arguments
 //! volumes.rs     BTRFS subvolumes and quotas
 //! documents.rs   JSON and YAML, bounded; records on disk
@@ -25,12 +25,13 @@ mod _core {
     #[pymodule_export]
     use super::documents::{format_json, parse_json, parse_yaml, rename_new, sha256, write_record};
     #[pymodule_export]
-    use super::layers::{Cancel, Spool, copy_directory, fingerprint, mount_idmapped, unmount, unpack};
+    use super::layers::{Cancel, Spool, copy_directory, fingerprint, mount_idmapped, unmount, unpack, verify};
     #[pymodule_export]
     use super::process::{become_namespace_root, enter_user_namespace, hide_in_arguments};
     #[pymodule_export]
     use super::volumes::{
-        accounting, create_subvolume, delete_subvolume, disable_quota, disband_group, enable_quota, enclose, has_group, is_subvolume,
-        lift_limits, limits, remove_stale_groups, set_limit, snapshot, subvolume_exists, subvolume_id, subvolume_ids, sync, usage, uuid,
+        accounting, create_subvolume, delete_subvolume, disable_quota, disband_group, enable_quota, enclose, has_group, is_inconsistent,
+        is_subvolume, lift_limits, limits, list_subvolumes, remove_stale_groups, set_limit, snapshot, stale_groups, subvolume_exists,
+        subvolume_id, subvolume_ids, sync, usage, uuid,
     };
 }

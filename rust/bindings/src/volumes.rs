@@ -5,6 +5,8 @@ use groot_core::Result;
 use groot_core::btrfs::quota::{self, Accounting};
 use groot_core::btrfs::subvolume::{self, Limit};
 use pyo3::prelude::*;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 /// Run without the GIL and convert the error.
@@ -136,4 +138,22 @@ pub fn disband_group(py: Python<'_>, path: PathBuf, id: u64, members: Vec<u64>) 
 #[pyfunction]
 pub fn remove_stale_groups(py: Python<'_>, path: PathBuf) -> PyResult<u64> {
     call(py, || quota::remove_stale_groups(&path))
+}
+
+/// Stale groups as (level, id).
+#[pyfunction]
+pub fn stale_groups(py: Python<'_>, path: PathBuf) -> PyResult<Vec<(u16, u64)>> {
+    call(py, || quota::stale_groups(&path))
+}
+
+/// Whether accounting has lost count.
+#[pyfunction]
+pub fn is_inconsistent(py: Python<'_>, path: PathBuf) -> PyResult<bool> {
+    call(py, || quota::is_inconsistent(&path))
+}
+
+/// Paths of the subvolumes below a directory, relative to it.
+#[pyfunction]
+pub fn list_subvolumes(py: Python<'_>, path: PathBuf) -> PyResult<Vec<OsString>> {
+    Ok(call(py, || subvolume::list_below(&path))?.into_iter().map(OsString::from_vec).collect())
 }

@@ -4,6 +4,7 @@
 //! source ─ blob ─ inflate ─┐ (a thread of its own)        unpack.rs joins the two
 //!                          └─ tar ─ layer ── files below one directory
 //! btrfs: subvolumes, quotas        record: small files that survive a power cut
+//! listing: what a layer did        verify: whether it is still so
 //! ```
 //!
 //! Parsing is split from reading: `tar` sees bytes and gives events, `layer` turns events into files. Every path is
@@ -21,6 +22,7 @@ pub mod idmount;
 pub mod inflate;
 pub mod layer;
 pub mod limits;
+pub mod listing;
 pub mod process;
 pub mod record;
 mod resolve;
@@ -28,5 +30,6 @@ pub mod spool;
 mod sys;
 pub mod tar;
 pub mod unpack;
+pub mod verify;
 
 pub use error::{Error, Result};

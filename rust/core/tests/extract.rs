@@ -8,7 +8,9 @@ mod support;
 use groot_core::blob::{Expected, Source};
 use groot_core::error::{Error, Result};
 use groot_core::layer::{Options, Stats};
+use groot_core::listing::Target;
 use groot_core::unpack::{Job, unpack};
+use groot_core::verify::{Report, verify};
 use std::collections::BTreeMap;
 use std::io::{Seek, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink as link};
@@ -258,4 +260,40 @@ fn content_is_bounded_and_holes_stay_holes() {
     let metadata = place.root.join("s").metadata().unwrap();
     assert_eq!(metadata.len(), 1 << 30);
     assert!(metadata.blocks() < 64);
+}
+
+#[test]
+fn a_directory_that_a_marker_makes_ours_has_the_time_of_one_that_nothing_describes() {
+    let place = Place::new();
+    place.apply(&[dir("d", 0o700), file("d/old", b"x")]).unwrap();
+    place.apply(&[file("d/new", b"y"), file(".wh.d", b"")]).unwrap();
+    let stat = std::fs::metadata(place.root.join("d")).unwrap();
+    assert_eq!((stat.mode() & 0o7777, stat.mtime(), stat.mtime_nsec()), (0o755, 0, 0));
+    assert_eq!(place.tree().into_keys().collect::<Vec<_>>(), ["d", "d/new"]);
+}
+
+#[test]
+fn a_volume_is_verified_by_the_listings_of_its_layers() {
+    let place = Place::new();
+    let listings = [place.outside.join("../one"), place.outside.join("../two")];
+    let layers = [
+        vec![dir("d", 0o2750), file("d/f", b"content"), file("d/gone", b""), hardlink("l", "d/f"), symlink("s", "d")],
+        vec![file("d/.wh.gone", b""), file("s/through", b"t"), file("a/b/c", b"deep"), dir("d", 0o700)],
+    ];
+    for (path, parts) in listings.iter().zip(layers) {
+        let target = Target { path: path.clone(), temporary: path.with_extension("new"), owner: None, parent: "- -".into() };
+        place.apply_with(&parts, Options { ids: own_ids(), listing: Some(target), ..Options::default() }).unwrap();
+    }
+    let check = |listings: &[PathBuf]| {
+        let root = std::fs::File::open(&place.root).unwrap().into();
+        verify(&root, listings, &own_ids(), &AtomicBool::new(false))
+    };
+    assert_eq!(check(&listings).unwrap(), Report { entries: 9, ..Report::default() });
+    // Without the upper layer's, all it did is wrong.
+    assert_eq!(check(&listings[..1]).unwrap().different, 4);
+    assert!(matches!(check(&listings[1..]), Err(Error::Layer(text)) if text.contains("damaged")));
+    std::fs::write(place.root.join("l"), "other").unwrap();
+    let report = check(&listings).unwrap();
+    assert_eq!(report.different, 2);
+    assert!(report.told.iter().all(|told| told.contains("5 bytes, not 7")), "{report:?}");
 }

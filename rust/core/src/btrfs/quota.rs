@@ -183,21 +183,38 @@ fn remove_group(dir: impl AsFd, group: u64) -> std::io::Result<()> {
     }
 }
 
-/// Remove the groups of subvolumes that are gone (a base that had snapshots leaves one behind, kernel-facts,
-/// section 1). Gives how many went. Needs `CAP_SYS_ADMIN`.
-pub fn remove_stale_groups(dir: &Path) -> Result<u64> {
-    let fd = open_dir(dir)?;
-    let Ok(entries) = std::fs::read_dir(sysfs(dir)?) else { return Ok(0) };
-    let mut removed = 0;
+/// The groups of subvolumes that are gone and that count nothing any more, as (level, id): a base that had snapshots leaves
+/// one behind at level 0 (kernel-facts, section 1), a removal that was cut short one at level 1. Needs `CAP_SYS_ADMIN`.
+pub fn stale_groups(dir: &Path) -> Result<Vec<(u16, u64)>> {
+    let Ok(entries) = std::fs::read_dir(sysfs(dir)?) else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let Some(id) = name.to_str().and_then(|name| name.strip_prefix("0_")?.parse::<u64>().ok()) else { continue };
+        let Some((level, id)) = name.to_str().and_then(|name| name.split_once('_')) else { continue };
+        let (Ok(level), Ok(id)) = (level.parse::<u16>(), id.parse::<u64>()) else { continue };
         // Existence first: kernels before 6.8 would remove the group of a living subvolume.
-        if id < 256 || read_group(&entry.path()) != Some(Usage::default()) || subvolume::exists(dir, id)? {
+        if level > 1 || id < abi::FIRST_FREE || read_group(&entry.path()) != Some(Usage::default()) || subvolume::exists(dir, id)? {
             continue;
         }
+        found.push((level, id));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Remove the level-0 groups among `stale_groups`; the numbers of others may be an administrator's choice. Gives how many
+/// went. Needs `CAP_SYS_ADMIN`.
+pub fn remove_stale_groups(dir: &Path) -> Result<u64> {
+    let fd = open_dir(dir)?;
+    let mut removed = 0;
+    for (level, id) in stale_groups(dir)? {
         // A subvolume that the kernel still works on keeps its group; the next call takes it.
-        removed += u64::from(remove_group(&fd, id).is_ok());
+        removed += u64::from(level == 0 && remove_group(&fd, id).is_ok());
     }
     Ok(removed)
+}
+
+/// Whether full accounting has lost count and says so.
+pub fn is_inconsistent(dir: &Path) -> Result<bool> {
+    Ok(std::fs::read_to_string(sysfs(dir)?.join("inconsistent")).is_ok_and(|text| text.trim() == "1"))
 }

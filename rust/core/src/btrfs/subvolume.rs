@@ -178,8 +178,31 @@ fn set_writable(dir: &OwnedFd) -> Result<()> {
     sys::ioctl(dir.as_fd(), abi::SUBVOL_SETFLAGS, &mut flags).map_err(context)
 }
 
+/// Subvolumes that lie below the directory `path` in the subvolume it belongs to, as paths relative to it. Those nested in
+/// others of them, and those where the caller may not walk, are not among them.
+pub fn list_below(path: &Path) -> Result<Vec<Vec<u8>>> {
+    let dir = open_dir(path)?;
+    // The kernel says the same of what lies elsewhere in the subvolume and of what may not be seen.
+    Ok(nested(&dir, &[libc::ENOENT, libc::EACCES])?
+        .into_iter()
+        .map(|(holder, name)| if holder.is_empty() { name } else { [holder, name].join(&b'/') })
+        .collect())
+}
+
 /// Subvolumes directly nested in `dir`, each as (directory that holds it, name).
 fn children(dir: &OwnedFd) -> Result<Vec<(OwnedFd, Vec<u8>)>> {
+    nested(dir, &[])?
+        .into_iter()
+        .map(|(path, name)| {
+            let holder = if path.is_empty() { dir.try_clone().map_err(|e| Error::io("dup", e))? } else { open_child(dir, &path)? };
+            Ok((holder, name))
+        })
+        .collect()
+}
+
+/// Subvolumes directly nested in the subvolume of `dir` and below `dir`, each as (path of the directory that holds it, name).
+/// Those whose look-up fails with one of the error numbers `without` are left out.
+fn nested(dir: &OwnedFd, without: &[i32]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut found = Vec::new();
     let mut min_tree = 0;
     loop {
@@ -194,10 +217,13 @@ fn children(dir: &OwnedFd) -> Result<Vec<(OwnedFd, Vec<u8>)>> {
         for reference in refs.found() {
             let mut lookup = abi::InoLookupUser::zeroed();
             (lookup.dir, lookup.tree) = (reference.dir, reference.tree);
-            sys::ioctl(dir.as_fd(), abi::INO_LOOKUP_USER, &mut lookup).map_err(|e| Error::io("looking up a nested subvolume", e))?;
+            match sys::ioctl(dir.as_fd(), abi::INO_LOOKUP_USER, &mut lookup) {
+                Ok(()) => {}
+                Err(error) if error.raw_os_error().is_some_and(|errno| without.contains(&errno)) => continue,
+                Err(error) => return Err(Error::io("looking up a nested subvolume", error)),
+            }
             let (path, name) = lookup.place().ok_or_else(|| Error::io("looking up a nested subvolume", Errno::UCLEAN))?;
-            let holder = if path.is_empty() { dir.try_clone().map_err(|e| Error::io("dup", e))? } else { open_child(dir, path)? };
-            found.push((holder, name.to_vec()));
+            found.push((path.strip_suffix(b"/").unwrap_or(path).to_vec(), name.to_vec()));
         }
         if !more {
             return Ok(found);

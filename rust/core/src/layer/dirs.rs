@@ -5,6 +5,7 @@
 //! process does to the tree meanwhile. The descriptors of the last path are kept, because archives are sorted.
 
 use crate::error::{Error, Result, printable};
+use crate::listing::{Attributes, Listing, Step};
 use crate::resolve::{DIRECTORY, open_beneath, open_in_root};
 use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
@@ -16,6 +17,7 @@ use std::rc::Rc;
 
 /// Links followed on the way to a parent that does not exist yet, as many as the kernel follows itself.
 const MAX_LINKS: u32 = 40;
+
 /// Time of a directory that nothing describes: two unpacks of one layer must not differ.
 const EPOCH: rustix::fs::Timespec = rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 };
 
@@ -70,10 +72,11 @@ pub(super) struct Dirs {
     /// Owner of what we create. Asked once: three calls a file are enough without it.
     ours: (u32, u32),
     max_depth: usize,
+    listing: Option<Listing>,
 }
 
 impl Dirs {
-    pub(super) fn new(root: OwnedFd, owner: (u32, u32), max_depth: usize) -> Result<Self> {
+    pub(super) fn new(root: OwnedFd, owner: (u32, u32), max_depth: usize, listing: Option<Listing>) -> Result<Self> {
         let (root, stat) = Dir::new(root)?;
         let mut dirs = Self {
             root: Rc::new(root),
@@ -85,10 +88,22 @@ impl Dirs {
             owner,
             ours: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             max_depth,
+            listing,
         };
+        dirs.note(&Step::Root(stat.st_ino))?;
         dirs.entered.insert(stat.st_ino);
         dirs.owe_time(Vec::new(), &stat);
         Ok(dirs)
+    }
+
+    /// Say in the listing, where one is wanted, what was done.
+    pub(super) fn note(&mut self, step: &Step<'_>) -> Result<()> {
+        self.listing.as_mut().map_or(Ok(()), |listing| listing.add(step))
+    }
+
+    /// Everything is done: write the listing.
+    pub(super) fn write_listing(&mut self) -> Result<()> {
+        self.listing.take().map_or(Ok(()), Listing::write)
     }
 
     pub(super) fn root(&self) -> Rc<Dir> {
@@ -205,7 +220,7 @@ impl Dirs {
         real.unwrap_or_else(|| path.join(&b'/'))
     }
 
-    /// The kernel's name for a directory, from the root.
+    /// The kernel's name for a directory, below the root.
     fn real_path(&self, dir: &Dir) -> Option<Vec<u8>> {
         let name = |dir: &Dir| rustix::fs::readlink(format!("/proc/self/fd/{}", dir.fd.as_raw_fd()), Vec::new()).ok();
         let (root, real) = (name(&self.root)?, name(dir)?);
@@ -223,10 +238,11 @@ impl Dirs {
         Ok(dir)
     }
 
-    /// The directory counts as made by this layer now, on the way to something in it: nothing of the old one is owed to it.
-    pub(super) fn disown(&mut self, dir: &Dir) {
-        let path = self.real_path(dir).unwrap_or_default();
+    /// The directory counts as made on the way by this layer now: it is described like one, and gets the time of one.
+    pub(super) fn adopt(&mut self, dir: &Dir) -> Result<()> {
+        let path = self.real_path(dir).ok_or_else(|| Error::layer("internal error: a directory without a name"))?;
         self.owe(dir.ino, Owed { path, mtime: EPOCH, mode: None });
+        self.note(&Step::Describe { dir: dir.ino, attributes: Attributes::PLAIN })
     }
 
     fn make_one(&mut self, parent: &Rc<Dir>, name: &[u8], path: &[&[u8]]) -> Result<Rc<Dir>> {
@@ -239,6 +255,7 @@ impl Dirs {
         }
         self.mark_made(parent, name);
         self.entered.insert(dir.ino);
+        self.note(&Step::Directory { at: (parent.ino, name), dir: dir.ino })?;
         let dir = Dir { gives_group: Cell::new(false), by_link: parent.by_link, ..dir };
         let path = self.path_of(&dir, path);
         self.owe(dir.ino, Owed { path, mtime: EPOCH, mode: None });
@@ -307,6 +324,7 @@ impl Dirs {
             if let Some(mode) = owed.mode {
                 rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode)).map_err(context)?;
             }
+            self.note(&Step::Time { dir: ino, mtime: (owed.mtime.tv_sec, owed.mtime.tv_nsec as u32) })?;
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use super::xattr;
 use crate::error::{Error, Result, printable};
 use crate::idmap::IdMaps;
 use crate::limits::Limits;
+use crate::listing::{self, Attributes, ContentHash, Listing, Step, Target};
 use crate::resolve::open_beneath;
 use crate::tar::{Entry, Kind, Time};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec};
@@ -36,6 +37,8 @@ pub struct Options {
     pub limits: Limits,
     /// Treat whiteout names as ordinary files: a directory on disk is no layer.
     pub literal_names: bool,
+    /// Where to write what was done, for `verify`.
+    pub listing: Option<Target>,
 }
 
 /// What was done.
@@ -53,6 +56,8 @@ pub struct Stats {
 
 struct Open {
     file: File,
+    /// The directory it is in (inode number), and its name there.
+    place: (u64, Vec<u8>),
     entry: Box<Entry>,
     owner: (u32, u32),
     group_given: bool,
@@ -66,13 +71,17 @@ pub struct Extractor {
     options: Options,
     stats: Stats,
     open: Option<Open>,
+    /// Hash over the content of the open file, where a listing is wanted.
+    content: Option<ContentHash>,
 }
 
 impl Extractor {
     /// Start on the directory `root`. The calling thread's umask must be 0 (`unpack` sees to it).
     pub fn new(root: OwnedFd, options: Options) -> Result<Self> {
         let owner = options.ids.owner(0, 0)?;
-        let mut dirs = Dirs::new(root, owner, options.limits.max_depth)?;
+        let listing = options.listing.clone().map(Listing::new).transpose()?;
+        let content = listing.is_some().then(ContentHash::new);
+        let mut dirs = Dirs::new(root, owner, options.limits.max_depth, listing)?;
         // A fresh volume is ours; what the archive does not describe belongs to the image's root.
         let root = dirs.root();
         let stat = rustix::fs::fstat(&root).map_err(|e| Error::io("stat the root", e))?;
@@ -86,7 +95,7 @@ impl Extractor {
             Ok(None) | Err(Error::Io { .. }) => return Err(Error::layer("base directory not found in parent layer")),
             Err(error) => return Err(error),
         }
-        Ok(Self { dirs, base, options, stats: Stats::default(), open: None })
+        Ok(Self { dirs, base, options, stats: Stats::default(), open: None, content })
     }
 
     /// Start an entry.
@@ -134,6 +143,9 @@ impl Extractor {
         if self.options.limits.max_content.is_some_and(|most| self.stats.content > most) {
             return Err(Error::Limit("uncompressed layer size exceeds quota".into()));
         }
+        if let Some(content) = &mut self.content {
+            content.update(offset, bytes);
+        }
         open.file.write_all_at(bytes, offset).map_err(|e| entry_error("write", &open.entry, e))?;
         open.written = offset + bytes.len() as u64;
         Ok(())
@@ -151,8 +163,19 @@ impl Extractor {
         if entry.mode & 0o7000 != 0 {
             rustix::fs::fchmod(&open.file, Mode::from_raw_mode(entry.mode)).map_err(|e| entry_error("chmod", entry, e))?;
         }
-        self.set_xattrs(&open.file, entry)?;
-        set_times(&open.file, timespec(entry.mtime)).map_err(|e| entry_error("chtimes", entry, e))
+        let xattrs = self.set_xattrs(&open.file, entry)?;
+        set_times(&open.file, timespec(entry.mtime)).map_err(|e| entry_error("chtimes", entry, e))?;
+        if let Some(content) = &mut self.content {
+            self.dirs.note(&Step::File {
+                at: (open.place.0, &open.place.1),
+                attributes: attributes(&open.file, entry, xattrs)?,
+                mtime: noted(timespec(entry.mtime)),
+                size: open.written.max(entry.size),
+                content: content.finish(),
+                sparse: entry.sparse,
+            })?;
+        }
+        Ok(())
     }
 
     /// All entries are done: settle the directories and give the root the mode that every root file system has.
@@ -164,6 +187,7 @@ impl Extractor {
         if mode != 0o755 {
             rustix::fs::fchmod(&root.fd, Mode::from_raw_mode(0o755)).map_err(context)?;
         }
+        self.dirs.write_listing()?;
         Ok(self.stats)
     }
 
@@ -223,7 +247,11 @@ impl Extractor {
         let create = || rustix::fs::openat(parent, name, flags, mode);
         let fd = self.replacing(parent, name, create).map_err(|e| within("creating file", &entry, e))?;
         self.dirs.mark_made(parent, name);
-        self.open = Some(Open { file: fd.into(), entry, owner, group_given: parent.gives_group.get(), written: 0 });
+        if let Some(content) = &mut self.content {
+            content.start(entry.sparse);
+        }
+        let place = (parent.ino, name.to_vec());
+        self.open = Some(Open { file: fd.into(), place, entry, owner, group_given: parent.gives_group.get(), written: 0 });
         Ok(())
     }
 
@@ -258,6 +286,9 @@ impl Extractor {
         let (mut dir, _) = Dir::new(fd)?;
         dir.gives_group.set(fresh && parent.gives_group.get());
         dir.by_link = parent.by_link;
+        if fresh {
+            self.dirs.note(&Step::Directory { at: (parent.ino, name), dir: dir.ino })?;
+        }
         self.describe(&dir, path, entry, fresh)
     }
 
@@ -278,7 +309,13 @@ impl Extractor {
             // Its group rule may have changed under a kept descriptor.
             self.dirs.forget();
         }
-        self.set_xattrs(dir, entry)?;
+        let xattrs = self.set_xattrs(dir, entry)?;
+        let noted = if locked {
+            Attributes { mode: entry.mode & 0o7777, ..attributes(dir, entry, xattrs)? }
+        } else {
+            attributes(dir, entry, xattrs)?
+        };
+        self.dirs.note(&Step::Describe { dir: dir.ino, attributes: noted })?;
         let owed = Owed { path: self.dirs.path_of(dir, path), mtime: timespec(entry.mtime), mode: locked.then_some(entry.mode) };
         self.dirs.owe(dir.ino, owed);
         Ok(())
@@ -295,7 +332,9 @@ impl Extractor {
                 .map_err(|e| entry_error("chown", entry, e))?;
         }
         rustix::fs::utimensat(parent, name, &times(timespec(entry.mtime)), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|e| entry_error("chtimes", entry, e))
+            .map_err(|e| entry_error("chtimes", entry, e))?;
+        let owner = (entry.uid as u32, entry.gid as u32);
+        self.dirs.note(&Step::Symlink { at: (parent.ino, name), owner, mtime: noted(timespec(entry.mtime)), target: &entry.link })
     }
 
     /// The target is resolved below the root, its last component is not followed: a link to a symbolic link links the
@@ -325,10 +364,11 @@ impl Extractor {
             None => error,
         })?;
         self.dirs.mark_made(&dir, name);
-        Ok(())
+        self.dirs.note(&Step::Link { at: (dir.ino, name), from: (source.ino, target_name) })
     }
 
-    fn set_xattrs(&mut self, fd: impl AsFd, entry: &Entry) -> Result<()> {
+    /// Gives the hash over what is there now.
+    fn set_xattrs(&mut self, fd: impl AsFd, entry: &Entry) -> Result<Option<u64>> {
         for (name, value) in &entry.xattrs {
             if xattr::is_kept(name) {
                 xattr::set(&fd, name, value).map_err(|e| within("extended attributes of", entry, e))?;
@@ -336,8 +376,24 @@ impl Extractor {
                 self.leave_out(&format!("extended attribute {}", printable(name)));
             }
         }
-        Ok(())
+        // The kernel stores an access list in its own way, and not at all where the mode says the same.
+        if has_acl(entry) { xattr::digest_of(&fd) } else { Ok(listing::xattrs_of(&entry.xattrs)) }
     }
+}
+
+fn has_acl(entry: &Entry) -> bool {
+    entry.xattrs.iter().any(|(name, _)| name == xattr::ACL)
+}
+
+/// What a listing says of an entry that was just applied to `fd`.
+fn attributes(fd: impl AsFd, entry: &Entry, xattrs: Option<u64>) -> Result<Attributes> {
+    let mode = if has_acl(entry) { rustix::fs::fstat(fd).map_err(|e| entry_error("stat", entry, e))?.st_mode } else { entry.mode };
+    // `owner` has refused what does not fit.
+    Ok(Attributes { mode: mode & 0o7777, uid: entry.uid as u32, gid: entry.gid as u32, xattrs })
+}
+
+fn noted(time: Timespec) -> listing::Time {
+    (time.tv_sec, time.tv_nsec as u32)
 }
 
 fn timespec(time: Time) -> Timespec {

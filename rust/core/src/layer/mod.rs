@@ -5,13 +5,13 @@
 //! dirs.rs      directories by descriptor: every name resolved by the kernel below the root
 //! whiteout.rs  which names are markers, and what they take away
 //! remove.rs    removing trees
-//! xattr.rs     which extended attributes are kept
+//! xattr.rs     which extended attributes are kept, and a hash over them
 //! ```
 
 mod dirs;
 mod extract;
 mod remove;
 mod whiteout;
-mod xattr;
+pub(crate) mod xattr;
 
 pub use extract::{Extractor, Options, Stats};

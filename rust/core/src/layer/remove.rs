@@ -2,6 +2,7 @@
 
 use super::dirs::{Dir, Dirs, is_dir, stat_below};
 use crate::error::{Error, Result, printable};
+use crate::listing::Step;
 use crate::resolve::open_beneath;
 use rustix::fs::{AtFlags, FileType, Mode};
 use rustix::io::Errno;
@@ -14,6 +15,7 @@ pub(super) fn remove(dirs: &mut Dirs, dir: &Dir, name: &[u8]) -> Result<u64> {
             dirs.forget();
             let freed = remove_children(dir, name, dirs.max_depth())?;
             unlink(dir, name, AtFlags::REMOVEDIR)?;
+            dirs.note(&Step::Remove { at: (dir.ino, name) })?;
             return Ok(freed);
         }
         // A kept descriptor may have been reached through this link.
@@ -21,6 +23,7 @@ pub(super) fn remove(dirs: &mut Dirs, dir: &Dir, name: &[u8]) -> Result<u64> {
         _ => {}
     }
     unlink(dir, name, AtFlags::empty())?;
+    dirs.note(&Step::Remove { at: (dir.ino, name) })?;
     Ok(content(&stat))
 }
 
@@ -60,7 +63,7 @@ pub(super) fn purge_children(dirs: &mut Dirs, dir: &Dir, depth: usize) -> Result
 fn reset(dirs: &mut Dirs, child: &Dir) -> Result<()> {
     let context = |e| Error::io("reset directory", e);
     let (uid, gid) = dirs.owner();
-    dirs.disown(child);
+    dirs.adopt(child)?;
     super::xattr::clear(&child.fd)?;
     rustix::fs::fchown(child, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid))).map_err(context)?;
     rustix::fs::fchmod(child, Mode::from_raw_mode(0o755)).map_err(context)

@@ -1,4 +1,4 @@
-//! Which extended attributes of an archive are kept.
+//! Which extended attributes of an archive are kept, and a hash over them.
 //!
 //! Kept: `user.*`, file capabilities, access ACLs. Left out: `security.selinux` and its like (they belong to the
 //! host's policy), `trusted.*` and `user.overlay.*` (overlay's own, they could fake whiteouts), default ACLs (they
@@ -7,12 +7,18 @@
 use crate::error::{Error, Result, printable};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use xxhash_rust::xxh3::Xxh3;
+
+/// Access lists.
+pub(super) const ACL: &[u8] = b"system.posix_acl_access";
 
 /// Whether the attribute is applied.
-pub(super) fn is_kept(name: &[u8]) -> bool {
+pub(crate) fn is_kept(name: &[u8]) -> bool {
     match name {
-        b"security.capability" | b"system.posix_acl_access" => true,
+        b"security.capability" | ACL => true,
         name => name.starts_with(b"user.") && !name.starts_with(b"user.overlay."),
     }
 }
@@ -42,19 +48,71 @@ fn has_space(fd: impl AsFd) -> bool {
 /// Remove all attributes that an archive could have set, as a new entry for an old directory replaces them.
 pub(super) fn clear(fd: impl AsFd) -> Result<()> {
     let fd = fd.as_fd();
-    let mut list = vec![0u8; 1 << 16];
-    let len = match rustix::fs::flistxattr(fd, list.as_mut_slice()) {
-        Ok(len) => len,
-        Err(Errno::NOTSUP) => return Ok(()),
-        Err(error) => return Err(Error::io("listxattr", error)),
-    };
-    for name in list[..len].split(|&b| b == 0).filter(|name| is_kept(name)) {
-        match rustix::fs::fremovexattr(fd, name) {
+    for name in kept_names(fd)? {
+        match rustix::fs::fremovexattr(fd, name.as_slice()) {
             Ok(()) | Err(Errno::NODATA) => {}
-            Err(error) => return Err(Error::io(format!("removexattr `{}`", printable(name)), error)),
+            Err(error) => return Err(Error::io(format!("removexattr `{}`", printable(&name)), error)),
         }
     }
     Ok(())
+}
+
+fn kept_names(fd: impl AsFd) -> Result<Vec<Vec<u8>>> {
+    let mut list = [0u8; 1 << 16];
+    let len = match rustix::fs::flistxattr(fd, &mut list) {
+        Ok(len) => len,
+        Err(Errno::NOTSUP) => 0,
+        Err(error) => return Err(Error::io("listxattr", error)),
+    };
+    Ok(list[..len].split(|&b| b == 0).filter(|name| is_kept(name)).map(<[u8]>::to_vec).collect())
+}
+
+/// Hash over those attributes of an open file or directory that an archive could have set; `None` where there are none.
+pub(crate) fn digest_of(fd: impl AsFd) -> Result<Option<u64>> {
+    let mut found = Vec::new();
+    for name in kept_names(&fd)? {
+        let mut value = vec![0u8; 1 << 16];
+        let len = rustix::fs::fgetxattr(&fd, name.as_slice(), value.as_mut_slice())
+            .map_err(|e| Error::io(format!("getxattr `{}`", printable(&name)), e))?;
+        value.truncate(len);
+        found.push((name, value));
+    }
+    Ok(digest(found.iter().map(|(name, value)| (name.as_slice(), value.as_slice()))))
+}
+
+/// The same over attributes that are given; of several with one name the last counts, as setting them would have it.
+pub(crate) fn digest<'a>(attributes: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Option<u64> {
+    let sorted: BTreeMap<_, _> = attributes.collect();
+    if sorted.is_empty() {
+        return None;
+    }
+    let mut hash = Xxh3::new();
+    for (name, value) in sorted {
+        for part in [name, &independent(name, value)] {
+            hash.update(&(part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+    }
+    Some(hash.digest())
+}
+
+/// Tags of the named users and groups in an access list.
+const ACL_USER: u8 = 0x02;
+const ACL_GROUP: u8 = 0x08;
+
+/// The part of a value that is the same seen from every user namespace: the kernel translates the ids in the others.
+fn independent<'a>(name: &[u8], value: &'a [u8]) -> Cow<'a, [u8]> {
+    match name {
+        // Flag and sets (linux/capability.h); the revision depends on whether a root id is given.
+        b"security.capability" if value.len() >= 20 => [&[value[0] & 1], &value[4..20]].concat().into(),
+        // Version, then tag, permissions and id each (linux/posix_acl_xattr.h). Those of the owner, the mask and all others
+        // are in the mode, and change with it.
+        ACL if value.len() >= 4 => {
+            let entry = |entry: &'a [u8]| if matches!(entry[0], ACL_USER | ACL_GROUP) { &entry[..entry.len().min(4)] } else { &entry[..1] };
+            value[..4].iter().chain(value[4..].chunks(8).flat_map(entry)).copied().collect::<Vec<_>>().into()
+        }
+        _ => value.into(),
+    }
 }
 
 #[cfg(test)]
