@@ -6,8 +6,8 @@ import asyncio
 import os
 import socket
 import struct
-from importlib.resources import files
 from itertools import count
+from pathlib import Path
 from typing import Any, cast
 
 from aiohttp import web
@@ -73,7 +73,7 @@ class Api:
         self._numbers = count(1)
         self._running: dict[str, Worker] = {}
         self._is_stopping = False
-        self._description = files("groot_fast.server").joinpath("openapi.json").read_bytes()
+        self._description = Path(__file__).with_name("openapi.json").read_bytes()
         self._schemas = parse_json(self._description)["components"]["schemas"]
 
     def application(self) -> web.Application:
