@@ -9,7 +9,7 @@ import http.client
 import json
 import os
 import socket
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from loadtests import processes
 from loadtests.plan import Plan
@@ -103,21 +103,35 @@ class Api:
         self._ask("POST", "/v1/clean", {"threshold_bytes": self._threshold})
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        connection = http.client.HTTPConnection("grootfs", timeout=processes.DEADLINE)
-        connection.sock = socket.socket(socket.AF_UNIX)
         try:
-            connection.sock.settimeout(processes.DEADLINE)
-            connection.sock.connect(self._socket)
-            connection.request(method, path, json.dumps(body) if body is not None else None, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            answer = json.loads(response.read())
+            status, answer = _ask(self._socket, method, path, body)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise Refused(f"{method} {path}: {error}") from None
-        finally:
-            connection.close()
-        if response.status >= 400:
-            raise Refused(f"{response.status}: {answer['error']['message']}")
-        return cast(dict[str, Any], answer)
+        if status >= 400:
+            raise Refused(f"{status}: {answer['error']['message']}")
+        return answer
+
+
+def _ask(path: str, method: str, target: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+    """Ask a server on the socket at ``path``; gives status and JSON. Raises OSError, HTTPException, ValueError."""
+    connection = http.client.HTTPConnection("grootfs", timeout=processes.DEADLINE)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    try:
+        connection.sock.settimeout(processes.DEADLINE)
+        connection.sock.connect(path)
+        connection.request(method, target, json.dumps(body) if body is not None else None, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def is_healthy(path: str) -> bool:
+    """Whether a server on the socket at ``path`` takes operations."""
+    try:
+        return _ask(path, "GET", "/healthz")[0] == 200
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
 
 
 class Buildah:

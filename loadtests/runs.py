@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtests import census
+from loadtests.doors import is_healthy
 from loadtests.figures import summarise
 from loadtests.plan import PLAN_VARIABLE, Plan
 from loadtests.samples import FileSystem, Sampler, read_lines
@@ -67,7 +68,7 @@ def run(plan: Plan, setting: Setting) -> Result:
         server: int | None = None
         if plan.door in ("server", "api"):
             plan = replace(plan, socket=str(setting.folder / "server.sock"))
-            server = stack.enter_context(_serve(plan))
+            server = stack.enter_context(_serve(plan, setting.folder / "server.log"))
         plan.write(setting.folder / f"plan-{plan.door}.json")
         system = FileSystem(store)
         is_ours = not plan.door.startswith("buildah")
@@ -111,28 +112,23 @@ def _place(plan: Plan, setting: Setting) -> Iterator[Path]:
 
 
 @contextmanager
-def _serve(plan: Plan) -> Iterator[int]:
-    """The server on the plan's socket; gives its process id."""
-    server = subprocess.Popen([plan.command, "--store", plan.store, "--socket", plan.socket, "serve"])
+def _serve(plan: Plan, log: Path) -> Iterator[int]:
+    """The server on the plan's socket; gives its process id. Raises RunFailed where it does not answer, or ends before we end it."""
+    with log.open("w") as output:
+        server = subprocess.Popen([plan.command, "--store", plan.store, "--socket", plan.socket, "serve"], stdout=output, stderr=output)
     try:
         end = time.monotonic() + SERVER_DEADLINE
-        while not _answers(plan.socket):
+        while not is_healthy(plan.socket):
             if server.poll() is not None or time.monotonic() > end:
-                raise RunFailed(f"`grootfs serve` did not start (exit code {server.poll()})")
+                raise RunFailed(f"`grootfs serve` did not start (exit code {server.poll()}): {log.read_text().strip()}")
             time.sleep(0.05)
         yield server.pid
+        # Without a server the command works by itself: the figures would be somebody else's.
+        if server.poll() is not None:
+            raise RunFailed(f"`grootfs serve` ended in the run (exit code {server.returncode}): {log.read_text().strip()}")
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(SERVER_DEADLINE)
-
-
-def _answers(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as client:
-        try:
-            client.connect(path)
-        except OSError:
-            return False
-        return True
 
 
 def _exercise(plan: Plan) -> None:

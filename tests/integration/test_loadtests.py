@@ -68,9 +68,24 @@ def test_storm_over_two_workers(run: Run) -> None:
     assert before == after
 
 
-def test_cell_lives(run: Run) -> None:
+@pytest.mark.parametrize("door", ["command", "server", "api"])
+def test_cell_lives(door: str, run: Run) -> None:
     """Apps start, are asked and stop; versions are pushed; layers are cleaned."""
-    result = run("--shape", "steady", "--duration", "12", "--concurrency", "4", "--parallel-clean", "--push-every", "2", "--pause", "0.05")
+    result = run(
+        "--door",
+        door,
+        "--shape",
+        "steady",
+        "--duration",
+        "10",
+        "--concurrency",
+        "4",
+        "--parallel-clean",
+        "--push-every",
+        "2",
+        "--pause",
+        "0.05",
+    )
     figures = result["figures"]
     assert figures["failures"] == 0, result["errors"]
     for name in ("create", "stats", "delete", "clean", "push"):
@@ -79,6 +94,8 @@ def test_cell_lives(run: Run) -> None:
     assert figures["create.cold.count"] > 3
     assert figures["create.warm.count"] > figures["create.cold.count"]
     assert figures["subvolumes.max"] > 3
+    samples = read_lines(result["out"] / f"samples-{door}.jsonl")
+    assert all((sample["server_memory"] > 0) == (door != "command") for sample in samples)
     assert not [name for name in _failed(result) if name.startswith("leaks")]
 
 
