@@ -5,6 +5,7 @@ A report is one file: style and plots are in it, nothing is loaded from elsewher
 
 from __future__ import annotations
 
+import re
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; }
 figure { margin: 0; } figure svg { width: 100%; height: auto; } figcaption { font-weight: 600; }
 details { margin-top: 1rem; }
 """
+
+NUMBER = re.compile(r"-?[0-9][0-9.,]*|-")
 
 SUMMARY = (
     ("create.rate", "creates a second"),
@@ -97,7 +100,7 @@ def _verdict(verdict: list[dict[str, Any]]) -> str:
     kept = all(entry["passed"] for entry in verdict)
     rows = []
     for entry in verdict:
-        bound = f"{'at most' if entry['bound'] == 'at_most' else 'at least'} {entry['value']:g}"
+        bound = f"{'at most' if entry['bound'] == 'at_most' else 'at least'} {_number(entry['value'])}"
         measured = "not measured" if entry["measured"] is None else _number(entry["measured"])
         rows.append([escape(entry["figure"]), bound, measured, _mark(entry["passed"]), escape(entry["why"])])
     word = f'<p class="verdict">{_mark(kept, "All objectives kept", "Not all objectives kept")}</p>'
@@ -121,7 +124,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return f'<td class="number">{text}</td>' if text[:1].isdigit() or text[:1] == "-" else f"<td>{text}</td>"
+    return f'<td class="number">{text}</td>' if NUMBER.fullmatch(text) else f"<td>{text}</td>"
 
 
 def _number(value: float | None) -> str:
@@ -140,7 +143,7 @@ def text(result: Result, out: Path) -> str:
         lines.append(f"{f'creates a second, {door}':40}{_number(other['figures']['create.rate']):>12}")
     lines.append("")
     for entry in result["verdict"]:
-        bound = f"{entry['bound'].replace('_', ' ')} {entry['value']:g}"
+        bound = f"{entry['bound'].replace('_', ' ')} {_number(entry['value'])}"
         lines.append(f"{'pass' if entry['passed'] else 'FAIL'}  {entry['figure']} {bound}: {_number(entry['measured'])}")
     lines += [f"{count} x {what}" for what, count in result["errors"].items()]
     return "\n".join([*lines, "", f"report: {out / 'report.html'}"])
