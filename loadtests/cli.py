@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -34,13 +35,18 @@ Options = argparse.Namespace
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; 0: done and all objectives kept, 1: not kept, 2: could not be done."""
+    """Run one command; 0: done and all objectives kept, 1: not kept, 2: could not be done, 130: stopped."""
     options = _parser().parse_args(argv)
+    # A throttle or a mount must not stay behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code: int = options.act(options)
     except (BadProfile, BadObjectives, BadDevice, RunFailed, NoDevice, NoStore, NoThrottle) as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     return code
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
@@ -152,6 +153,25 @@ def test_refused_before_anything_is_made(scratch: Path) -> None:
         assert done.returncode == 2
         assert text in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("door", ["command", "server"])
+def test_stopped_run_leaves_nothing(door: str, scratch: Path) -> None:
+    out = scratch / "out"
+    argv = [sys.executable, "-m", "loadtests", "run", "--shape", "steady", "--door", door, "--apps", "2", "--out", str(out)]
+    process = subprocess.Popen([*argv, "--concurrency", "3"], cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if any(file.stat().st_size for file in out.glob(f"run-*/journal-{door}.jsonl")):
+            break
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    said, error = process.communicate(timeout=60)
+    assert (process.returncode, said, error) == (130, "", "stopped\n")
+    assert not list(out.glob("run-*"))
+    assert str(out) not in Path("/proc/self/mountinfo").read_text()
+    assert str(out) not in subprocess.run(["losetup", "--list"], capture_output=True, text=True, check=True).stdout
+    assert str(out) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
 
 
 def test_leaks_are_seen(store: Store, scratch: Path) -> None:
