@@ -8,6 +8,8 @@ PREFIX ?= /usr/local
 SYSTEM_PYTHON ?= /usr/bin/python3
 IMAGE ?=
 FUZZ_SECONDS ?= 4
+PROFILE ?= iops:500
+LOADTEST := $(PYTHON) -m loadtests run --profile $(PROFILE)
 
 export CARGO_TARGET_DIR := $(BUILD)/cargo
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -15,7 +17,8 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 RUST_SOURCES := $(shell find rust -path rust/fuzz -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print) Cargo.toml Cargo.lock
 PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi') pyproject.toml
 
-.PHONY: help build run test test-rust test-python fuzz fuzz-long audit lock conformance conformance-server bench bench-full bench-parts lint format deps install clean
+.PHONY: help build run test test-rust test-python fuzz fuzz-long audit lock conformance conformance-server
+.PHONY: bench bench-full bench-parts loadtest loadtest-full lint format deps install clean
 
 help: ## Show this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -25,7 +28,7 @@ build: $(BUILD)/bin/grootfs $(BUILD)/lib/groot_fast/grootfs-program $(BUILD)/bin
 deps: ## Install what the build and the tests need (Debian packages)
 	./scripts/install-deps
 
-$(VENV)/.stamp: requirements.txt requirements-otel.txt requirements-dev.txt | deps-once
+$(VENV)/.stamp: requirements.txt requirements-otel.txt requirements-loadtest.txt requirements-dev.txt | deps-once
 	$(SYSTEM_PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
@@ -94,17 +97,25 @@ bench-full: build ## The whole comparison, about an hour (as bench)
 bench-parts: build ## Measure the core's parts (IMAGES=DIR; root)
 	$(PYTHON) -m pytest benchmarks --images "$(or $(IMAGES),$(error IMAGES=DIR is needed: a directory of OCI layouts))"
 
+loadtest: build ## Two minutes of a cell's load and a verdict below build/loadtests/ (root; PROFILE=unlimited without cgroup v1)
+	$(LOADTEST) --images 200 --concurrency 32 --with-quota --out $(BUILD)/loadtests/storm
+	$(LOADTEST) --shape evacuation --images 100 --concurrency 8 --with-quota --parallel-clean --push-every 5 \
+		--duration 60 --out $(BUILD)/loadtests/evacuation
+
+loadtest-full: build ## Storms at 100, 500, 3000 IOPS and unlimited beside buildah, then 20 minutes of soak (root, buildah)
+	./loadtests/full $(BUILD)
+
 lint: $(VENV)/.stamp $(BUILD)/.wheel ## Check format, lints and types
 	cargo fmt --all --check
 	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
-	$(VENV)/bin/ruff check python tests benchmarks
-	$(VENV)/bin/ruff format --check python tests benchmarks
+	$(VENV)/bin/ruff check python tests benchmarks loadtests
+	$(VENV)/bin/ruff format --check python tests benchmarks loadtests
 	$(VENV)/bin/mypy
 
 format: $(VENV)/.stamp ## Format all sources
 	cargo fmt --all
-	$(VENV)/bin/ruff format python tests benchmarks
-	$(VENV)/bin/ruff check --fix python tests benchmarks
+	$(VENV)/bin/ruff format python tests benchmarks loadtests
+	$(VENV)/bin/ruff check --fix python tests benchmarks loadtests
 
 install: build ## Install below PREFIX (OTEL=1: with OpenTelemetry)
 	./scripts/install-files $(PREFIX) $(BUILD)

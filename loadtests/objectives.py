@@ -1,0 +1,76 @@
+"""Objectives: bounds on figures, from a YAML file, and whether a result keeps them.
+
+    objectives:
+      - figure: create.p99_over_median
+        at_most: 3
+        why: a storm must not let single apps wait
+
+Exactly one of ``at_most`` and ``at_least`` each. A figure that was not measured fails its objective: silence is no success.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from groot_fast._core import parse_yaml
+
+FOLDER = Path(__file__).with_name("objectives")
+BOUNDS = ("at_most", "at_least")
+
+
+class BadObjectives(ValueError):
+    """A file that is not what the module says; the text names the file and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A bound on one figure."""
+
+    figure: str
+    bound: str
+    """`at_most` or `at_least`."""
+
+    value: float
+    why: str
+
+
+def read_objectives(file: Path) -> list[Objective]:
+    """Read a file. Raises BadObjectives, OSError."""
+    try:
+        document = parse_yaml(file.read_text())
+    except ValueError as error:
+        raise BadObjectives(f"{file}: {error}") from None
+    entries = document.get("objectives") if isinstance(document, dict) and set(document) == {"objectives"} else None
+    if not isinstance(entries, list) or not entries:
+        raise BadObjectives(f"{file}: expected one key, `objectives`, with a list")
+    return [_read(file, entry) for entry in entries]
+
+
+def _read(file: Path, entry: Any) -> Objective:
+    if not isinstance(entry, dict) or not isinstance(entry.get("figure"), str):
+        raise BadObjectives(f"{file}: an objective needs a `figure`: {entry!r}")
+    bounds = [bound for bound in BOUNDS if bound in entry]
+    unknown = set(entry) - {"figure", "why", *BOUNDS}
+    if len(bounds) != 1 or unknown:
+        raise BadObjectives(f"{file}: `{entry['figure']}` needs one of at_most and at_least, and nothing else but `why`")
+    try:
+        # The parser reads whole numbers and leaves others as text.
+        value = float(str(entry[bounds[0]]))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise BadObjectives(f"{file}: the bound of `{entry['figure']}` is not a number")
+    return Objective(entry["figure"], bounds[0], value, str(entry.get("why", "")))
+
+
+def judge(objectives: list[Objective], figures: dict[str, float | None]) -> list[dict[str, Any]]:
+    """Each objective with ``measured`` (a number or None) and ``passed``."""
+    verdict = []
+    for objective in objectives:
+        measured = figures.get(objective.figure)
+        kept = measured is not None and (measured <= objective.value if objective.bound == "at_most" else measured >= objective.value)
+        verdict.append({**asdict(objective), "measured": measured, "passed": kept})
+    return verdict
