@@ -455,9 +455,6 @@ COMMANDS = (
         ),
         examples="grootfs check\ngrootfs check --deep\ngrootfs check --dry-run\ngrootfs check --repair",
     ),
-    Command("list", "Print the directories of all images", list_),
-    Command("delete-store", "Remove a store with everything in it", delete_store),
-    Command("generate-volume-size-metadata", "Record the sizes of volumes that have no record", volume_sizes, hidden=True),
 )
 
 GLOBALS = (
