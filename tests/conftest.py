@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from support import mounts
 from support.accounts import User, make_account
 from support.attack import Attack, beside
 from support.command import MIB, Store, new_id
+from support.interruption import Points
 from support.layout import write_layout
 
 # Explaining a failure runs hundreds of commands and says little about trees.
@@ -26,6 +28,30 @@ PHASES = [phase for phase in Phase if phase is not Phase.explain]
 settings.register_profile("default", deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES, print_blob=True)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+COVERED = pytest.StashKey[Counter[tuple[str, int]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--full``: interrupt commands at every system call and the disk at every write, not at a sample of them."""
+    parser.addoption("--full", action="store_true", help="hit every point of interruption, not a sample (takes an hour)")
+
+
+@pytest.fixture
+def points(request: pytest.FixtureRequest) -> Points:
+    """Which points of a command are hit."""
+    covered = request.config.stash.setdefault(COVERED, Counter())
+    return Points(full=request.config.getoption("--full"), covered=lambda name, count: covered.update({(name, count): 1}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say how many points of interruption were hit, of how many."""
+    covered = config.stash.get(COVERED, Counter())
+    for (name, count), hit in sorted(covered.items()):
+        terminalreporter.write_line(f"{name}: {hit} of {count} points")
+    if covered:
+        terminalreporter.write_line(f"points of interruption: {covered.total()}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

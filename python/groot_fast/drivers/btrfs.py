@@ -109,24 +109,32 @@ class Btrfs:
         run_drax(self._drax_bin, "limit", "--volume-path", path, "--disk-limit-bytes", str(size), *more)
 
     def destroy(self, path: str) -> list[int]:
-        """See `Driver`. The group that was made for the subvolume goes with it."""
-        ident = self._group_of(path)
-        if ident is not None and os.geteuid() != 0:
-            self._drax_destroy(path)
+        """See `Driver`. The group that was made for the subvolume goes with it.
+
+        The group goes first: behind a kill in between, the subvolume still tells that there is something to remove.
+        """
+        self._disband(path)
         try:
-            members = self.operations.delete_subvolume(path)
+            return self.operations.delete_subvolume(path)
         except OSError as error:
             if error.errno != errno.EDQUOT:
                 raise
             # Removing a nested subvolume changes its parent, and the container has used up its limit.
             self._lift_limits(path)
-            members = self.operations.delete_subvolume(path)
-        if ident is not None:
-            try:
-                _core.disband_group(os.path.dirname(path), ident, members)
-            except OSError:
-                pass  # privileged; an empty group costs nothing
-        return members
+            return self.operations.delete_subvolume(path)
+
+    def _disband(self, path: str) -> None:
+        """Remove the level-1 group around a subvolume, if it has one."""
+        try:
+            ident = _core.subvolume_id(path)
+            if not _core.has_group(path, ident):
+                return
+            if os.geteuid() != 0:
+                self._drax_destroy(path)
+                return
+            _core.disband_group(os.path.dirname(path), ident, _core.subvolume_ids(path))
+        except OSError:
+            pass  # an empty group costs nothing
 
     def _lift_limits(self, path: str) -> None:
         try:
@@ -134,14 +142,6 @@ class Btrfs:
         except PermissionError:
             for exclusive in (False, True):
                 self._drax_limit(path, UNLIMITED, exclusive)
-
-    def _group_of(self, path: str) -> int | None:
-        """Number of the level-1 group around a subvolume, if it has one."""
-        try:
-            ident = _core.subvolume_id(path)
-        except OSError:
-            return None
-        return ident if _core.has_group(path, ident) else None
 
     def _drax_destroy(self, path: str) -> None:
         from groot_fast.drivers.drax import run_drax
