@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from groot_fast import _core
+from groot_fast import _core, interrupts
 from groot_fast.drivers import Limit, check_driver, open_driver
 from groot_fast.errors import ImageNotFound, QuotaError, SourceError, StoreError, UsageError
 from groot_fast.idmap import Mappings, are_same, parse_mappings
@@ -101,7 +101,7 @@ class Groot:
                             recalled = self._create_recalled(store, driver, source, image_id, idmapped, log, answered=True)
                             if recalled is not None:
                                 return recalled
-                        with self._timed("ImageResolveTime"):
+                        with self._timed("ImageResolveTime"), interrupts.Waiting():
                             resolved = source.resolve()
                         self._check_compressed(resolved)
                         with self._lock(store):

@@ -457,3 +457,89 @@ def refuse_everywhere(case: Case, points: Points, name: str, refusal: str, *, re
             case.restore()
             assert_same_state(state(case.store), pristine)
         points.covered(f"{refusal}{' for looks' if reads else ''}, {name}", count)
+
+
+# -- stores themselves ----------------------------------------------------------------------
+
+
+class Bare:
+    """A store that comes and goes."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.store = Store(scratch / "bare")
+        self.scratch = scratch
+        self.url = write_layout(scratch / "layout", *JUNK)
+
+    def init(self) -> tuple[str, ...]:
+        """The command that makes it."""
+        return ("init-store", "--store-size-bytes", str(128 * MIB), "--uid-mapping", "0:5000:1", "--gid-mapping", "0:5000:1")
+
+    def fill(self) -> None:
+        """Make it, with an image, an unused volume, and what an interrupted create leaves."""
+        self.store.run(*self.init()).ok()
+        self.store.create(self.url, "victim", *LIMIT)
+        (self.store.path / "tmp" / "record-1-0").write_text("")
+        mounts.tool("btrfs", "subvolume", "create", self.store.path / "volumes" / "x-incomplete-1-2")
+
+    def assert_usable(self) -> None:
+        """It is a whole store."""
+        rootfs = self.store.create(self.url, "victim", *LIMIT)
+        assert rootfs.stat().st_uid == 5000
+        self.store.clean()
+        assert self.store.list() == ["victim"]
+
+    def assert_gone(self) -> None:
+        """Nothing is left of it, in the file system, among the mounts, among the loop devices."""
+        assert sorted(os.listdir(self.scratch)) == ["layout"]
+        assert mounts.mounts_below(self.scratch) == [] and mounts.loops_below(self.scratch) == []
+
+
+@pytest.fixture
+def bare(scratch: Path) -> Bare:
+    return Bare(scratch)
+
+
+HOWS: dict[str, tuple[str, ...]] = {
+    "killed": KILL,
+    "killed alone": ("--kill", "main"),
+    "child killed": ("--kill", "caller"),
+    "SIGTERM": STOPS[signal.SIGTERM],
+    "EIO": ("--errno", str(errno.EIO)),
+    "ENOSPC from there on": ("--errno", str(errno.ENOSPC), "--onwards"),
+}
+
+
+def interrupt_store_command(bare: Bare, points: Points, how: str, argv: tuple[str, ...], prepare: Callable[[], None]) -> Iterator[Traced]:
+    """Interrupt a command on a whole store everywhere; yields after each, before and after which nothing may be there."""
+    prepare()
+    whole = trace(bare.store, bare.scratch, *argv)
+    whole.result.ok()
+    bare.store.run("delete-store").ok()
+    bare.assert_gone()
+    for at in points.of(len(whole.calls), 2 * SAMPLE, len(how)):
+        prepare()
+        traced = trace(bare.store, bare.scratch, *argv, at=at, how=HOWS[how])
+        with hit(at, len(whole.calls), traced):
+            if how in ("SIGTERM", "EIO", "ENOSPC from there on"):
+                assert "Traceback" not in traced.result.out and traced.result.err == ""
+            yield traced
+            bare.store.run("delete-store").ok()
+            bare.assert_gone()
+        points.covered(f"{argv[0]}, {how}", len(whole.calls))
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_init_store_interrupted(bare: Bare, points: Points, how: str) -> None:
+    """The same command again makes the store; what it was before it failed is taken back where there was somebody to do so."""
+    for traced in interrupt_store_command(bare, points, how, bare.init(), lambda: None):
+        if "kill" not in how and traced.result.code != 0 and "onwards" not in " ".join(HOWS[how]):
+            bare.assert_gone()
+        bare.store.run(*bare.init()).ok()
+        bare.assert_usable()
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_delete_store_interrupted(bare: Bare, points: Points, how: str) -> None:
+    """The same command again finishes it."""
+    for _ in interrupt_store_command(bare, points, how, ("delete-store",), bare.fill):
+        pass

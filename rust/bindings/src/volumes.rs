@@ -36,8 +36,8 @@ pub fn delete_subvolume(py: Python<'_>, path: PathBuf) -> PyResult<()> {
 
 /// Whether `path` is the root of a subvolume.
 #[pyfunction]
-pub fn is_subvolume(path: PathBuf) -> bool {
-    subvolume::is_subvolume(&path)
+pub fn is_subvolume(py: Python<'_>, path: PathBuf) -> PyResult<bool> {
+    call(py, || subvolume::is_subvolume(&path))
 }
 
 /// Id of the subvolume that `path` is in.
