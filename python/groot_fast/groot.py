@@ -201,9 +201,14 @@ class Groot:
             volume.publish(durable=False)
             volume.release()
             raise
-        volume.publish(durable=True)
-        volume.release()
-        records.write_source(store, source.name, image)
+        try:
+            volume.publish(durable=True)
+            records.write_source(store, source.name, image)
+        except OSError as error:
+            # The image is made. What is missing is made again when it is needed.
+            self._log.error("caching-failed", error)
+        finally:
+            volume.release()
         return Created(reservation.path, image, mounted=self._settings.mount or idmapped is not None)
 
     def _check_mappings(self, store: Store) -> Mappings | None:

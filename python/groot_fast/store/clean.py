@@ -167,7 +167,8 @@ def remove_temporary(store: Store, alone: bool, keep_downloads: float) -> None:
         try:
             age = now - os.lstat(path).st_mtime
             if is_download(name):
-                if age >= keep_downloads:
+                # A time in the future says as little as one long ago.
+                if not 0 <= age < keep_downloads:
                     remove_unlocked(path)
             elif alone and os.path.isdir(path):
                 os.rmdir(path)
