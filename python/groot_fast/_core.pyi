@@ -131,6 +131,9 @@ def subvolume_exists(path: StrPath, id: int) -> bool:
 def sync(path: StrPath) -> None:
     """Write all data and commit the file system."""
 
+def start_sync(path: StrPath) -> None:
+    """Begin what `sync` does and do not wait for it."""
+
 def uuid(path: StrPath) -> str:
     """UUID of the file system."""
 

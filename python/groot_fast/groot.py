@@ -202,8 +202,11 @@ class Groot:
             volume.release()
             raise
         try:
+            is_new = not volume.is_published
             volume.publish(durable=True)
             records.write_source(store, source.name, image)
+            if is_new:
+                _core.start_sync(store.path)  # no snapshot follows that would take the name to the disk
         except OSError as error:
             # The image is made. What is missing is made again when it is needed.
             self._log.error("caching-failed", error)

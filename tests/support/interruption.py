@@ -26,6 +26,8 @@ class Traced(NamedTuple):
     result: Result
     calls: list[str]
     hit: bool
+    other: Result | None = None
+    """How the command ended that was run meanwhile."""
 
     @property
     def last(self) -> str:
@@ -53,8 +55,9 @@ def trace(command: Grootfs, below: Path, *argv: str | Path, at: int = 0, how: tu
     assert done.returncode == 0, done
     seen = json.loads(report.read_text())
     report.unlink()
+    other = Result(("meanwhile",), seen["other"], seen["said"], "") if seen["other"] is not None else None
     out, err = (data.decode("utf-8", "surrogateescape") for data in (done.stdout, done.stderr))
-    return Traced(Result(tuple(argv_of_command), seen["status"], out, err), seen["calls"], seen["hit"])
+    return Traced(Result(tuple(argv_of_command), seen["status"], out, err), seen["calls"], seen["hit"], other)
 
 
 class Points:

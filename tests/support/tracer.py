@@ -1,17 +1,18 @@
 """Stop a command at its N-th store-changing system call, or let that call fail, or count them.
 
     python3 tracer.py --report FILE --below DIRECTORY [--reads] [--uid UID --gid GID]
-                      [--at N (--kill tree|caller|main | --signal NUMBER | --errno NUMBER [--onwards])]
+                      [--at N (--kill tree|caller|main | --signal NUMBER | --errno NUMBER [--onwards] | --meanwhile JSON)]
                       -- COMMAND ARGUMENT...
 
 A small ptrace(2) tracer: every process and thread of the command is followed, and calls are counted over all of them in
 the order in which the kernel was about to begin them (`strace --inject` counts each thread for itself, which leaves
 points out). A call that is hit has not begun. What counts is in `CHANGING`, and with ``--reads`` also in `READING`; of
 calls that name a file or have one open only those on something below ``--below`` (a prefix of paths) or a loop device.
-``--onwards`` lets all calls from there on fail, not one.
+``--onwards`` lets all calls from there on fail, not one. ``--meanwhile`` (a list of arguments) runs another command while the
+thread stands before the call; it gets some time, then, finished or waiting for a lock, the first one goes on.
 
 The report is JSON: ``calls`` (one text each, up to the point that was hit), ``status`` (exit code, negative for a signal),
-``hit``. Linux on x86-64 only: system calls have numbers.
+``hit``, and of the other command ``other`` (its status) and ``said``. Linux on x86-64 only: system calls have numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ import os
 import platform
 import signal
 import struct
+import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 # linux/ptrace.h, linux/seccomp.h, linux/filter.h
@@ -124,6 +128,9 @@ BTRFS_READING = {0x11, 0x12, 0x19, 0x1F, 0x3C, 0x3D, 0x3E}
 LOOP_CHANGING = {0x00, 0x01, 0x04, 0x0A, 0x82}
 """Of loop device ioctls: SET_FD, CLR_FD, SET_STATUS64, CONFIGURE, CTL_GET_FREE."""
 
+MEANWHILE = 0.5
+"""Seconds that another command gets. Undisturbed it needs a fifth of that."""
+
 libc = ctypes.CDLL(None, use_errno=True)
 libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 libc.ptrace.restype = ctypes.c_long
@@ -160,6 +167,9 @@ class Tracer:
         self.hit = False
         self.main = 0
         self.tracees: set[int] = set()
+        self.other = 0
+        self.other_status: int | None = None
+        self.said = tempfile.TemporaryFile()
 
     def run(self) -> int:
         """The status of the main process: exit code, or minus the signal that ended it."""
@@ -181,6 +191,8 @@ class Tracer:
                 self.stopped(pid, state)
                 continue
             self.tracees.discard(pid)
+            if pid == self.other:
+                self.other_status = os.waitstatus_to_exitcode(state)
             if pid == self.main:
                 status = os.waitstatus_to_exitcode(state)
 
@@ -226,6 +238,8 @@ class Tracer:
             call.refuse(self.options.errno)
         elif self.options.signal is not None:
             os.kill(self.main, self.options.signal)
+        elif self.options.meanwhile is not None:
+            self.run_other(self.options.meanwhile)
         else:
             victims = {"tree": self.tracees, "caller": {pid}, "main": {self.main}}[self.options.kill]
             for victim in victims:
@@ -233,6 +247,18 @@ class Tracer:
                     os.kill(victim, signal.SIGKILL)  # a thread's id ends its whole process
                 except ProcessLookupError:
                     pass
+
+
+    def run_other(self, argv: list[str]) -> None:
+        """Start another command and give it some time."""
+        self.other = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=self.said, stderr=self.said).pid
+        end = time.monotonic() + MEANWHILE
+        while time.monotonic() < end:
+            pid, state = os.waitpid(self.other, os.WNOHANG)
+            if pid:
+                self.other_status = os.waitstatus_to_exitcode(state)
+                return
+            time.sleep(0.005)
 
 
 class Call:
@@ -332,6 +358,7 @@ def main() -> None:
     parser.add_argument("--kill", choices=["tree", "caller", "main"], default="tree")
     parser.add_argument("--signal", type=int)
     parser.add_argument("--errno", type=int)
+    parser.add_argument("--meanwhile", type=json.loads)
     parser.add_argument("--uid", type=int)
     parser.add_argument("--gid", type=int)
     parser.add_argument("command", nargs="+")
@@ -341,7 +368,10 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     status = tracer.run()
-    Path(options.report).write_text(json.dumps({"calls": tracer.calls, "status": status, "hit": tracer.hit}))
+    tracer.said.seek(0)
+    said = tracer.said.read().decode("utf-8", "replace")
+    report = {"calls": tracer.calls, "status": status, "hit": tracer.hit, "other": tracer.other_status, "said": said}
+    Path(options.report).write_text(json.dumps(report))
 
 
 if __name__ == "__main__":

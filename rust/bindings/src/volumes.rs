@@ -70,6 +70,12 @@ pub fn sync(py: Python<'_>, path: PathBuf) -> PyResult<()> {
     call(py, || groot_core::btrfs::sync(&path))
 }
 
+/// Begin a commit of the file system.
+#[pyfunction]
+pub fn start_sync(py: Python<'_>, path: PathBuf) -> PyResult<()> {
+    call(py, || groot_core::btrfs::start_sync(&path))
+}
+
 /// UUID of the file system.
 #[pyfunction]
 pub fn uuid(py: Python<'_>, path: PathBuf) -> PyResult<String> {

@@ -73,9 +73,7 @@ pub fn is_subvolume(path: &Path) -> Result<bool> {
     let attempt = || -> std::result::Result<bool, Errno> {
         let stat = rustix::fs::lstat(path)?;
         let is_directory = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
-        Ok(is_directory
-            && stat.st_ino == abi::FIRST_FREE
-            && i128::from(rustix::fs::statfs(path)?.f_type) == i128::from(super::MAGIC))
+        Ok(is_directory && stat.st_ino == abi::FIRST_FREE && i128::from(rustix::fs::statfs(path)?.f_type) == i128::from(super::MAGIC))
     };
     match attempt() {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS | Errno::NAMETOOLONG) => Ok(false),
