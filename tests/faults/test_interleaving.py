@@ -6,6 +6,7 @@ would have ended one after the other, and nothing is left.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable
@@ -111,6 +112,26 @@ def test_meanwhile(make_store: Callable[..., Store], scratch: Path, points: Poin
         except AssertionError as error:
             raise AssertionError(f"before call {at} of {count} ({traced.last}): {error}") from error
         points.covered(f"meanwhile, {name}", count)
+
+
+def test_clean_beside_a_long_create(make_store: Callable[..., Store], scratch: Path, points: Points) -> None:
+    """While some create holds the store-wide lock, clean marks without it: what an image was made from meanwhile stays."""
+    pair = Pair(make_store, scratch)
+    with (pair.store.path / "locks" / "global-groot-lock.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        pair.prepare(True, ())
+        count = len(trace(pair.store, scratch, "clean").calls)
+        other = json.dumps([COMMAND, *pair.store.options, *pair.argv("create first")])
+        for at in points.of(count, SAMPLE):
+            pair.prepare(True, ())
+            traced = trace(pair.store, scratch, "clean", at=at, how=("--meanwhile", other))
+            traced.result.ok()
+            assert traced.other is not None
+            traced.other.ok()
+            pair.check({"first"})
+            pair.store.delete("first")
+            points.covered("meanwhile, clean beside a long create", count)
+    pair.finish()
 
 
 @pytest.mark.parametrize(("paused", "meanwhile"), [("create first", "create first"), ("delete first", "create first"), ("create first", "delete first")])
