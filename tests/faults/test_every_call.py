@@ -22,7 +22,7 @@ import pytest
 from fake_registry import FakeRegistry
 from support import mounts
 from support.accounts import User
-from support.archive import Archive, Layer, compress, layers_of
+from support.archive import Archive, compress, layers_of
 from support.command import MIB, Store
 from support.interruption import KILL, STOPS, Points, Traced, assert_same_state, assert_volumes_whole, state, trace, wait_until_freed
 from support.layout import chain_ids, write_layout
@@ -30,7 +30,14 @@ from support.tree import Tree, assert_same, photograph
 
 LIMIT = ("--disk-limit-size-bytes", str(100 * MIB))
 STACK = [
-    Archive().dir(".").dir("d").file("d/a", "a" * 5000).file("d/b", "b").file("owned", "x", uid=7, gid=8).symlink("s", "d/a").link("h", "d/a"),
+    Archive()
+    .dir(".")
+    .dir("d")
+    .file("d/a", "a" * 5000)
+    .file("d/b", "b")
+    .file("owned", "x", uid=7, gid=8)
+    .symlink("s", "d/a")
+    .link("h", "d/a"),
     Archive().pax({"SCHILY.xattr.user.k": "v"}).file("attributed", "y").dir("gone").file("gone/x", "x").dir("opaque").file("opaque/o", "o"),
     Archive().whiteout("d/b").whiteout("gone").opaque("opaque").file("opaque/new", "n").file("top", os.urandom(70_000)),
 ]
@@ -328,7 +335,9 @@ def test_killed_as_a_user(rootless_stage: Stage, points: Points, name: str, vict
 @pytest.fixture
 def registry_case(stage: Stage) -> Iterator[Case]:
     with FakeRegistry() as fake:
-        config = b'{"os":"linux","rootfs":{"type":"layers","diff_ids":[%s]}}' % b",".join(b'"sha256:%s"' % layer.diff_id.encode() for layer in LAYERS)
+        config = b'{"os":"linux","rootfs":{"type":"layers","diff_ids":[%s]}}' % b",".join(
+            b'"sha256:%s"' % layer.diff_id.encode() for layer in LAYERS
+        )
         image = fake.add("team/app", [compress(layer.tar, "gzip") for layer in LAYERS], config=config)
         case = stage.case("create", *LIMIT, "--insecure-registry", fake.addr, image.url, "victim")
         yield case

@@ -188,7 +188,9 @@ def bad(scratch: Path) -> Iterator[tuple[Store, Disk]]:
         disk.close()
 
 
-@pytest.mark.parametrize("opcodes", [(WRITE_OP,), (FSYNC,), (WRITE_OP, FSYNC), (READ, WRITE_OP, FSYNC)], ids=["write", "flush", "both", "all"])
+@pytest.mark.parametrize(
+    "opcodes", [(WRITE_OP,), (FSYNC,), (WRITE_OP, FSYNC), (READ, WRITE_OP, FSYNC)], ids=["write", "flush", "both", "all"]
+)
 def test_disk_error(bad: tuple[Store, Disk], scratch: Path, opcodes: tuple[int, ...]) -> None:
     """BTRFS turns read-only; commands say so in a line, and with a good disk again what was reported is there."""
     store, disk = bad

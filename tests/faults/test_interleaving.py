@@ -134,7 +134,9 @@ def test_clean_beside_a_long_create(make_store: Callable[..., Store], scratch: P
     pair.finish()
 
 
-@pytest.mark.parametrize(("paused", "meanwhile"), [("create first", "create first"), ("delete first", "create first"), ("create first", "delete first")])
+@pytest.mark.parametrize(
+    ("paused", "meanwhile"), [("create first", "create first"), ("delete first", "create first"), ("create first", "delete first")]
+)
 def test_the_same_id(make_store: Callable[..., Store], scratch: Path, points: Points, paused: str, meanwhile: str) -> None:
     """Two that want the same id: one gets it, or the image is gone; never half of it."""
     pair = Pair(make_store, scratch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -154,7 +155,7 @@ def test_creates_against_cleans_and_deletes(storm: Storm) -> None:
         assert there <= set(storm.store.volumes())
     for chain_id, times in storm.builds().items():
         times.sort()
-        for (_, end), (begin, _) in zip(times, times[1:], strict=False):
+        for (_, end), (begin, _) in itertools.pairwise(times):
             assert end <= begin, f"{chain_id} was built twice at once"
     assert_spotless(storm.store)
 

@@ -7,7 +7,6 @@ import os
 import pwd
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple

@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import IO
 
 # linux/ptrace.h, linux/seccomp.h, linux/filter.h
 TRACEME, PEEKUSER, POKEUSER, CONT, SETOPTIONS, GETREGS = 0, 3, 6, 7, 0x4200, 12
@@ -160,8 +161,9 @@ def install_filter(numbers: list[int]) -> None:
 class Tracer:
     """Follows one command to its end."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, said: IO[bytes]) -> None:
         self.options = options
+        self.said = said
         self.known = CHANGING | READING if options.reads else CHANGING
         self.calls: list[str] = []
         self.hit = False
@@ -169,7 +171,6 @@ class Tracer:
         self.tracees: set[int] = set()
         self.other = 0
         self.other_status: int | None = None
-        self.said = tempfile.TemporaryFile()
 
     def run(self) -> int:
         """The status of the main process: exit code, or minus the signal that ended it."""
@@ -247,7 +248,6 @@ class Tracer:
                     os.kill(victim, signal.SIGKILL)  # a thread's id ends its whole process
                 except ProcessLookupError:
                     pass
-
 
     def run_other(self, argv: list[str]) -> None:
         """Start another command and give it some time."""
@@ -363,15 +363,20 @@ def main() -> None:
     parser.add_argument("--gid", type=int)
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
-    tracer = Tracer(options)
+    with tempfile.TemporaryFile() as said:
+        report(Tracer(options, said), options.report)
+
+
+def report(tracer: Tracer, path: str) -> None:
+    """Run, and write down what was seen."""
     # The terminal's and the harness's signals are for the command.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     status = tracer.run()
     tracer.said.seek(0)
     said = tracer.said.read().decode("utf-8", "replace")
-    report = {"calls": tracer.calls, "status": status, "hit": tracer.hit, "other": tracer.other_status, "said": said}
-    Path(options.report).write_text(json.dumps(report))
+    seen = {"calls": tracer.calls, "status": status, "hit": tracer.hit, "other": tracer.other_status, "said": said}
+    Path(path).write_text(json.dumps(seen))
 
 
 if __name__ == "__main__":

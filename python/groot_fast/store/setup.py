@@ -199,10 +199,10 @@ def _settle_namespace(path: str, mappings: Mappings) -> None:
                 raise StoreError(f"provided {kind} mappings do not match those already configured in the store")
         return
     value = {"uid-mappings": sorted(map(str, mappings.uids)), "gid-mappings": sorted(map(str, mappings.gids))}
-    new = f"{file}.new"
-    if os.path.exists(new):
-        os.unlink(new)  # somebody was killed here
-    _core.write_record(file, new, (format_json(value) + "\n").encode(), mode=0o755)
+    temporary = f"{file}.new"
+    if os.path.exists(temporary):
+        os.unlink(temporary)  # somebody was killed here
+    _core.write_record(file, temporary, (format_json(value) + "\n").encode(), mode=0o755)
 
 
 def delete_store(path: str, driver: Driver) -> None:
