@@ -12,12 +12,13 @@ import hashlib
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from fake_registry import FakeRegistry
 from support import mounts
@@ -269,8 +270,15 @@ CASES: dict[str, Callable[[Stage], Case]] = {
     )
 }
 ROOTLESS: dict[str, Callable[[Stage], Case]] = {case.__name__: case for case in (rootless_create, rootless_delete)}
-SAMPLE = 5
+SAMPLE = 4
 """Calls of a command that are hit where not all are."""
+
+
+def each_with_one_of(names: Iterable[str], others: Iterable[object]) -> list[ParameterSet]:
+    """All pairs in a full run; else each name with one of the others in turn."""
+    choices = list(others)
+    pairs = [(place, name, turn, other) for place, name in enumerate(names) for turn, other in enumerate(choices)]
+    return [pytest.param(name, other, marks=() if place % len(choices) == turn else pytest.mark.full) for place, name, turn, other in pairs]
 
 
 @contextmanager
@@ -325,8 +333,7 @@ def test_killed(stage: Stage, points: Points, name: str) -> None:
     kill_everywhere(CASES[name](stage), points, name)
 
 
-@pytest.mark.parametrize("victim", ["tree", "main", "caller"])
-@pytest.mark.parametrize("name", ROOTLESS)
+@pytest.mark.parametrize(("name", "victim"), each_with_one_of(ROOTLESS, ["tree", "main", "caller"]))
 def test_killed_as_a_user(rootless_stage: Stage, points: Points, name: str, victim: str) -> None:
     """The child in the user namespace goes with its parent, and its death is no more than an error."""
     kill_everywhere(ROOTLESS[name](rootless_stage), points, f"{name} ({victim})", ("--kill", victim))
@@ -362,15 +369,13 @@ def test_killed_while_pulling(registry_case: Case, points: Points) -> None:
 # -- stopped ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", STOPS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "number"), each_with_one_of(CASES, STOPS))
 def test_stopped(stage: Stage, points: Points, name: str, number: signal.Signals) -> None:
     """SIGTERM and SIGINT end a command with 130, or come too late; nothing is left that a create does not want to find."""
     stop_everywhere(CASES[name](stage), points, name, number)
 
 
-@pytest.mark.parametrize("number", STOPS)
-@pytest.mark.parametrize("name", ROOTLESS)
+@pytest.mark.parametrize(("name", "number"), each_with_one_of(ROOTLESS, STOPS))
 def test_stopped_as_a_user(rootless_stage: Stage, points: Points, name: str, number: signal.Signals) -> None:
     stop_everywhere(ROOTLESS[name](rootless_stage), points, name, number)
 
@@ -419,22 +424,19 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("refusal", REFUSALS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "refusal"), each_with_one_of(CASES, REFUSALS))
 def test_refused(stage: Stage, points: Points, name: str, refusal: str) -> None:
     """A call that changes something fails: one clear line or a right result, and nothing that `clean` does not remove."""
     refuse_everywhere(CASES[name](stage), points, name, refusal, reads=False)
 
 
-@pytest.mark.parametrize("refusal", ["EIO", "EIO from there on"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "refusal"), each_with_one_of(CASES, ["EIO", "EIO from there on"]))
 def test_refused_to_read(stage: Stage, points: Points, name: str, refusal: str) -> None:
     """As `test_refused`, for calls that only look: a store that cannot be read is not a store with nothing in it."""
     refuse_everywhere(CASES[name](stage), points, name, refusal, reads=True)
 
 
-@pytest.mark.parametrize("refusal", ["EIO", "ENOSPC"])
-@pytest.mark.parametrize("name", ROOTLESS)
+@pytest.mark.parametrize(("name", "refusal"), each_with_one_of(ROOTLESS, ["EIO", "ENOSPC"]))
 def test_refused_as_a_user(rootless_stage: Stage, points: Points, name: str, refusal: str) -> None:
     refuse_everywhere(ROOTLESS[name](rootless_stage), points, name, refusal, reads=False)
 
@@ -527,7 +529,7 @@ def interrupt_store_command(bare: Bare, points: Points, how: str, argv: tuple[st
     whole.result.ok()
     bare.store.run("delete-store").ok()
     bare.assert_gone()
-    for at in points.of(len(whole.calls), 2 * SAMPLE, len(how)):
+    for at in points.of(len(whole.calls), SAMPLE, len(how)):
         prepare()
         traced = trace(bare.store, bare.scratch, *argv, at=at, how=HOWS[how])
         with hit(at, len(whole.calls), traced):

@@ -1,8 +1,8 @@
 """Power cuts at every write of a run: the disk's log of writes and flushes, replayed up to each of them.
 
-What was flushed is there; of what was written after the last flush nothing, all, or any part (`support.disk`). Meanwhile
-somebody else commits the file system again and again, as the kernel's timer and other commands would: nothing may rely on
-the next commit being its own.
+What was flushed is there; of what was written after the last flush nothing, all, or any part (`support.disk`). And at every
+commit of a run in which the file system is committed before each store-changing call of each command, without the data of
+files, as the kernel's timer and other commands may do at any moment: nothing may rely on the next commit being its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import os
 import random
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,14 +19,14 @@ import pytest
 from support import mounts
 from support.archive import Archive
 from support.command import MIB, Store
-from support.disk import FSYNC, READ, WRITE_OP, Disk, Log
-from support.interruption import Points
+from support.disk import FLUSH, FSYNC, READ, WRITE_OP, Disk, Log
+from support.interruption import Points, trace
 from support.layout import write_layout
 from support.tree import Tree, assert_same, photograph
 
 SIZE = 256 * MIB
 LIMIT = ("--disk-limit-size-bytes", str(100 * MIB))
-SAMPLE = 40
+SAMPLE = 24
 """Cuts that are looked at where not all are."""
 CHUNKS = 8
 """Into so many tests a run is divided."""
@@ -47,8 +46,9 @@ def stack(seed: int, count: int) -> list[Archive]:
 class History:
     """A store on a logging disk, and what was reported when (as lengths of the log)."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, *, committing: bool) -> None:
         self.scratch = scratch
+        self.committing = committing
         self.disk = Disk(scratch / "disk", SIZE)
         self.store = Store(scratch / "store")
         Path(f"{self.store.path}.backing-store").symlink_to(self.disk.path)
@@ -58,8 +58,14 @@ class History:
         self.volumes: dict[str, Tree] = {}
         self.ready = 0
 
+    def call(self, *argv: str) -> None:
+        if self.committing:
+            trace(self.store, self.scratch, *argv, how=("--commit", str(self.store.path))).result.ok()
+        else:
+            self.store.run(*argv).ok()
+
     def create(self, image: str, image_id: str, *flags: str) -> None:
-        self.store.run("create", *flags, image, image_id).ok()
+        self.call("create", *flags, image, image_id)
         self.made[image_id] = self.disk.position()
         tree = self.store.image(image_id) / ("snapshot" if "--without-mount" in flags else "rootfs")
         self.trees[image_id] = photograph(tree)
@@ -67,28 +73,18 @@ class History:
 
     def delete(self, image_id: str) -> None:
         self.deleting[image_id] = self.disk.position()
-        self.store.delete(image_id)
+        self.call("delete", image_id)
 
     def run(self) -> None:
         """Every command that changes a store."""
         self.store.init(size=SIZE).ok()
         mounts.tool("sync", "-f", self.store.path)
         self.ready = self.disk.position()
-        stop = threading.Event()
-        thread = threading.Thread(target=self._commit, args=(stop,))
-        thread.start()
         try:
             self._commands()
         finally:
-            stop.set()
-            thread.join()
             mounts.tool("umount", self.store.path)
             self.disk.close()
-
-    def _commit(self, stop: threading.Event) -> None:
-        generator = random.Random(5)
-        while not stop.wait(generator.uniform(0.001, 0.05)):
-            mounts.tool("sync", "-f", self.store.path)
 
     def _commands(self) -> None:
         one, two = stack(1, 4), [*stack(1, 4)[:2], *stack(2, 2)]
@@ -97,18 +93,20 @@ class History:
         self.create(second, "shared")
         self.create(first, "warm", *LIMIT)
         self.delete("shared")
-        self.store.clean()
+        self.call("clean")
         self.create(second, "again", "--exclude-image-from-quota", *LIMIT)
         self.create(first, "apart", "--without-mount")
         self.delete("cold")
         self.create(write_layout(self.scratch / "three", *stack(3, 3)), "cleaning", "--with-clean")
         self.delete("again")
-        self.store.clean()
+        self.call("clean")
 
 
-@pytest.fixture(scope="module")
-def history(module_scratch: Path) -> History:
-    history = History(module_scratch)
+@pytest.fixture(scope="module", params=["writes", "commits"])
+def history(request: pytest.FixtureRequest, module_scratch: Path) -> History:
+    folder = module_scratch / request.param
+    folder.mkdir()
+    history = History(folder, committing=request.param == "commits")
     history.run()
     return history
 
@@ -151,8 +149,11 @@ def check_use(store: Store, history: History) -> None:
 def test_power_cut_at_every_write(history: History, points: Points, scratch: Path, chunk: int) -> None:
     log = Log(history.disk)
     first = log.index_at(history.ready)
-    count = len(log.records) - first
-    indices = [first + at for at in points.of(count, SAMPLE)]
+    candidates = range(first + 1, len(log.records) + 1)
+    if history.committing:
+        candidates = [index for index in candidates if log.records[index - 1][0] == FLUSH]
+    count = len(candidates)
+    indices = [candidates[at - 1] for at in points.of(count, SAMPLE)]
     indices = indices[len(indices) * chunk // CHUNKS : len(indices) * (chunk + 1) // CHUNKS]
     ends = [place + size for _, _, place, size in log.records]
     image, point = scratch / "cut", scratch / "point"
@@ -165,10 +166,10 @@ def test_power_cut_at_every_write(history: History, points: Points, scratch: Pat
                 if turn % 3 == 0:
                     check_use(store, history)
             except (AssertionError, OSError, ValueError) as error:
-                raise AssertionError(f"power cut behind write {index - first} of {count}: {error}") from error
+                raise AssertionError(f"power cut behind write {index - first} of {len(log.records) - first}: {error}") from error
         finally:
             mounts.tool("umount", point)
-        points.covered("power cut", count)
+        points.covered("power cut at commits" if history.committing else "power cut at writes", count)
 
 
 # -- a disk that goes bad -------------------------------------------------------------------

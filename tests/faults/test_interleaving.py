@@ -23,7 +23,7 @@ from support.tree import assert_same, photograph
 LIMIT = ("--disk-limit-size-bytes", str(100 * MIB))
 LAYERS = layers_of((Archive().dir(".").file("base", "b" * 5000), Archive().file("middle", "m"), Archive().file("top", "t" * 9000)))
 OTHER = [LAYERS[0], *layers_of((Archive().file("else", "e"),))]
-SAMPLE = 6
+SAMPLE = 4
 """Calls before which the second command is run where it is not run before all."""
 
 

@@ -35,11 +35,9 @@ class Traced(NamedTuple):
 
 
 def trace(command: Grootfs, below: Path, *argv: str | Path, at: int = 0, how: tuple[str, ...] = (), reads: bool = False) -> Traced:
-    """Run a command under the tracer; ``how`` are the tracer's options for what happens at the ``at``-th call."""
+    """Run a command under the tracer; ``how`` are its options for what happens, at the ``at``-th call where that matters."""
     report = below / f"trace-{os.getpid()}.json"
-    options = ["--report", str(report), "--below", str(below), *(["--reads"] if reads else [])]
-    if at:
-        options += ["--at", str(at), *how]
+    options = ["--report", str(report), "--below", str(below), "--at", str(at), *how, *(["--reads"] if reads else [])]
     if command.uid is not None:
         options += ["--uid", str(command.uid), "--gid", str(pwd.getpwuid(command.uid).pw_gid)]
     argv_of_command = [COMMAND, *command.options, *map(str, argv)]

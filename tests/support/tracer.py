@@ -1,6 +1,6 @@
 """Stop a command at its N-th store-changing system call, or let that call fail, or count them.
 
-    python3 tracer.py --report FILE --below DIRECTORY [--reads] [--uid UID --gid GID]
+    python3 tracer.py --report FILE --below DIRECTORY [--reads] [--commit DIRECTORY] [--uid UID --gid GID]
                       [--at N (--kill tree|caller|main | --signal NUMBER | --errno NUMBER [--onwards] | --meanwhile JSON)]
                       -- COMMAND ARGUMENT...
 
@@ -11,6 +11,8 @@ calls that name a file or have one open only those on something below ``--below`
 ``--onwards`` lets all calls from there on fail, not one. ``--meanwhile`` (a list of arguments) runs another command while the
 thread stands before the call; it gets some time, then, finished or waiting for a lock, the first one goes on.
 
+``--commit`` commits the BTRFS there before each call, without the data of files, as the kernel's timer may at any moment.
+
 The report is JSON: ``calls`` (one text each, up to the point that was hit), ``status`` (exit code, negative for a signal),
 ``hit``, and of the other command ``other`` (its status) and ``said``. Linux on x86-64 only: system calls have numbers.
 """
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import platform
@@ -126,6 +129,7 @@ READING: dict[int, tuple[str, str, tuple[int, ...]]] = {
 CREATING = os.O_CREAT | os.O_TRUNC | (os.O_TMPFILE & ~os.O_DIRECTORY)
 BTRFS_READING = {0x11, 0x12, 0x19, 0x1F, 0x3C, 0x3D, 0x3E}
 """Of BTRFS ioctls: TREE_SEARCH, INO_LOOKUP, GETFLAGS, FS_INFO, GET_SUBVOL_INFO, GET_SUBVOL_ROOTREF, INO_LOOKUP_USER."""
+START_SYNC, WAIT_SYNC = 0x80089418, 0x40089416
 LOOP_CHANGING = {0x00, 0x01, 0x04, 0x0A, 0x82}
 """Of loop device ioctls: SET_FD, CLR_FD, SET_STATUS64, CONFIGURE, CTL_GET_FREE."""
 
@@ -156,6 +160,17 @@ def install_filter(numbers: list[int]) -> None:
     header = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", len(program) // 8, ctypes.addressof(code)), 16)
     if libc.syscall(SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, 0, header) != 0:
         raise OSError(ctypes.get_errno(), "seccomp")
+
+
+def commit(path: str) -> None:
+    """Commit a BTRFS and wait for it. SYNC and syncfs(2) would write the data of files first."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        transaction = bytearray(8)
+        fcntl.ioctl(directory, START_SYNC, transaction)
+        fcntl.ioctl(directory, WAIT_SYNC, bytes(transaction))
+    finally:
+        os.close(directory)
 
 
 class Tracer:
@@ -232,6 +247,8 @@ class Tracer:
         if not call.counts:
             return
         self.calls.append(str(call))
+        if self.options.commit:
+            commit(self.options.commit)
         if not self.options.at or len(self.calls) < self.options.at:
             return
         self.hit = True
@@ -353,6 +370,7 @@ def main() -> None:
     parser.add_argument("--report", required=True)
     parser.add_argument("--below", required=True)
     parser.add_argument("--reads", action="store_true")
+    parser.add_argument("--commit")
     parser.add_argument("--onwards", action="store_true")
     parser.add_argument("--at", type=int, default=0)
     parser.add_argument("--kill", choices=["tree", "caller", "main"], default="tree")
