@@ -110,7 +110,6 @@ CHANGING: dict[int, tuple[str, str, tuple[int, ...]]] = {
     431: ("fsconfig", "always", ()),
     432: ("fsmount", "always", ()),
     442: ("mount_setattr", "always", ()),
-    426: ("io_uring_enter", "always", ()),
 }
 READING: dict[int, tuple[str, str, tuple[int, ...]]] = {
     0: ("read", FD, ()),
