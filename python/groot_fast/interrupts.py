@@ -16,9 +16,15 @@ _noted = 0
 
 
 def hold() -> None:
-    """From here to the end of the process signals are raised in `Waiting` blocks only."""
+    """From here on signals are raised in `Waiting` blocks only, until `forget`."""
     global _held
     _held = True
+
+
+def forget() -> None:
+    """A command begins: signals are raised anywhere, and what came too late for the one before is none for this."""
+    global _held, _noted
+    _held, _noted = False, 0
 
 
 def arrive(number: int) -> None:

@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None, admission: Admission | None = None) -> i
 
 
 def catch_signals() -> None:
-    """From here on SIGTERM and SIGINT raise `Cancelled`."""
+    """From here on SIGTERM and SIGINT raise `Cancelled`; once a command is at work, where it waits (`interrupts`)."""
+    interrupts.forget()
     signals.signal(signals.SIGTERM, _stop)
     signals.signal(signals.SIGINT, _stop)
 
