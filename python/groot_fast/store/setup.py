@@ -91,8 +91,11 @@ def _provide_filesystem(path: str, driver: Driver, log: Logger, size: int, tools
     # The accounting mode of a file system that we did not make is its operator's business.
     if os.path.isdir(checked) and driver.is_compatible(checked):
         log.debug("store-already-initialized", path=checked)
-        if quota is not None and _core.accounting(checked) is None:
-            _core.enable_quota(checked, quota == "simple")
+        if _core.accounting(checked) is None:
+            if _is_mounted_from(path, backing_file(path)):
+                _enable_quota(checked, quota)  # somebody was killed between mounting it and this
+            elif quota is not None:
+                _core.enable_quota(checked, quota == "simple")
         return
     if size <= 0:
         raise StoreError(
