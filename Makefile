@@ -17,7 +17,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 RUST_SOURCES := $(shell find rust -path rust/fuzz -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print) Cargo.toml Cargo.lock
 PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi') pyproject.toml
 
-.PHONY: help build run test test-rust test-python fuzz fuzz-long audit lock conformance conformance-server
+.PHONY: help build run test test-rust test-python faults-full fuzz fuzz-long audit lock conformance conformance-server
 .PHONY: bench bench-full bench-parts loadtest loadtest-full lint format deps install clean
 
 help: ## Show this text
@@ -79,6 +79,9 @@ audit: $(VENV)/.stamp ## Hold the dependencies against advisories, licenses and 
 
 lock: ## Write requirements*.txt, with hashes, from requirements*.in
 	./scripts/lock
+
+faults-full: build ## Interrupt commands at every system call and disk write (root, hours); POINTS='-k killed' for a part
+	$(PYTHON) -m pytest tests/faults --full --timeout 3600 $(POINTS)
 
 conformance: build ## Run the conformance suite where it stands beside the project
 	GROOTFS_BIN=$(BUILD)/bin/grootfs $(PYTHON) -m pytest -p no:cacheprovider ../shared/conformance

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from support import mounts
 from support.accounts import User, make_account
 from support.attack import Attack, beside
 from support.command import MIB, Store, new_id
+from support.interruption import Points
 from support.layout import write_layout
 
 # Explaining a failure runs hundreds of commands and says little about trees.
@@ -28,11 +30,39 @@ settings.register_profile("ci", settings.get_profile("default"), derandomize=Tru
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what makes file systems."""
+COVERED = pytest.StashKey[Counter[tuple[str, int]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--full``: interrupt commands at every system call and the disk at every write, not at a sample of them."""
+    parser.addoption("--full", action="store_true", help="hit every point of interruption, not a sample (takes an hour)")
+
+
+@pytest.fixture
+def points(request: pytest.FixtureRequest) -> Points:
+    """Which points of a command are hit."""
+    covered = request.config.stash.setdefault(COVERED, Counter())
+    return Points(full=request.config.getoption("--full"), covered=lambda name, count: covered.update({(name, count): 1}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say how many points of interruption were hit, of how many."""
+    covered = config.stash.get(COVERED, Counter())
+    for (name, count), hit in sorted(covered.items()):
+        terminalreporter.write_line(f"{name}: {hit} of {count} points")
+    if covered:
+        terminalreporter.write_line(f"points of interruption: {covered.total()}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what makes file systems; leave to full runs what is theirs."""
     for item in items:
         if "scratch" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.btrfs)
+    if not config.getoption("--full"):
+        left_out = [item for item in items if item.get_closest_marker("full")]
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(scope="session")

@@ -114,7 +114,7 @@ def delete_subvolume(path: StrPath) -> None:
     """Delete a subvolume and those nested in it. Missing is fine. Space is freed later by the kernel."""
 
 def is_subvolume(path: StrPath) -> bool:
-    """Whether ``path`` is the root of a subvolume; False for anything else, never raises."""
+    """Whether ``path`` is the root of a subvolume; False for anything else. Raises OSError where the disk cannot be read."""
 
 def subvolume_id(path: StrPath) -> int:
     """Id of the subvolume that ``path`` is in."""
@@ -130,6 +130,9 @@ def subvolume_exists(path: StrPath, id: int) -> bool:
 
 def sync(path: StrPath) -> None:
     """Write all data and commit the file system."""
+
+def start_sync(path: StrPath) -> None:
+    """Begin what `sync` does and do not wait for it."""
 
 def uuid(path: StrPath) -> str:
     """UUID of the file system."""

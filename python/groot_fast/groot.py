@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from groot_fast import _core
+from groot_fast import _core, interrupts
 from groot_fast.drivers import Limit, check_driver, open_driver
 from groot_fast.errors import ImageNotFound, QuotaError, SourceError, StoreError, UsageError
 from groot_fast.idmap import Mappings, are_same, parse_mappings
@@ -101,7 +101,7 @@ class Groot:
                             recalled = self._create_recalled(store, driver, source, image_id, idmapped, log, answered=True)
                             if recalled is not None:
                                 return recalled
-                        with self._timed("ImageResolveTime"):
+                        with self._timed("ImageResolveTime"), interrupts.Waiting():
                             resolved = source.resolve()
                         self._check_compressed(resolved)
                         with self._lock(store):
@@ -201,9 +201,17 @@ class Groot:
             volume.publish(durable=False)
             volume.release()
             raise
-        volume.publish(durable=True)
-        volume.release()
-        records.write_source(store, source.name, image)
+        try:
+            is_new = not volume.is_published
+            volume.publish(durable=True)
+            records.write_source(store, source.name, image)
+            if is_new:
+                _core.start_sync(store.path)  # no snapshot follows that would take the name to the disk
+        except OSError as error:
+            # The image is made. What is missing is made again when it is needed.
+            self._log.error("caching-failed", error)
+        finally:
+            volume.release()
         return Created(reservation.path, image, mounted=self._settings.mount or idmapped is not None)
 
     def _check_mappings(self, store: Store) -> Mappings | None:

@@ -6,7 +6,7 @@ import os
 
 from groot_fast._core import format_json
 from groot_fast.cli.flags import COUNT, INTEGER, LIST, SWITCH, TEXT, Flag, Value
-from groot_fast.errors import GrootError, ImageNotFound, StoreError, Unhealthy, UsageError
+from groot_fast.errors import Cancelled, GrootError, ImageNotFound, StoreError, Unhealthy, UsageError
 from groot_fast.groot import Groot
 from groot_fast.telemetry.progress import Listener, Terminal
 
@@ -101,6 +101,8 @@ def create(request: Request) -> str:
     if request.settings.with_clean:
         try:
             groot.clean(on_create=True)
+        except Cancelled:
+            request.log.info("cleanup-stopped")  # the image is made, and that is what was asked for
         except GrootError as error:
             request.log.error("failed-to-cleanup-store", error)
             raise type(error)(f"failed-to-cleanup-store: {error}", hint=error.hint) from error

@@ -10,7 +10,7 @@ import _signal as signals  # type: ignore[import-not-found]  # `signal` would im
 import os
 import sys
 
-from groot_fast import __version__
+from groot_fast import __version__, interrupts
 from groot_fast._core import hide_in_arguments
 from groot_fast.cli.commands import COMMANDS, GLOBALS, Command, Request
 from groot_fast.cli.flags import BadFlag, Flag, HelpWanted, Value, parse
@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None, admission: Admission | None = None) -> i
 
 
 def catch_signals() -> None:
-    """From here on SIGTERM and SIGINT raise `Cancelled`."""
+    """From here on SIGTERM and SIGINT raise `Cancelled`; once a command is at work, where it waits (`interrupts`)."""
+    interrupts.forget()
     signals.signal(signals.SIGTERM, _stop)
     signals.signal(signals.SIGINT, _stop)
 
@@ -57,7 +58,7 @@ def _stop(number: int, _frame: object) -> None:
     # interpreter complains of a signal that was on its way.
     signals.signal(signals.SIGTERM, _ignore)
     signals.signal(signals.SIGINT, _ignore)
-    raise Cancelled(f"stopped by signal {number}")
+    interrupts.arrive(number)
 
 
 def _ignore(_number: int, _frame: object) -> None:
@@ -123,6 +124,7 @@ def _run(command: Command, given_globals: dict[str, Value], argv: list[str], adm
     metrics = open_metrics(settings.metron_endpoint, log, file=settings.metrics_file, store=settings.store)
     metrics.began(command.name)
     code, failure = 1, ""
+    interrupts.hold()
     try:
         text = command.run(Request(settings, given, positional, log, metrics, admission))
         code = 0

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
         operations: Operations
 
         def is_compatible(self, path: str) -> bool:
-            """Whether the file system at ``path`` can hold a store."""
+            """Whether the file system at ``path`` can hold a store. Raises OSError where it cannot be asked."""
 
         def make_volume(self, path: str, parent: str | None) -> None:
             """A writable directory with the parent's content, or an empty one."""
 
         def is_volume(self, path: str) -> bool:
-            """Whether there is a finished tree at ``path``."""
+            """Whether there is a finished tree at ``path``. Raises OSError where the disk cannot be read."""
 
         def make_image(self, volume: str, path: str, limit: Limit | None) -> None:
             """A writable copy of ``volume`` at ``path`` under a limit, durable when this returns."""

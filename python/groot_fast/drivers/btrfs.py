@@ -6,7 +6,7 @@ import errno
 import os
 import time
 
-from groot_fast import _core
+from groot_fast import _core, interrupts
 from groot_fast.errors import QuotaError
 
 TYPE_CHECKING = False
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from groot_fast.idmap.operations import Operations
 
 RECLAIM_PAUSE = 0.005
+FOREIGN = (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+"""How other file systems answer a call of BTRFS."""
 UNLIMITED = (1 << 63) - 1
 """The largest limit that drax takes."""
 REFUSED = (errno.EPERM, errno.EACCES)
@@ -32,7 +34,9 @@ class Btrfs:
         """See `Driver`. Only BTRFS has this UUID; `statfs` is not in Python's standard library."""
         try:
             _core.uuid(path)
-        except OSError:
+        except OSError as error:
+            if error.errno not in FOREIGN:
+                raise
             return False
         return True
 
@@ -109,10 +113,12 @@ class Btrfs:
         run_drax(self._drax_bin, "limit", "--volume-path", path, "--disk-limit-bytes", str(size), *more)
 
     def destroy(self, path: str) -> list[int]:
-        """See `Driver`. The group that was made for the subvolume goes with it."""
-        ident = self._group_of(path)
-        if ident is not None and os.geteuid() != 0:
-            self._drax_destroy(path)
+        """See `Driver`. The group that was made for the subvolume goes with it.
+
+        The group goes first: behind a kill in between, the subvolume still tells that there is something to remove.
+        """
+        group = self._group_of(path)
+        is_disbanded = group is None or self._disband(path, *group)
         try:
             members = self.operations.delete_subvolume(path)
         except OSError as error:
@@ -121,12 +127,28 @@ class Btrfs:
             # Removing a nested subvolume changes its parent, and the container has used up its limit.
             self._lift_limits(path)
             members = self.operations.delete_subvolume(path)
-        if ident is not None:
-            try:
-                _core.disband_group(os.path.dirname(path), ident, members)
-            except OSError:
-                pass  # privileged; an empty group costs nothing
+        if group is not None and not is_disbanded:
+            self._disband(path, *group)  # a full disk takes a deletion before it takes anything else
         return members
+
+    def _group_of(self, path: str) -> tuple[int, list[int]] | None:
+        """Number of the level-1 group around a subvolume, if it has one, and the subvolumes that may be in it."""
+        try:
+            ident = _core.subvolume_id(path)
+            return (ident, _core.subvolume_ids(path)) if _core.has_group(path, ident) else None
+        except (FileNotFoundError, PermissionError):
+            return None
+
+    def _disband(self, path: str, ident: int, members: list[int]) -> bool:
+        """Remove a level-1 group. False where that failed: an empty group costs nothing."""
+        if os.geteuid() != 0:
+            self._drax_destroy(path)
+            return True
+        try:
+            _core.disband_group(os.path.dirname(path), ident, members)
+        except OSError:
+            return False
+        return True
 
     def _lift_limits(self, path: str) -> None:
         try:
@@ -134,14 +156,6 @@ class Btrfs:
         except PermissionError:
             for exclusive in (False, True):
                 self._drax_limit(path, UNLIMITED, exclusive)
-
-    def _group_of(self, path: str) -> int | None:
-        """Number of the level-1 group around a subvolume, if it has one."""
-        try:
-            ident = _core.subvolume_id(path)
-        except OSError:
-            return None
-        return ident if _core.has_group(path, ident) else None
 
     def _drax_destroy(self, path: str) -> None:
         from groot_fast.drivers.drax import run_drax
@@ -160,7 +174,8 @@ class Btrfs:
                 while _core.subvolume_exists(path, ident):
                     if time.monotonic() > end:
                         return
-                    time.sleep(RECLAIM_PAUSE)
+                    with interrupts.Waiting():
+                        time.sleep(RECLAIM_PAUSE)
         except PermissionError:
             return  # only root may look; the thread is awake in any case
         # What the thread freed may be used again after the commit behind it.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import time
 
+from groot_fast import interrupts
 from groot_fast.errors import BadBlob, BadLayer, Cancelled, GrootError, SourceError, StoreError
 from groot_fast.store import locks, records
 from groot_fast.store.volumes import Volume, destroy_incomplete, incomplete_name
@@ -168,7 +169,8 @@ class Builder:
         self._progress.unpacking(layer.name)
         try:
             listing = records.new_listing(self._store, layer.chain_id, below.chain_id if below else None)
-            unpacked = self._driver.operations.unpack(path, layer, blob, listing)
+            with interrupts.Waiting():
+                unpacked = self._driver.operations.unpack(path, layer, blob, listing)
         except (GrootError, OSError) as error:
             raise self._explain(layer, error, blobs.failure(layer)) from error
         content, removed, entries, left_out, notes = unpacked

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import uvloop
 
+from groot_fast import interrupts
 from groot_fast._core import Spool
 from groot_fast.errors import BadBlob, BadLayer, Cancelled, RegistryError, SourceError
 from groot_fast.sources.image import Layer
@@ -144,7 +145,8 @@ class Downloads:
     def open(self, layer: Layer) -> str | Spool:
         """The growing file of a layer; waits until its download has begun. Raises SourceError."""
         try:
-            return self._spools[layer.digest or ""].result()
+            with interrupts.Waiting():
+                return self._spools[layer.digest or ""].result()
         except SourceError as error:
             raise SourceError(f"streaming blob `{layer.name}`: {error}", hint=error.hint) from error
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 
+from groot_fast import interrupts
 from groot_fast._core import parse_json
 from groot_fast.cli import main as cli
 from groot_fast.config import Settings
@@ -54,7 +55,8 @@ class Queued(Admission):
     def __enter__(self) -> None:
         self.step_aside()
         messages.report(self._channel, "pull")
-        messages.receive(self._channel)  # or the end: without a server nobody counts
+        with interrupts.Waiting():
+            messages.receive(self._channel)  # or the end: without a server nobody counts
 
     def __exit__(self, *_: object) -> None:
         messages.report(self._channel, "pulled")
@@ -176,6 +178,7 @@ class Worker:
             metrics.began(name)
             code, failure = 1, ""
             try:
+                interrupts.hold()
                 groot = Groot(settings, log, None, metrics, admission)
                 result = OPERATIONS[name](groot, settings, arguments)
                 code = 0
@@ -198,7 +201,10 @@ class Worker:
 def _create(groot: Groot, settings: Settings, arguments: list[str]) -> object:
     created = groot.create(*arguments)
     if settings.with_clean:
-        groot.clean(on_create=True)
+        try:
+            groot.clean(on_create=True)
+        except Cancelled:
+            pass  # the image is made, and that is what was asked for
     groot.report_sizes()
     return {"id": arguments[1], "path": created.path, "spec": created.spec()}
 

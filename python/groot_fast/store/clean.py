@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 
+from groot_fast import interrupts
 from groot_fast.errors import GrootError, StoreError
 from groot_fast.store import images, locks, records
 from groot_fast.store.volumes import DOOMED, INCOMPLETE, RECLAIM_DEADLINE, list_volumes
@@ -108,7 +109,10 @@ def _mark(store: Store, driver: Driver, log: Logger, metrics: Metrics, ignore_im
 def drop_stale_records(store: Store, log: Logger) -> None:
     """Remove the records of images that are gone. Only with the store's lock: a create holds it while it has a directory."""
     for image_id in records.recorded_images(store):
-        if not os.path.isdir(store.image(image_id)):
+        # Not `isdir`: a directory that cannot be looked at is still an image.
+        try:
+            os.lstat(store.image(image_id))
+        except FileNotFoundError:
             log.info("record-without-image", id=image_id)
             records.remove_dependencies(store, image_id)
 
@@ -140,6 +144,7 @@ def destroy_marked(store: Store, driver: Driver, log: Logger, *, wait: bool) -> 
     for name in os.listdir(store.folder("volumes")):
         if not name.startswith(DOOMED):
             continue
+        interrupts.check()
         try:
             if driver.is_volume(store.volume(name)):
                 destroyed += driver.destroy(store.volume(name))
@@ -162,7 +167,8 @@ def remove_temporary(store: Store, alone: bool, keep_downloads: float) -> None:
         try:
             age = now - os.lstat(path).st_mtime
             if is_download(name):
-                if age >= keep_downloads:
+                # A time in the future says as little as one long ago.
+                if not 0 <= age < keep_downloads:
                     remove_unlocked(path)
             elif alone and os.path.isdir(path):
                 os.rmdir(path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
+from groot_fast import interrupts
 from groot_fast._core import mount_idmapped, parse_json, rename_new, unmount, write_record
 from groot_fast.errors import ImageExists, ImageNotFound, StoreError
 from groot_fast.store import records
@@ -82,12 +83,14 @@ class Reservation:
         self._store = store
         self._driver = driver
         fresh = store.temporary("image")
-        store.make_directory(fresh, 0o700)
-        self._fd = lock_directory(fresh)
+        self._fd = -1
         try:
+            store.make_directory(fresh, 0o700)
+            self._fd = lock_directory(fresh)
             self._claim(fresh)
         except BaseException:
-            os.close(self._fd)
+            if self._fd >= 0:
+                os.close(self._fd)
             if os.path.isdir(fresh):
                 os.rmdir(fresh)
             raise
@@ -115,7 +118,8 @@ class Reservation:
             # Held by another create, which will have the image in a moment, or by a clean, which removes it.
             if time.monotonic() > end:
                 raise _exists(self.image_id)
-            time.sleep(PAUSE)
+            with interrupts.Waiting():
+                time.sleep(PAUSE)
 
     def __enter__(self) -> Reservation:
         return self
@@ -273,7 +277,8 @@ def _wait_for_directory(path: str) -> int | None:
             return fd
         if time.monotonic() > end:
             raise StoreError(f"deleting image path '{path}' failed: it is in use by another grootfs process")
-        time.sleep(PAUSE)
+        with interrupts.Waiting():
+            time.sleep(PAUSE)
     return None
 
 

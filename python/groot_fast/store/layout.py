@@ -84,8 +84,9 @@ def _present(path: str) -> bool:
 def read_namespace(path: str) -> Mappings:
     """The mappings in ``meta/namespace.json``. Raises StoreError."""
     try:
-        with open(f"{path}/meta/namespace.json", "rb") as file:
-            document = parse_json(file.read(1 << 20))
+        # Not blocking: a pipe under this name must not hold us.
+        with open(os.open(f"{path}/meta/namespace.json", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            document = parse_json(file.read(1 << 20) or b"")
     except OSError as error:
         reason = (error.strerror or "error").lower()
         raise StoreError(f"reading namespace file: open {path}/meta/namespace.json: {reason}") from None

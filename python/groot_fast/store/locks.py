@@ -18,6 +18,7 @@ import fcntl
 import os
 import time
 
+from groot_fast import interrupts
 from groot_fast.errors import LockTimeout, StoreError
 from groot_fast.telemetry.dropsonde import NANOS
 
@@ -149,7 +150,8 @@ def lock_unless(store: Store, key: str, condition: Callable[[], bool], *, shared
                 f"timed out waiting for the '{key}' file lock after '{deadline:g}s'",
                 hint="another grootfs process holds it; `fuser` on the file below `locks/` of the store names it",
             )
-        time.sleep(pause)
+        with interrupts.Waiting():
+            time.sleep(pause)
         pause = min(pause * 1.5, LONGEST_PAUSE)
 
 

@@ -39,7 +39,8 @@ def _read(path: str) -> object:
 def _read_bytes(path: str) -> bytes | None:
     """The start of a file, as much as a record may have. Without a file object: there may be thousands of records."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # Not blocking: a pipe under the name of a record must not hold us.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     try:
@@ -58,6 +59,19 @@ def _parse(data: bytes) -> object:
         return parse_json(data)
     except ValueError:
         return None
+
+
+def _remove(path: str) -> None:
+    """Remove a record. Missing is fine, and so is something that is none."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError:
+        try:
+            os.rmdir(path)
+        except OSError:
+            pass
 
 
 def _strings(value: object) -> list[str] | None:
@@ -86,10 +100,7 @@ def read_dependencies(store: Store, image_id: str) -> list[str] | None:
 
 def remove_dependencies(store: Store, image_id: str) -> None:
     """Forget the volumes of an image. Missing is fine."""
-    try:
-        os.unlink(dependency_path(store, image_id))
-    except FileNotFoundError:
-        pass
+    _remove(dependency_path(store, image_id))
 
 
 def recorded_images(store: Store) -> list[str]:
@@ -215,10 +226,7 @@ def new_listing(store: Store, chain_id: str, below: str | None) -> Listing:
 def remove_volume(store: Store, chain_id: str) -> None:
     """Forget size and content of a volume. Missing is fine."""
     for path in (size_path(store, chain_id), listing_path(store, chain_id)):
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
+        _remove(path)
 
 
 def recorded_volumes(store: Store) -> list[tuple[str, str]]:
@@ -315,7 +323,4 @@ def prune_sources(store: Store, volumes: set[str]) -> None:
         value = _read(path)
         kept = _strings(value.get("volumes")) if isinstance(value, dict) else None
         if not kept or not volumes.intersection(kept):
-            try:
-                os.unlink(path)
-            except FileNotFoundError:
-                pass
+            _remove(path)

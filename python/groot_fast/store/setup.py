@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 
-from groot_fast import _core
+from groot_fast import _core, interrupts
 from groot_fast._core import format_json
 from groot_fast.errors import GrootError, StoreError
 from groot_fast.idmap import are_same
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from groot_fast.idmap import Mappings
     from groot_fast.telemetry.lager import Logger
 
+NAMESPACE = "namespace.json"
 MOUNT_OPTIONS = "user_subvol_rm_allowed,noatime,rw"
 
 
@@ -49,6 +50,11 @@ def init_store(
         raise StoreError(f"store {path} can only be initialized by Root user")
     if os.path.lexists(path) and not os.path.isdir(path):
         raise StoreError(f"making directory `{path}`: not a directory")
+    if os.path.exists(_dismounted_file(path)):
+        # A `delete_store` was killed near its end.
+        if os.path.isdir(path):
+            _dismount(path)
+        _remove_dismounted(path)
     made = _Undo()
     try:
         _provide_filesystem(path, driver, log, size, tools, quota, made)
@@ -85,8 +91,11 @@ def _provide_filesystem(path: str, driver: Driver, log: Logger, size: int, tools
     # The accounting mode of a file system that we did not make is its operator's business.
     if os.path.isdir(checked) and driver.is_compatible(checked):
         log.debug("store-already-initialized", path=checked)
-        if quota is not None and _core.accounting(checked) is None:
-            _core.enable_quota(checked, quota == "simple")
+        if _core.accounting(checked) is None:
+            if _is_mounted_from(path, backing_file(path)):
+                _enable_quota(checked, quota)  # somebody was killed between mounting it and this
+            elif quota is not None:
+                _core.enable_quota(checked, quota == "simple")
         return
     if size <= 0:
         raise StoreError(
@@ -97,7 +106,7 @@ def _provide_filesystem(path: str, driver: Driver, log: Logger, size: int, tools
         os.mkdir(path, 0o755)
         made.add(lambda: os.rmdir(path))
     file = backing_file(path)
-    if not os.path.exists(file):
+    if not _exists(file):
         _format(file, size, tools)
         made.add(lambda: os.unlink(file))
     elif not _is_btrfs(file):
@@ -110,14 +119,21 @@ def _provide_filesystem(path: str, driver: Driver, log: Logger, size: int, tools
         _enable_quota(path, quota)
 
 
-def _is_btrfs(file: str) -> bool:
-    """By the magic of the first superblock (linux/btrfs_tree.h)."""
+def _exists(path: str) -> bool:
+    """As `os.path.exists`, but a disk that cannot be read has not lost its files: what is missing here is made anew.
+    Raises OSError."""
     try:
-        with open(file, "rb") as backing:
-            backing.seek(0x10040)
-            return backing.read(8) == b"_BHRfS_M"
-    except OSError:
+        os.stat(path)
+    except FileNotFoundError:
         return False
+    return True
+
+
+def _is_btrfs(file: str) -> bool:
+    """By the magic of the first superblock (linux/btrfs_tree.h). Raises OSError."""
+    with open(file, "rb") as backing:
+        backing.seek(0x10040)
+        return backing.read(8) == b"_BHRfS_M"
 
 
 def _format(file: str, size: int, tools: str) -> None:
@@ -128,7 +144,8 @@ def _format(file: str, size: int, tools: str) -> None:
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb") as made:
             os.fchmod(made.fileno(), 0o600)
             os.truncate(made.fileno(), size)
-        _run(os.path.join(tools, "mkfs.btrfs"), "--quiet", "--nodesize", NODE_BYTES, new)
+        with interrupts.Waiting():
+            _run(os.path.join(tools, "mkfs.btrfs"), "--quiet", "--nodesize", NODE_BYTES, new)
         with open(new, "rb") as made:
             os.fsync(made.fileno())
         os.rename(new, file)
@@ -177,39 +194,58 @@ def _make_folders(path: str, mappings: Mappings) -> None:
 
 def _settle_namespace(path: str, mappings: Mappings) -> None:
     """Write the mappings, or hold them against those that are there."""
-    file = f"{path}/meta/namespace.json"
-    if os.path.exists(file):
+    file = f"{path}/meta/{NAMESPACE}"
+    if _exists(file):
         stored = read_namespace(path)
         for kind, old, new in (("UID", stored.uids, mappings.uids), ("GID", stored.gids, mappings.gids)):
             if not are_same(old, new):
                 raise StoreError(f"provided {kind} mappings do not match those already configured in the store")
         return
     value = {"uid-mappings": sorted(map(str, mappings.uids)), "gid-mappings": sorted(map(str, mappings.gids))}
-    _core.write_record(file, f"{file}.new", (format_json(value) + "\n").encode(), mode=0o755)
+    temporary = f"{file}.new"
+    if os.path.exists(temporary):
+        os.unlink(temporary)  # somebody was killed here
+    _core.write_record(file, temporary, (format_json(value) + "\n").encode(), mode=0o755)
 
 
 def delete_store(path: str, driver: Driver) -> None:
     """Remove a store with everything in it; a loop file that `init_store` made goes too. Missing is fine.
 
-    Raises StoreError for a directory that is no store: nothing in it is touched.
+    Raises StoreError for a directory that is no store: nothing in it is touched. An interrupted call is finished by the
+    next: the mappings go last, and behind them only what is empty.
     """
-    if not os.path.lexists(path):
-        return
-    if not os.path.isdir(f"{path}/images") or not os.path.isdir(f"{path}/meta"):
-        missing = "images" if not os.path.isdir(f"{path}/images") else "meta"
-        raise StoreError(f"listing images: open {path}/{missing}: no such file or directory")
+    if os.path.lexists(path):
+        if os.path.isdir(f"{path}/images") and os.path.isdir(f"{path}/meta"):
+            _remove_contents(path, driver)
+        elif not _is_emptied(path):
+            missing = "images" if not os.path.isdir(f"{path}/images") else "meta"
+            raise StoreError(f"listing images: open {path}/{missing}: no such file or directory")
+        _remove_folders(path, ("meta",))
+        _dismount(path)
+    _remove_dismounted(path)
+
+
+def _remove_contents(path: str, driver: Driver) -> None:
     store = Store(path, _mappings_or_none(path))
     for image_id in os.listdir(store.folder("images")):
+        interrupts.check()
         images.delete_image(store, driver, image_id)
-    for name in os.listdir(store.folder("volumes")):
+    for name in os.listdir(store.folder("volumes")) if os.path.isdir(store.folder("volumes")) else ():
+        interrupts.check()
         doomed = name if name.startswith(DOOMED) else DOOMED + name
         os.rename(store.volume(name), store.volume(doomed))
         driver.destroy(store.volume(doomed))
-    _remove_folders(path)
-    if os.path.ismount(path):
-        _unmount(path)
-    else:
-        _remove(path)
+    _remove_folders(path, ("volumes", "tmp", "locks", *(f"meta/{name}" for name in os.listdir(f"{path}/meta") if name != NAMESPACE)))
+    _remove_folders(path, ("images",))
+
+
+def _is_emptied(path: str) -> bool:
+    """Whether an interrupted `delete_store` left this: at most the folder with the mappings."""
+    return os.path.isdir(path) and set(_names(path)) <= {"meta"} and set(_names(f"{path}/meta")) <= {NAMESPACE}
+
+
+def _names(path: str) -> list[str]:
+    return os.listdir(path) if os.path.isdir(path) else []
 
 
 def _mappings_or_none(path: str) -> Mappings:
@@ -221,25 +257,47 @@ def _mappings_or_none(path: str) -> Mappings:
         return Mappings([], [])
 
 
-def _remove_folders(path: str) -> None:
+def _remove_folders(path: str, names: tuple[str, ...]) -> None:
     import shutil
 
-    for name in ("images", "volumes", "tmp", "locks", "meta"):
-        if os.path.isdir(f"{path}/{name}"):
-            shutil.rmtree(f"{path}/{name}")
+    for name in names:
+        entry = f"{path}/{name}"
+        if os.path.isdir(entry) and not os.path.islink(entry):
+            shutil.rmtree(entry)
+        elif os.path.lexists(entry):
+            os.unlink(entry)
 
 
-def _unmount(path: str) -> None:
-    """Unmount a store that lives in its own loop file and remove the file. A file system that an operator mounted stays
-    as it is, empty."""
+def _dismount(path: str) -> None:
+    """Unmount a store that lives in its own loop file, and remove the directory. A file system that an operator mounted
+    stays as it is, empty; so does a file with something in it that is not ours."""
     file = backing_file(path)
-    if not _is_mounted_from(path, file):
-        return
-    foreign = os.listdir(path)
-    _run("umount", path)
-    _remove(path)
-    if not foreign:
-        os.unlink(file)
+    if not os.path.ismount(path):
+        _remove(path)
+    elif _is_mounted_from(path, file) and os.listdir(path):
+        _run("umount", path)
+        _remove(path)
+    elif _is_mounted_from(path, file) or _is_mounted_from(path, _dismounted_file(path)):
+        # The name tells the next call that the file has nothing in it any more, should this one be killed.
+        if os.path.exists(file):
+            os.rename(file, _dismounted_file(path))
+        try:
+            _run("umount", path)
+        except BaseException:
+            os.rename(_dismounted_file(path), file)
+            raise
+        _remove(path)
+
+
+def _dismounted_file(path: str) -> str:
+    return f"{backing_file(path)}.deleted"
+
+
+def _remove_dismounted(path: str) -> None:
+    try:
+        os.unlink(_dismounted_file(path))
+    except FileNotFoundError:
+        pass
 
 
 def _is_mounted_from(path: str, file: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from groot_fast import _core
+from groot_fast import _core, interrupts
 from groot_fast.store import records
 
 TYPE_CHECKING = False
@@ -44,8 +44,6 @@ class Volume:
         """Give it its final name, and let others use it. ``durable`` says that a snapshot of it was made; else everything is
         synced first."""
         final = self._store.volume(self.chain_id)
-        if not os.path.isdir(self.path) and os.path.isdir(final):
-            self.path = final  # a signal came between the renaming and this line the last time
         if not self.is_published:
             if not durable:
                 _core.sync(self.path)
@@ -79,17 +77,19 @@ def destroy_incomplete(store: Store, driver: Driver, path: str, chain_id: str, *
     """Throw away a volume whose building failed, with its record. ``full``: it failed for want of space, so whoever tries
     next needs what it took."""
     ids = driver.destroy(path)
-    if full:
-        driver.reclaim(store.folder("volumes"), ids, RECLAIM_DEADLINE)
     if not driver.is_volume(store.volume(chain_id)):
         records.remove_volume(store, chain_id)
+    if full:
+        driver.reclaim(store.folder("volumes"), ids, RECLAIM_DEADLINE)
 
 
 def record_missing_sizes(store: Store) -> None:
     """Write the size record of each volume that has none, by walking it as `du -bs` does (contract, section 8.7)."""
     for chain_id in list_volumes(store):
         if records.read_size(store, chain_id) is None:
-            records.write_size(store, chain_id, records.VolumeSize(_disk_usage(store.volume(chain_id)), None))
+            with interrupts.Waiting():
+                size = _disk_usage(store.volume(chain_id))
+            records.write_size(store, chain_id, records.VolumeSize(size, None))
 
 
 def _disk_usage(path: str) -> int:

@@ -31,7 +31,7 @@ mod _core {
     #[pymodule_export]
     use super::volumes::{
         accounting, create_subvolume, delete_subvolume, disable_quota, disband_group, enable_quota, enclose, has_group, is_inconsistent,
-        is_subvolume, lift_limits, limits, list_subvolumes, remove_stale_groups, set_limit, snapshot, stale_groups, subvolume_exists,
-        subvolume_id, subvolume_ids, sync, usage, uuid,
+        is_subvolume, lift_limits, limits, list_subvolumes, remove_stale_groups, set_limit, snapshot, stale_groups, start_sync,
+        subvolume_exists, subvolume_id, subvolume_ids, sync, usage, uuid,
     };
 }

@@ -36,8 +36,8 @@ pub fn delete_subvolume(py: Python<'_>, path: PathBuf) -> PyResult<()> {
 
 /// Whether `path` is the root of a subvolume.
 #[pyfunction]
-pub fn is_subvolume(path: PathBuf) -> bool {
-    subvolume::is_subvolume(&path)
+pub fn is_subvolume(py: Python<'_>, path: PathBuf) -> PyResult<bool> {
+    call(py, || subvolume::is_subvolume(&path))
 }
 
 /// Id of the subvolume that `path` is in.
@@ -68,6 +68,12 @@ pub fn subvolume_exists(py: Python<'_>, path: PathBuf, id: u64) -> PyResult<bool
 #[pyfunction]
 pub fn sync(py: Python<'_>, path: PathBuf) -> PyResult<()> {
     call(py, || groot_core::btrfs::sync(&path))
+}
+
+/// Begin a commit of the file system.
+#[pyfunction]
+pub fn start_sync(py: Python<'_>, path: PathBuf) -> PyResult<()> {
+    call(py, || groot_core::btrfs::start_sync(&path))
 }
 
 /// UUID of the file system.

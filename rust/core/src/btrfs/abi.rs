@@ -17,6 +17,7 @@ pub(super) const ROOT_TREE: u64 = 1;
 pub(super) const ROOT_ITEM: u32 = 132;
 
 pub(super) const SYNC: u32 = 0x9408;
+pub(super) const START_SYNC: u32 = 0x8008_9418;
 pub(super) const FS_INFO: u32 = 0x8400_941f;
 pub(super) const SUBVOL_CREATE_V2: u32 = 0x5000_9418;
 pub(super) const SNAP_CREATE_V2: u32 = 0x5000_9417;

@@ -34,6 +34,12 @@ pub fn sync(path: &Path) -> Result<()> {
     sys::ioctl_none(dir.as_fd(), abi::SYNC).map_err(|e| Error::io(format!("sync {}", path.display()), e))
 }
 
+/// Begin a commit and do not wait for it.
+pub fn start_sync(path: &Path) -> Result<()> {
+    let dir = open_dir(path)?;
+    sys::ioctl_none(dir.as_fd(), abi::START_SYNC).map_err(|e| Error::io(format!("start sync {}", path.display()), e))
+}
+
 /// UUID of the file system, as in the names below `/sys/fs/btrfs`.
 pub fn uuid(dir: impl AsFd) -> Result<String> {
     let mut info = <abi::FsInfo as sys::Plain>::zeroed();

@@ -67,13 +67,18 @@ pub fn snapshot(source: &Path, path: &Path, limit: Option<Limit>) -> Result<()> 
         .map_err(|e| Error::io(format!("snapshot {} {}", source.display(), path.display()), e))
 }
 
-/// Whether `path` is the root of a subvolume. False for anything else, also for nothing.
-#[must_use]
-pub fn is_subvolume(path: &Path) -> bool {
-    let is_btrfs = || rustix::fs::statfs(path).is_ok_and(|fs| i128::from(fs.f_type) == i128::from(super::MAGIC));
-    rustix::fs::lstat(path).is_ok_and(|stat| {
-        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory && stat.st_ino == abi::FIRST_FREE && is_btrfs()
-    })
+/// Whether `path` is the root of a subvolume. False for anything else, for nothing, and for what may not be looked at. A
+/// disk that cannot be read is an error: what is unfinished gets removed, and only what is known to be may be.
+pub fn is_subvolume(path: &Path) -> Result<bool> {
+    let attempt = || -> std::result::Result<bool, Errno> {
+        let stat = rustix::fs::lstat(path)?;
+        let is_directory = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
+        Ok(is_directory && stat.st_ino == abi::FIRST_FREE && i128::from(rustix::fs::statfs(path)?.f_type) == i128::from(super::MAGIC))
+    };
+    match attempt() {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS | Errno::NAMETOOLONG) => Ok(false),
+        other => other.map_err(|e| Error::io(format!("stat {}", path.display()), e)),
+    }
 }
 
 /// Id of the subvolume that `path` is in.

@@ -315,8 +315,12 @@ impl Dirs {
         owed.sort_by_key(|(_, owed)| std::cmp::Reverse(owed.path.len()));
         for (ino, owed) in owed {
             let path: &[u8] = if owed.path.is_empty() { b"." } else { &owed.path };
-            let Ok(fd) = open_in_root(&self.root, path) else { continue };
             let context = |e| Error::io(format!("chtimes `{}`", printable(&owed.path)), e);
+            let fd = match open_in_root(&self.root, path) {
+                // Replaced: by nothing, by something else, by a link to somewhere else.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => continue,
+                other => other.map_err(context)?,
+            };
             if rustix::fs::fstat(&fd).map_err(context)?.st_ino != ino {
                 continue;
             }
