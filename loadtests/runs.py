@@ -34,6 +34,9 @@ STOP_TIMEOUT = 15
 """Seconds that locust's users get to finish their operation at the end."""
 
 SERVER_DEADLINE = 20.0
+PLACES = ("command", "store", "socket", "journal", "apps")
+"""Of a plan, what says nothing to anybody elsewhere."""
+
 Result = dict[str, Any]
 
 
@@ -84,7 +87,7 @@ def run(plan: Plan, setting: Setting) -> Result:
         with Throttle(system.device, setting.volume, setting.credits_left) as throttle, Sampler(samples, system, throttle, server):
             _run_locust(plan, setting.folder / f"plan-{plan.door}.json", setting.folder / f"locust-{plan.door}.log")
         result = {
-            "plan": {**asdict(plan), "apps": len(plan.apps)},
+            "plan": {name: value for name, value in asdict(plan).items() if name not in PLACES} | {"apps": len(plan.apps)},
             "profile": asdict(setting.volume),
             "machine": _machine(),
             **summarise(plan, read_lines(Path(plan.journal)), read_lines(samples)),

@@ -26,8 +26,20 @@ def make_store(command: str, path: Path, size: int, quota: str) -> Iterator[Path
     try:
         yield path
     finally:
-        call(command, path, "delete-store")
-        Path(f"{path}.backing-store").unlink(missing_ok=True)
+        _delete_store(command, path)
+
+
+def _delete_store(command: str, path: Path) -> None:
+    """Delete a store; a command that was stopped while the kernel worked for it may keep it busy for a while. Raises NoStore."""
+    end = time.monotonic() + DROP_DEADLINE
+    while True:
+        try:
+            call(command, path, "delete-store")
+            return
+        except NoStore as error:
+            if "busy" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(1)
 
 
 @contextmanager
