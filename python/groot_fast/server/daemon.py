@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -59,6 +60,7 @@ async def _serve(listener: Listener, zygote: Zygote, settings: Settings, log: Lo
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     loop.add_reader(zygote.control, on_zygote_end)
+    gc.freeze()  # what is there now stays
     log.info("listening", socket=listener.path)
     _notify("READY=1")
     await stop.wait()

@@ -89,23 +89,28 @@ class Worker:
             kind, payload, descriptors = message
             admission = Queued(self._channel)
             if kind == messages.COMMAND:
-                name, code = self._run_command(payload, socket.socket(fileno=descriptors[0]), admission)
-                is_good = name in QUICK and code == 0
-                done: dict[str, object] = {"name": name, "code": code}
+                connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptors[0])
+                name, code = self._run_command(payload, connection, admission)
+                stays = name in QUICK and code == 0 and self._is_as_it_was(admission, more=1)
+                # The server first: what it sends from now on is not for this command.
+                messages.report(self._channel, "done", stays=stays, name=name, code=code)
+                _answer(connection, code)
             else:
                 done = self._run_operation(payload, admission)
-                is_good = "error" not in done
-            stays = is_good and not admission.is_aside and self._is_as_it_was()
-            messages.report(self._channel, "done", stays=stays, **done)
+                stays = "error" not in done and self._is_as_it_was(admission)
+                messages.report(self._channel, "done", stays=stays, **done)
             if not stays:
                 return
 
-    def _is_as_it_was(self) -> bool:
+    def _is_as_it_was(self, admission: Queued, *, more: int = 0) -> bool:
+        """Whether nothing is left of the last command but ``more`` descriptors."""
+        if admission.is_aside:
+            return False
         try:
             os.waitpid(-1, os.WNOHANG)
             return False
         except ChildProcessError:
-            return _count("/proc/self/fd") == self._descriptors and _count("/proc/self/task") == 1
+            return _count("/proc/self/fd") == self._descriptors + more and _count("/proc/self/task") == 1
 
     # -- commands of the front -------------------------------------------------
 
@@ -114,33 +119,28 @@ class Worker:
         number, _version, _world, mask, count, *fields = payload.split(b"\0")[:-1]
         argv = [os.fsdecode(argument) for argument in fields[: int(count)]]
         name = cli.name_of_command(argv)
-        with connection:
-            descriptors = _take_descriptors(connection, number, self._process)
-            if len(descriptors) != 4:
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                return name, None
-            code = 1
-            try:
-                # Before the server hears of it: what it passes on from then on must not get lost.
-                cli.catch_signals()
-                messages.report(self._channel, "started")
-                self._become(descriptors, int(mask, 8), fields[int(count) :])
-                code = cli.main(argv, admission)
-            except Cancelled as error:
-                code = error.exit_code
-                os.write(1, f"{error}\n".encode())
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
-            finally:
-                _settle()
-                sys.stderr.flush()
-                _set_streams(self._streams)
-                os.chdir("/")  # or a file system could not be unmounted
-            try:
-                connection.send(bytes([code]))
-            except OSError:
-                pass  # the caller is gone
+        descriptors = _take_descriptors(connection, number, self._process)
+        if len(descriptors) != 4:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return name, None
+        code = 1
+        try:
+            # Before the server hears of it: what it passes on from then on must not get lost.
+            cli.catch_signals()
+            messages.report(self._channel, "started")
+            self._become(descriptors, int(mask, 8), fields[int(count) :])
+            code = cli.main(argv, admission)
+        except Cancelled as error:
+            code = error.exit_code
+            os.write(1, f"{error}\n".encode())
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            _settle()
+            sys.stderr.flush()
+            _set_streams(self._streams)
+            os.chdir("/")  # or a file system could not be unmounted
         return name, code
 
     def _become(self, descriptors: list[int], mask: int, environment: list[bytes]) -> None:
@@ -237,6 +237,16 @@ def _take_descriptors(connection: socket.socket, number: bytes, process: int) ->
         return descriptors
     except OSError:
         return []
+
+
+def _answer(connection: socket.socket, code: int | None) -> None:
+    """Give the caller its exit code, if it got as far as having one."""
+    try:
+        if code is not None:
+            connection.send(bytes([code]))
+    except OSError:
+        pass  # the caller is gone
+    connection.close()
 
 
 def _set_streams(descriptors: list[int]) -> None:
