@@ -479,8 +479,10 @@ def test_handlers_and_description_name_the_same_operations() -> None:
     described = {
         (method.upper(), path): operation["operationId"] for path, item in DOCUMENT["paths"].items() for method, operation in item.items()
     }
-    routes = api.Api(*[None, None]).application().router.routes()  # type: ignore[list-item]
+    routes = api.Api(*[None, None, None]).application().router.routes()  # type: ignore[list-item]
     handled = {(route.method, route.resource.canonical): route.handler.__name__.rstrip("_") for route in routes if route.method != "HEAD"}
+    # The front's calls never get as far as aiohttp.
+    handled["POST", "/v1/commands"] = "command"
     assert handled == described
 
 

@@ -7,6 +7,7 @@ worker.py    one command at a time, in the caller's streams, directory and envir
 messages.py  what goes between server and worker
 pool.py      workers, turns, and bounds
 world.py     the namespaces a call may come from
+front.py     calls of the native front
 api.py       HTTP handlers; openapi.json describes them
 metrics.py   counts for Prometheus
 """

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import struct
-from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,14 +12,11 @@ from groot_fast._core import format_json, parse_json
 from groot_fast.config import KEYS
 from groot_fast.errors import GrootError, UsageError
 from groot_fast.server import messages
+from groot_fast.server.front import Front, peer_of
 from groot_fast.server.metrics import Metrics
-from groot_fast.server.pool import Call, Pool, Worker, WorkerLost
-from groot_fast.server.world import world
+from groot_fast.server.pool import Pool, WorkerLost
 
-MAX_CALL = 8 << 20
-"""Bytes of a request: more than the arguments and environment of a process can be (execve(2))."""
-
-VERSION = b"1"
+MAX_BODY = 1 << 20
 
 SIGNALS = (1, 2, 15)
 """Signals that may be passed on: SIGHUP, SIGINT, SIGTERM."""
@@ -51,38 +44,22 @@ SETTINGS = {spellings[0].rpartition(".")[2]: setting for setting, (_, spellings)
 TYPES: dict[str, type] = {"string": str, "integer": int, "boolean": bool}
 
 
-class HandedOver(web.StreamResponse):
-    """The connection belongs to a worker, which answers on it."""
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Nothing to send."""
-        self.force_close()
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing to end."""
-
-
 class Api:
     """The handlers."""
 
-    def __init__(self, pool: Pool, metrics: Metrics) -> None:
+    def __init__(self, pool: Pool, metrics: Metrics, front: Front) -> None:
         self._pool = pool
         self._metrics = metrics
-        self._uids = {0, os.geteuid()}
-        self._world = world().encode()
-        self._numbers = count(1)
-        self._running: dict[str, Worker] = {}
-        self._is_stopping = False
+        self._front = front
         # Not by `importlib.resources`: modules that come from the launcher's bundle have no reader of resources.
         self._description = Path(__file__).with_name("openapi.json").read_bytes()
         self._schemas = parse_json(self._description)["components"]["schemas"]
 
     def application(self) -> web.Application:
         """What aiohttp serves."""
-        application = web.Application(middlewares=[self._guard], client_max_size=MAX_CALL)
+        application = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY)
         application.router.add_routes(
             [
-                web.post("/v1/commands", self.command),
                 web.post("/v1/commands/{number}/signal", self.signal),
                 web.post("/v1/images", self.create),
                 web.get("/v1/images", self.list_),
@@ -96,72 +73,24 @@ class Api:
         )
         return application
 
-    def stop(self) -> None:
-        """Take nothing new. Signals still reach what is running."""
-        self._is_stopping = True
-
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
         """Serve root and the user we run as, on whose behalf everything is done, and nobody else."""
-        credentials = request.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        if struct.unpack("3i", credentials)[1] not in self._uids:
+        if peer_of(request.get_extra_info("socket")) not in self._front.users:
             return _problem(403, "Forbidden", "this server works for its own user and for root")
         try:
             return cast(web.StreamResponse, await handler(request))
         except GrootError as error:
             return _problem(STATUS.get(type(error).__name__, 500), type(error).__name__, str(error), error.hint)
 
-    # -- the front ---------------------------------------------------------------
-
-    async def command(self, request: web.Request) -> web.StreamResponse:
-        """Run a command in the streams of the caller."""
-        body = await request.read()
-        version, _, rest = body.partition(b"\0")
-        if version != VERSION:
-            return _problem(400, "UsageError", "another version of the call")
-        if rest.partition(b"\0")[0] != self._world:
-            return _problem(421, "UsageError", "the caller lives in other namespaces, or below another root")
-        if self._is_stopping:
-            return _stopping()
-        transport = request.transport
-        if transport is None:
-            return HandedOver()
-        connection = transport.get_extra_info("socket").fileno()
-        number = str(next(self._numbers))
-        # What the caller sends from then on is for the worker.
-        worker, call = await self._pool.start(
-            messages.COMMAND, number.encode() + b"\0" + body, (connection,), hand_over=transport.pause_reading
-        )
-        self._running[number] = worker
-        try:
-            return await self._attend(worker, call, transport)
-        finally:
-            del self._running[number]
-
-    async def _attend(self, worker: Worker, call: Call, transport: asyncio.Transport) -> web.StreamResponse:
-        """Wait for the end of a command; stop it when its caller is gone."""
-        try:
-            await asyncio.wait((call.started, call.done), return_when=asyncio.FIRST_COMPLETED)
-            # Only to see the end of the connection.
-            if not transport.is_closing():
-                transport.resume_reading()
-            await asyncio.wait((call.done,))
-        except asyncio.CancelledError:
-            if worker.call is call:
-                worker.signal(15)
-            raise
-        return HandedOver()
-
     async def signal(self, request: web.Request) -> web.StreamResponse:
         """Send a signal to a command."""
         body = await self._body(request, "Signal")
         if body["signal"] not in SIGNALS:
             raise UsageError(f"signal {body['signal']} cannot be passed on")
-        worker = self._running.get(request.match_info["number"])
-        if worker is None:
+        if not self._front.signal(request.match_info["number"], body["signal"]):
             return _problem(404, "UsageError", "no such command is running")
-        worker.signal(body["signal"])
-        return web.json_response({}, status=202)
+        return _json({}, 202)
 
     # -- operations ----------------------------------------------------------------
 
@@ -190,7 +119,7 @@ class Api:
     async def _operate(
         self, request: web.Request, name: str, arguments: list[str], body: dict[str, Any], *, status: int = 200
     ) -> web.StreamResponse:
-        if self._is_stopping:
+        if self._front.is_stopping:
             return _stopping()
         options = {SETTINGS.get(key, key): value for key, value in body.items()}
         if "store" in request.query:
@@ -235,7 +164,7 @@ class Api:
 
     async def health(self, _request: web.Request) -> web.StreamResponse:
         """Whether commands are taken."""
-        return _stopping() if self._is_stopping else _json({"status": "ok"})
+        return _stopping() if self._front.is_stopping else _json({"status": "ok"})
 
     async def metrics(self, _request: web.Request) -> web.StreamResponse:
         """Counts for Prometheus."""

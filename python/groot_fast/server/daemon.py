@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import socket
+from functools import partial
 
 from groot_fast.config import Settings
 from groot_fast.errors import StoreError
@@ -32,16 +33,19 @@ async def _serve(listener: Listener, zygote: Zygote, settings: Settings, log: Lo
     from aiohttp import web
 
     from groot_fast.server.api import Api
+    from groot_fast.server.front import Connection, Front
     from groot_fast.server.metrics import Metrics
     from groot_fast.server.pool import Pool
 
     pool = Pool(zygote, metrics := Metrics(settings.store), max_operations=max_operations, max_pulls=max_pulls)
-    api = Api(pool, metrics)
-    # A caller that goes away stops its command.
-    runner = web.AppRunner(api.application(), handle_signals=False, access_log=None, handler_cancellation=True)
+    front = Front(pool)
+    # A client that goes away stops its operation.
+    application = Api(pool, metrics, front).application()
+    runner = web.AppRunner(application, handle_signals=False, access_log=None, handler_cancellation=True)
     await runner.setup()
-    site = web.SockSite(runner, listener.socket)
-    await site.start()
+    assert runner.server is not None
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(partial(Connection, front, runner.server), sock=listener.socket)
     stop = asyncio.Event()
     broken = False
 
@@ -56,7 +60,6 @@ async def _serve(listener: Listener, zygote: Zygote, settings: Settings, log: Lo
         broken = True
         stop.set()
 
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     loop.add_reader(zygote.control, on_zygote_end)
@@ -66,7 +69,8 @@ async def _serve(listener: Listener, zygote: Zygote, settings: Settings, log: Lo
     await stop.wait()
     log.info("stopping")
     _notify("STOPPING=1")
-    api.stop()
+    front.is_stopping = True
+    server.close()
     listener.close()
     await pool.drain()
     await runner.cleanup()

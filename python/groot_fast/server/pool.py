@@ -31,10 +31,12 @@ class WorkerLost(Exception):
 
 
 class Call:
-    """One command in a worker. ``started`` is set when it can be signalled, ``done`` holds the worker's last report."""
+    """One command in a worker. ``started`` is set when it can be signalled, or has ended; ``ended`` when it has; ``done`` holds
+    the worker's last report, or WorkerLost."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.started: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[None] = loop.create_future()
         self.done: asyncio.Future[dict[str, object]] = loop.create_future()
         self.begun = time.monotonic()
 
@@ -203,12 +205,15 @@ class Pool:
         self._finish(call, None)
 
     def _finish(self, call: Call | None, report: dict[str, object] | None) -> None:
-        if call is None or call.done.done():
+        if call is None:
             return
+        for future in (call.started, call.ended):
+            if not future.done():
+                future.set_result(None)
         if report is None:
             self._metrics.operation("unknown", "lost", time.monotonic() - call.begun)
             call.done.set_exception(WorkerLost())
-            call.done.exception()  # seen, also where nobody waits for it any more
+            call.done.exception()  # seen, also where nobody waits for it
         else:
             self._metrics.operation(str(report["name"]) or "unknown", _outcome(report), time.monotonic() - call.begun)
             call.done.set_result(report)
