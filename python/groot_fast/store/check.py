@@ -370,7 +370,11 @@ def _check_locks(store: Store) -> Iterator[Finding]:
     for name in sorted(os.listdir(store.folder("locks"))):
         key = name.removesuffix(".lock")
         path = store.folder(f"locks/{name}")
-        if key == name or not os.path.isfile(path) or os.path.islink(path):
+        try:
+            mode = os.lstat(path).st_mode
+        except FileNotFoundError:
+            continue  # clean removes those of volumes that are gone
+        if key == name or not stat.S_ISREG(mode):
             yield Finding(WARNING, "foreign-entry", path, "is not a lock", MOVE)
         elif is_chain_id(key) and not os.path.lexists(store.volume(key)) and not _is_locked(path):
             stale += 1
