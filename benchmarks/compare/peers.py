@@ -83,38 +83,38 @@ class GrootStore(Store):
     def __init__(self, who: str, command: Path, path: Path) -> None:
         super().__init__(who, Filesystem(path))
         self.path = path
-        self._argv = [str(command), "--store", str(path)]
+        self.argv = [str(command), "--store", str(path)]
 
     def cold(self, image: Image, image_id: str, registry: str | None) -> Steps:
         """Create."""
         if registry is not None:
             return [[self.pull(image, image_id, registry)]]
-        return one(*self._argv, "create", f"oci://{image.layout}:latest", image_id)
+        return one(*self.argv, "create", f"oci://{image.layout}:latest", image_id)
 
     def pull(self, image: Image, image_id: str, registry: str) -> Argv:
         """Create."""
-        return [*self._argv, "create", "--insecure-registry", registry, f"docker://{registry}/{image.name}", image_id]
+        return [*self.argv, "create", "--insecure-registry", registry, f"docker://{registry}/{image.name}", image_id]
 
     def warm(self, image: Image, image_id: str, *, limited: bool) -> Steps:
         """Create."""
         flags = ["--disk-limit-size-bytes", str(LIMIT)] if limited else []
-        return one(*self._argv, "create", *flags, f"oci://{image.layout}:latest", image_id)
+        return one(*self.argv, "create", *flags, f"oci://{image.layout}:latest", image_id)
 
     def delete(self, image_id: str) -> Steps:
         """Delete."""
-        return one(*self._argv, "delete", image_id)
+        return one(*self.argv, "delete", image_id)
 
     def stats(self, image_id: str) -> Steps:
         """Stats."""
-        return one(*self._argv, "stats", image_id)
+        return one(*self.argv, "stats", image_id)
 
     def list(self) -> Steps:
         """List."""
-        return one(*self._argv, "list")
+        return one(*self.argv, "list")
 
     def clean(self) -> Steps:
         """Clean."""
-        return one(*self._argv, "clean")
+        return one(*self.argv, "clean")
 
 
 class Groot(Peer):
@@ -136,6 +136,38 @@ class Groot(Peer):
         finally:
             subprocess.run([*argv, "delete-store"], check=True, stdout=subprocess.DEVNULL)
             shutil.rmtree(folder)
+
+
+class ServedGroot(Peer):
+    """A ``grootfs`` command whose calls a server runs."""
+
+    def __init__(self, name: str, command: Path) -> None:
+        self.name = name
+        self._groot = Groot(name, command)
+
+    @contextmanager
+    def open(self, folder: Path) -> Iterator[Store]:
+        """A store, and a server beside it."""
+        socket = folder / "socket"
+        argv = [str(self._groot.command), "--socket", str(socket)]
+        with self._groot.open(folder) as store:
+            server = subprocess.Popen([*argv, "serve"])
+            try:
+                _appears(socket)
+                store.argv[1:1] = argv[1:]
+                yield store
+            finally:
+                server.terminate()
+                server.wait()
+
+
+def _appears(path: Path) -> None:
+    """Wait for a socket. Raises TimeoutError."""
+    end = time.monotonic() + 30
+    while not path.exists():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{path} did not appear")
+        time.sleep(0.02)
 
 
 class BuildahStore(Store):

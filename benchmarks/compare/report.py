@@ -12,6 +12,7 @@ from compare.figures import median, paired_ratio, percentile
 from compare.works import BASE, Burst, Results, Sample
 
 US = "groot_fast"
+SERVED = "groot_fast, served"
 MEBI = 1024
 """KiB in a MiB."""
 BIGGEST_BURST = 64
@@ -85,7 +86,7 @@ def bars(results: Results, unpacked: dict[str, int]) -> list[Bar]:
         ]
         found.append(_written_bar(table, "cold oci", image, unpacked))
     for image in _with_bars(results, "cold docker"):
-        ours, layout = table.rounds("cold docker", image, US), table.rounds("cold oci", image, US)
+        ours, layout = table.rounds("cold docker", image, US), table.rounds("cold oci, beside docker", image, US)
         found.append(_ratio_bar(f"cold docker / cold oci, `{image}`", ours, layout, 1.1))
         found.append(_written_bar(table, "cold docker", image, unpacked))
     for image in images_of(results, "warm, limit"):
@@ -137,16 +138,17 @@ def _growth_bars(table: Table, results: Results) -> list[Bar | None]:
 def _burst_bars(table: Table, results: Results) -> list[Bar | None]:
     found: list[Bar | None] = []
     for image in dict.fromkeys(b.image for b in results.bursts if b.work == "warm at once" and b.count == BIGGEST_BURST):
-        ours = table.bursts("warm at once", image, US, BIGGEST_BURST)
-        name = f"{BIGGEST_BURST} warm at once, `{image}`"
-        if not ours:
-            continue
         other = {b.round: b.seconds for b in table.bursts("warm at once", image, "buildah", BIGGEST_BURST)}
-        found += [
-            _ratio_bar(f"{name}: rate / buildah's", other, {b.round: b.seconds for b in ours}, 6.0, 10.0, least=True),
-            Bar(f"{name}: p99", percentile([taken for b in ours for taken in b.latencies], 0.99), 1.5, unit=" s"),
-            Bar(f"{name}: failed", sum(b.failed for b in ours), 0, unit=""),
-        ]
+        for who in (US, SERVED):
+            ours = table.bursts("warm at once", image, who, BIGGEST_BURST)
+            name = f"{BIGGEST_BURST} warm at once, `{image}`" + (", served" if who == SERVED else "")
+            if not ours:
+                continue
+            found += [
+                _ratio_bar(f"{name}: rate / buildah's", other, {b.round: b.seconds for b in ours}, 6.0, 10.0, least=True),
+                Bar(f"{name}: p99", percentile([taken for b in ours for taken in b.latencies], 0.99), 1.5, unit=" s"),
+                Bar(f"{name}: failed", sum(b.failed for b in ours), 0, unit=""),
+            ]
     pulls = [b for b in results.bursts if b.work == "pull at once" and b.who == US]
     for image, count in dict.fromkeys((b.image, b.count) for b in pulls if b.count > 1):
         one = {b.round: b.seconds for b in table.bursts("pull at once", image, US, 1)}

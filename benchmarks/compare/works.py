@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from compare.floors import SnapshotFloor
 from compare.images import Image
-from compare.peers import GrootStore, Peer, Store
+from compare.peers import Groot, GrootStore, Peer, Store
 from compare.process import Failed, Runner, Steps
 from compare.programs import build
 
@@ -86,20 +86,27 @@ class Bench:
         self._ids = 0
 
     def cold(self, image: Image, peers: Sequence[tuple[Peer, int]], registry: str | None = None) -> None:
-        """Cold creates; with each peer goes the number of rounds it takes part in."""
-        work = "cold oci" if registry is None else "cold docker"
+        """Cold creates, from the layout or from the registry; with each peer goes the number of rounds it takes part in. Beside a
+        registry ours is made from the layout too, in the same round, for what the network costs."""
         for number in range(max(rounds for _, rounds in peers)):
             for peer, rounds in turns(peers, number):
                 if number >= rounds:
                     continue
-                with peer.open(self._folder()) as store:
-                    steps = store.cold(image, "cold", registry)
-                    if steps is None:
-                        continue
-                    image.read()
-                    self._weigh(store, steps, work, image, number)
-                    if registry is None:
-                        self._clean_everything(store, image, number)
+                sources: list[tuple[str, str | None]] = [("cold oci", None)] if registry is None else [("cold docker", registry)]
+                if registry is not None and isinstance(peer, Groot):
+                    sources.append(("cold oci, beside docker", None))
+                for work, where in sources[:: -1 if number % 2 else 1]:
+                    self._cold_once(peer, image, work, where, number)
+
+    def _cold_once(self, peer: Peer, image: Image, work: str, registry: str | None, number: int) -> None:
+        with peer.open(self._folder()) as store:
+            steps = store.cold(image, "cold", registry)
+            if steps is None:
+                return
+            image.read()
+            self._weigh(store, steps, work, image, number)
+            if work == "cold oci":
+                self._clean_everything(store, image, number)
 
     def _clean_everything(self, store: Store, image: Image, number: int) -> None:
         clean, delete = store.clean(), store.delete("cold")

@@ -26,9 +26,22 @@ def test_compare_measures_and_writes(scratch: Path) -> None:
     assert document["content"] == {"tiny": (2 << 20) + 1}
 
     works = {(s.work, s.who) for s in results.samples}
-    ours = {"cold oci", "cold docker", "clean, all unused", "warm", "warm, limit", "stats", "list", "delete", "delete, limit", "clean"}
+    ours = {
+        "cold oci",
+        "cold docker",
+        "cold oci, beside docker",
+        "clean, all unused",
+        "warm",
+        "warm, limit",
+        "stats",
+        "list",
+        "delete",
+        "delete, limit",
+        "clean",
+    }
     grown = {f"grown {base}{what}" for base in ("", "base ") for what in ("warm", "stats", "list")}
     assert {work for work, who in works if who == "groot_fast"} == ours | grown
+    assert {("warm, limit", "groot_fast, served"), ("delete", "groot_fast, served")} <= works
     assert {("cold oci", "igzip | tar"), ("cold oci", "tar"), ("warm", "snapshot"), ("warm", "python + snapshot")} <= works
     assert {(b.work, b.count) for b in results.bursts if b.who == "groot_fast"} == {
         *(("warm at once", count) for count in (1, 4)),

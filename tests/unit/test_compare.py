@@ -192,6 +192,7 @@ def test_bars_of_cold_creates() -> None:
     samples = [sample("cold oci", "groot_fast", n, s, written=105, peak=50 * 1024 + n) for n, s in enumerate((2.0, 4.0, 6.0))]
     samples += [sample("cold oci", "igzip | tar", n, s) for n, s in enumerate((4.0, 4.0, 12.0))]
     samples += [sample("cold oci", "buildah", 0, 7.0), sample("cold docker", "groot_fast", 1, 4.6, peak=101 * 1024)]
+    samples += [sample("cold oci, beside docker", "groot_fast", 1, 4.0)]
     found = by_name(Results(samples, []))
     assert found["cold `i` / `igzip | tar`"].value == 0.5
     assert (found["buildah / cold `i`"].value, found["buildah / cold `i`"].verdict) == (3.5, "met")
