@@ -424,3 +424,12 @@ def test_repair_never_harms_a_living_image(store: Store, image: Image, seed: int
     assert not {(finding.kind, finding.path) for finding in again} - {(f.kind, f.path) for f in check(store, "--repair")}
     for name in names:
         store.delete(name)
+
+
+def test_store_named_by_a_link(used: Store, scratch: Path) -> None:
+    link = scratch / "link"
+    link.symlink_to(used.path)
+    store = Store(link)
+    assert check(store, code=0) == []
+    subvolume(used.path / "volumes" / f"gc.{GONE}")
+    assert kinds(check(store, "--repair", code=0)) == [("doomed-volume", "repaired")]

@@ -109,8 +109,10 @@ class Repairs:
 
     def _destroy(self, found: list[Finding]) -> None:
         dependencies = records.Dependencies(self._store)
+        used = dependencies.volumes()
         for finding in found:
-            doom(self._store, finding.name, dependencies, self._log)
+            if finding.name not in used:
+                doom(self._store, finding.name, dependencies, self._log)
         destroy_marked(self._store, self._driver, self._log, wait=True)
 
     def _measure(self, found: list[Finding]) -> None:
@@ -154,11 +156,11 @@ class Repairs:
                 os.unlink(finding.path)
 
     def _remove_groups(self, found: list[Finding]) -> None:
-        _core.remove_stale_groups(self._store.path)
+        _core.remove_stale_groups(self._store.folder("volumes"))
         wanted = {finding.path for finding in found}
-        for level, ident in _core.stale_groups(self._store.path):
+        for level, ident in _core.stale_groups(self._store.folder("volumes")):
             if level == 1 and f"{self._store.path}:{level}/{ident}" in wanted:
-                _core.disband_group(self._store.path, ident, [])
+                _core.disband_group(self._store.folder("volumes"), ident, [])
 
 
 class _Held:

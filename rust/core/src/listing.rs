@@ -274,7 +274,9 @@ fn flag(attributes: Attributes) -> u8 {
 
 fn put_numbers(out: &mut Vec<u8>, tag: u8, numbers: &[u64]) {
     out.push(tag);
-    numbers.iter().for_each(|&number| put_number(out, number));
+    for &number in numbers {
+        put_number(out, number);
+    }
 }
 
 /// Seven bits a byte, the lowest first; the highest bit says that more follow.
@@ -530,12 +532,10 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_steps_or_refused(bytes: Vec<u8>) {
-            for step in steps(&bytes) {
-                if let Some(step) = step {
-                    let mut out = Vec::new();
-                    put(&mut out, &step);
-                    prop_assert_eq!(take(&mut out.as_slice()), Some(step));
-                }
+            for step in steps(&bytes).flatten() {
+                let mut out = Vec::new();
+                put(&mut out, &step);
+                prop_assert_eq!(take(&mut out.as_slice()), Some(step));
             }
         }
     }

@@ -328,7 +328,7 @@ impl Dirs {
             if let Some(mode) = owed.mode {
                 rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode)).map_err(context)?;
             }
-            self.note(&Step::Time { dir: ino, mtime: (owed.mtime.tv_sec, owed.mtime.tv_nsec as u32) })?;
+            self.note(&Step::Time { dir: ino, mtime: (owed.mtime.tv_sec, owed.mtime.tv_nsec.cast_unsigned() as u32) })?;
         }
         Ok(())
     }

@@ -393,7 +393,7 @@ fn attributes(fd: impl AsFd, entry: &Entry, xattrs: Option<u64>) -> Result<Attri
 }
 
 fn noted(time: Timespec) -> listing::Time {
-    (time.tv_sec, time.tv_nsec as u32)
+    (time.tv_sec, time.tv_nsec.cast_unsigned() as u32)
 }
 
 fn timespec(time: Time) -> Timespec {

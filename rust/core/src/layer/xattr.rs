@@ -58,8 +58,8 @@ pub(super) fn clear(fd: impl AsFd) -> Result<()> {
 }
 
 fn kept_names(fd: impl AsFd) -> Result<Vec<Vec<u8>>> {
-    let mut list = [0u8; 1 << 16];
-    let len = match rustix::fs::flistxattr(fd, &mut list) {
+    let mut list = vec![0u8; 1 << 16];
+    let len = match rustix::fs::flistxattr(fd, list.as_mut_slice()) {
         Ok(len) => len,
         Err(Errno::NOTSUP) => 0,
         Err(error) => return Err(Error::io("listxattr", error)),
