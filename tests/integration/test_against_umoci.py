@@ -18,10 +18,10 @@ import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
-from integration.test_layering import DIRECTORY, FILE, LINK, MARKER, SYMLINK, Item, apply_to_model, archive_of, is_clear, layers_of_items
 from support.command import Store, new_id
 from support.layout import write_layout
 from support.model import Model, Unusable, split
+from support.stacks import DIRECTORY, FILE, LINK, MARKER, SYMLINK, Item, apply_to_model, archive_of, is_clear, layers_of_items
 from support.tree import Node, Tree, photograph
 
 PLAIN = st.one_of(FILE, FILE, DIRECTORY, DIRECTORY, MARKER)
