@@ -9,7 +9,6 @@ import secrets
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -157,7 +156,9 @@ def _run(options: Options) -> int:
 @contextmanager
 def _scratch(out: Path) -> Iterator[Path]:
     """A directory for what goes away with the run."""
-    folder = Path(tempfile.mkdtemp(prefix="run-", dir=out)).resolve()
+    # Hex only: buildah takes the path for a reference, in which some letters of mkdtemp's are refused.
+    folder = (out / f"run-{secrets.token_hex(4)}").resolve()
+    folder.mkdir()
     try:
         yield folder
     except BaseException:
