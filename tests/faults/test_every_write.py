@@ -130,7 +130,13 @@ def check(store: Store, history: History, position: int) -> None:
             size = json.loads((store.path / "meta" / f"volume-{name}").read_text())
             assert 0 < size["Size"] <= size["TreeSize"]
     for record in (store.path / "meta").rglob("*"):
-        assert record.is_dir() or json.loads(record.read_text()) is not None, record
+        assert record.is_dir() or record.name.startswith("listing-") or json.loads(record.read_text()) is not None, record
+
+
+def check_deeply(store: Store) -> None:
+    """Listings are whole too, and say what the volumes hold."""
+    found = json.loads(store.run("check", "--deep", "--json").out)["findings"]
+    assert not [finding for finding in found if finding["kind"].startswith("damaged-")], found
 
 
 def check_use(store: Store, history: History) -> None:
@@ -142,7 +148,7 @@ def check_use(store: Store, history: History) -> None:
     store.clean()
     assert store.volumes() == [] and store.temporary() == [] and os.listdir(store.path / "images") == []
     assert os.listdir(store.path / "meta" / "dependencies") == []
-    assert not [name for name in os.listdir(store.path / "meta") if name.startswith("volume-")]
+    assert not [name for name in os.listdir(store.path / "meta") if name.startswith(("volume-", "listing-"))]
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
@@ -164,6 +170,7 @@ def test_power_cut_at_every_write(history: History, points: Points, scratch: Pat
             try:
                 check(store, history, ends[index - 1])
                 if turn % 3 == 0:
+                    check_deeply(store)
                     check_use(store, history)
             except (AssertionError, OSError, ValueError) as error:
                 raise AssertionError(f"power cut behind write {index - first} of {len(log.records) - first}: {error}") from error
