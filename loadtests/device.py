@@ -15,13 +15,14 @@ class BadDevice(Exception):
 def prepare(device: Path, mount: Path) -> None:
     """Make BTRFS on an empty block device and mount it with the options of a store. Raises BadDevice.
 
-    mkfs.btrfs runs without ``--force``, so that it refuses too what `check_empty` might not see.
+    mkfs.btrfs runs without ``--force``, so that it refuses too what `check_empty` might not see. Nodes are as large as `init-store`
+    makes them (docs/kernel.md).
     """
     check_empty(device)
     if os.path.ismount(mount):
         raise BadDevice(f"{mount} is a mount point already")
     mount.mkdir(parents=True, exist_ok=True)
-    for argv in (["mkfs.btrfs", "--quiet", str(device)], ["mount", "-o", "noatime,user_subvol_rm_allowed", str(device), str(mount)]):
+    for argv in (["mkfs.btrfs", "--quiet", "--nodesize", "8192", str(device)], ["mount", "-o", "noatime,user_subvol_rm_allowed", str(device), str(mount)]):
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         if done.returncode:
             raise BadDevice(f"{argv[0]} {device} failed: {done.stderr.strip()}")

@@ -238,7 +238,7 @@ def test_clean_killed_at_random(store: Store, image: Callable[..., str]) -> None
         assert_same(photograph(kept), before)
     store.clean()
     assert len(store.volumes()) == 2 and sorted(os.listdir(store.path / "meta")) == sorted(
-        ["dependencies", "namespace.json", "sources", *(f"volume-{name}" for name in store.volumes())]
+        ["dependencies", "namespace.json", "sources", *(f"{kind}-{name}" for name in store.volumes() for kind in ("volume", "listing"))]
     )
     assert_same(photograph(store.create(image(Archive().file("base", "x"), Archive().file("kept", "y")))), before)
 
