@@ -94,7 +94,7 @@ COMPARE = PYTHONPATH=benchmarks $(PYTHON) -m compare --images "$(or $(IMAGES),$(
 bench: build ## Compare with peers in a few minutes (IMAGES=DIR, PEERS="--peer NAME=PATH"; root)
 	$(COMPARE) --plan short
 
-bench-full: build ## The whole comparison, about an hour (as bench)
+bench-full: build ## The whole comparison, about half an hour (as bench)
 	$(COMPARE) --plan full
 
 bench-parts: build ## Measure the core's parts (IMAGES=DIR; root)
