@@ -165,10 +165,10 @@ impl RootRefs {
         &self.refs[..ROOT_REFS.min(usize::from(self.count))]
     }
 
-    /// Where to go on when there are more than fit. `None` where that would lead nowhere: asking again without getting
-    /// further would never end.
-    pub fn next_tree(&self) -> Option<u64> {
-        self.found().last()?.tree.checked_add(1).filter(|&next| next > self.min_tree)
+    /// Where to go on when there are more than fit, after a search that began at `asked` (the kernel moves `min_tree` on
+    /// itself). `None` where that would lead nowhere: asking again without getting further would never end.
+    pub fn next_tree(&self, asked: u64) -> Option<u64> {
+        self.found().last()?.tree.checked_add(1).filter(|&next| next > asked)
     }
 }
 
@@ -200,7 +200,7 @@ pub mod fuzzing {
             *reference = RootRef { tree: word(2 + i * 2), dir: word(3 + i * 2) };
         }
         assert!(refs.found().len() <= ROOT_REFS);
-        assert!(refs.next_tree().is_none_or(|next| next > refs.min_tree));
+        assert!(refs.next_tree(refs.min_tree).is_none_or(|next| next > refs.min_tree));
         let mut lookup = InoLookupUser::zeroed();
         let mut rest = bytes.iter().copied();
         lookup.name.fill_with(|| rest.next().unwrap_or(0));
@@ -218,14 +218,13 @@ mod tests {
     #[test]
     fn more_nested_subvolumes_are_asked_for_only_when_that_leads_on() {
         let mut refs = RootRefs::zeroed();
-        assert_eq!((refs.found().len(), refs.next_tree()), (0, None));
+        assert_eq!((refs.found().len(), refs.next_tree(0)), (0, None));
         refs.count = 2;
         refs.refs[1].tree = 300;
-        assert_eq!((refs.found().len(), refs.next_tree()), (2, Some(301)));
-        refs.min_tree = 301;
-        assert_eq!(refs.next_tree(), None);
+        assert_eq!((refs.found().len(), refs.next_tree(0)), (2, Some(301)));
+        assert_eq!(refs.next_tree(301), None);
         refs.refs[1].tree = u64::MAX;
-        assert_eq!(refs.next_tree(), None);
+        assert_eq!(refs.next_tree(301), None);
     }
 
     #[test]

@@ -233,7 +233,7 @@ fn nested(dir: &OwnedFd, without: &[i32]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         if !more {
             return Ok(found);
         }
-        min_tree = refs.next_tree().ok_or_else(|| Error::io("listing nested subvolumes", Errno::UCLEAN))?;
+        min_tree = refs.next_tree(min_tree).ok_or_else(|| Error::io("listing nested subvolumes", Errno::UCLEAN))?;
     }
 }
 
