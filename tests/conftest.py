@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -36,6 +37,10 @@ COVERED = pytest.StashKey[Counter[tuple[str, int]]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--full``: interrupt commands at every system call and the disk at every write, not at a sample of them."""
     parser.addoption("--full", action="store_true", help="hit every point of interruption, not a sample (takes an hour)")
+
+
+# Under `nohup` the signal is ignored, and so it would be by the commands that are to end by it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
