@@ -22,7 +22,8 @@ def prepare(device: Path, mount: Path) -> None:
     if os.path.ismount(mount):
         raise BadDevice(f"{mount} is a mount point already")
     mount.mkdir(parents=True, exist_ok=True)
-    for argv in (["mkfs.btrfs", "--quiet", "--nodesize", "8192", str(device)], ["mount", "-o", "noatime,user_subvol_rm_allowed", str(device), str(mount)]):
+    make = ["mkfs.btrfs", "--quiet", "--nodesize", "8192", str(device)]
+    for argv in (make, ["mount", "-o", "noatime,user_subvol_rm_allowed", str(device), str(mount)]):
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         if done.returncode:
             raise BadDevice(f"{argv[0]} {device} failed: {done.stderr.strip()}")
