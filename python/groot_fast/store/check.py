@@ -297,13 +297,15 @@ def _check_records(store: Store, driver: Driver) -> Iterator[Finding]:
         if not name.endswith(".json") or not name.startswith(("image:", "baseimage:")):
             path = store.folder(f"{records.DEPENDENCIES}/{name}")
             yield Finding(WARNING, "foreign-entry", path, "is not a record", MOVE)
+    names = sorted(os.listdir(store.folder("meta")))
+    # In this order: a record that comes between the two looks is in the second.
     volumes = dict(records.recorded_volumes(store))
-    for name in sorted(os.listdir(store.folder("meta"))):
+    for name in names:
         path = store.folder(f"meta/{name}")
         if name in volumes:
             if not driver.is_volume(store.volume(volumes[name])):
                 yield from _check_lone_record(store, driver, path, volumes[name])
-        elif name not in ("namespace.json", "dependencies", "sources"):
+        elif name not in ("namespace.json", "dependencies", "sources") and os.path.lexists(path):
             yield Finding(WARNING, "foreign-entry", path, "is not a record", MOVE)
     for path in records.damaged_sources(store):
         problem = "is not the record of a source: `clean --ignore-image` and `--pull-policy missing` do not know the image"
