@@ -19,6 +19,7 @@ from groot_fast.telemetry.dropsonde import Metrics
 from support.archive import Archive, Layer, layers_of
 from support.command import MIB, Store, new_id, wait_for
 from support.layout import chain_ids
+from support.plain import PlainDriver
 
 LOW = Layer(Archive().file("low", "1").tar)
 MIDDLE = Layer(Archive().file("middle", "2").tar)
@@ -60,19 +61,6 @@ def test_other_images_use_a_layer_while_the_next_is_unpacked(store: Store, image
     with paused_at_the_top(store, image(LOW, MIDDLE, TOP)):
         store.create(image(LOW, MIDDLE), new_id())
         store.create(image(LOW, Layer(Archive().file("other").tar)), new_id())
-
-
-class PlainDriver:
-    """Volumes are ordinary directories."""
-
-    operations: Any = None
-
-    def is_volume(self, path: str) -> bool:
-        return os.path.isdir(path)
-
-    def destroy(self, path: str) -> list[int]:
-        os.rmdir(path)
-        return []
 
 
 class Silent:

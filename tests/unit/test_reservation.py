@@ -12,20 +12,7 @@ from groot_fast.errors import ImageExists
 from groot_fast.idmap import Mappings
 from groot_fast.store import images
 from groot_fast.store.layout import FOLDERS, Store
-
-
-class PlainDriver:
-    """Trees are ordinary directories."""
-
-    operations: Any = None
-
-    def is_volume(self, path: str) -> bool:
-        return os.path.isdir(path)
-
-    def destroy(self, path: str) -> list[int]:
-        os.rmdir(path)
-        return []
-
+from support.plain import PlainDriver
 
 DRIVER: Any = PlainDriver()
 
