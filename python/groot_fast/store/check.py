@@ -297,14 +297,12 @@ def _check_records(store: Store, driver: Driver) -> Iterator[Finding]:
         if not name.endswith(".json") or not name.startswith(("image:", "baseimage:")):
             path = store.folder(f"{records.DEPENDENCIES}/{name}")
             yield Finding(WARNING, "foreign-entry", path, "is not a record", MOVE)
-    names = sorted(os.listdir(store.folder("meta")))
-    # In this order: a record that comes between the two looks is in the second.
-    volumes = dict(records.recorded_volumes(store))
-    for name in names:
+    for name in sorted(os.listdir(store.folder("meta"))):
         path = store.folder(f"meta/{name}")
-        if name in volumes:
-            if not driver.is_volume(store.volume(volumes[name])):
-                yield from _check_lone_record(store, driver, path, volumes[name])
+        chain_id = records.recorded_volume(name)
+        if chain_id is not None:
+            if not driver.is_volume(store.volume(chain_id)):
+                yield from _check_lone_record(store, driver, path, chain_id)
         elif name not in ("namespace.json", "dependencies", "sources") and os.path.lexists(path):
             yield Finding(WARNING, "foreign-entry", path, "is not a record", MOVE)
     for path in records.damaged_sources(store):

@@ -229,16 +229,19 @@ def remove_volume(store: Store, chain_id: str) -> None:
         _remove(path)
 
 
-def recorded_volumes(store: Store) -> list[tuple[str, str]]:
-    """(name of the record, chain id) of all records of volumes."""
-    names = os.listdir(store.folder("meta"))
-    return [(name, name.removeprefix(kind)) for name in names for kind in (SIZE, LISTING) if name.startswith(kind)]
+def recorded_volume(name: str) -> str | None:
+    """Chain id of the volume whose record has this name; None where it is the name of something else."""
+    for kind in (SIZE, LISTING):
+        if name.startswith(kind):
+            return name.removeprefix(kind)
+    return None
 
 
 def prune_volumes(store: Store, volumes: set[str]) -> None:
     """Drop the records of volumes that are gone. Only while nobody builds any: the records come before the volume."""
-    for _, chain_id in recorded_volumes(store):
-        if chain_id not in volumes:
+    for name in os.listdir(store.folder("meta")):
+        chain_id = recorded_volume(name)
+        if chain_id is not None and chain_id not in volumes:
             remove_volume(store, chain_id)
 
 
