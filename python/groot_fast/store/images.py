@@ -11,7 +11,7 @@ import errno
 import os
 
 from groot_fast import interrupts
-from groot_fast._core import mount_idmapped, parse_json, rename_new, unmount, write_record
+from groot_fast._core import mount_idmapped, rename_new, unmount, write_record
 from groot_fast.errors import ImageExists, ImageNotFound, StoreError
 from groot_fast.store import records
 from groot_fast.store.layout import MAX_NEW_ID, is_image_id
@@ -19,6 +19,8 @@ from groot_fast.store.locks import is_at, try_flock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from groot_fast.drivers import Driver, Limit
     from groot_fast.idmap import Mappings
     from groot_fast.sources.image import Image
@@ -202,11 +204,10 @@ def limit_of(store: Store, driver: Driver, image_id: str) -> int | None:
 
 def read_diff_ids(store: Store, image_id: str) -> list[str] | None:
     """Diff ids (bare hex, bottom to top) in the configuration of an image; None where it does not say any."""
+    document: Any = records.read(f"{store.image(image_id)}/image.json")
     try:
-        with open(f"{store.image(image_id)}/image.json", "rb") as file:
-            document = parse_json(file.read(records.MAX_RECORD))
         return [str(text).removeprefix("sha256:") for text in document["rootfs"]["diff_ids"]]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (LookupError, TypeError):
         return None
 
 

@@ -31,22 +31,24 @@ def _write(store: Store, path: str, value: object, *, end: str = "") -> None:
     write_record(path, store.temporary("record"), data, mode=0o644, owner=store.owner)
 
 
-def _read(path: str) -> object:
+def read(path: str) -> object:
+    """The JSON in a record; None where there is no usable one."""
     data = _read_bytes(path)
     return None if data is None else _parse(data)
 
 
-def _read_bytes(path: str) -> bytes | None:
-    """The start of a file, as much as a record may have. Without a file object: there may be thousands of records."""
+def _read_bytes(path: str, first: int = FIRST_READ, most: int = MAX_RECORD) -> bytes | None:
+    """The start of a file, ``most`` bytes of it, in one call where it has less than ``first``. Without a file object: there may
+    be thousands of records."""
     try:
-        # Not blocking: a pipe under the name of a record must not hold us.
+        # Neither a pipe under the name of a record may hold us, nor a link lead us elsewhere.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        data = os.read(fd, FIRST_READ)
-        if len(data) == FIRST_READ:
-            data += os.read(fd, MAX_RECORD - FIRST_READ)
+        data = os.read(fd, first)
+        if len(data) == first < most:
+            data += os.read(fd, most - first)
         return data
     except OSError:
         return None
@@ -95,7 +97,7 @@ def write_dependencies(store: Store, image_id: str, chain_ids: list[str]) -> Non
 
 def read_dependencies(store: Store, image_id: str) -> list[str] | None:
     """The volumes of an image; None where there is no usable record."""
-    return _strings(_read(dependency_path(store, image_id)))
+    return _strings(read(dependency_path(store, image_id)))
 
 
 def remove_dependencies(store: Store, image_id: str) -> None:
@@ -160,7 +162,7 @@ def write_size(store: Store, chain_id: str, size: VolumeSize) -> None:
 
 def read_size(store: Store, chain_id: str) -> VolumeSize | None:
     """The size of a volume; None where there is no usable record. ``tree`` is None in records of the original."""
-    value = _read(size_path(store, chain_id))
+    value = read(size_path(store, chain_id))
     if not isinstance(value, dict):
         return None
     layer, tree = value.get("Size"), value.get("TreeSize")
@@ -196,17 +198,10 @@ class ListingHead:
 
 def read_listing_head(store: Store, chain_id: str) -> ListingHead | None:
     """The head of a volume's listing; None where there is no usable one."""
-    try:
-        # Neither a pipe under its name nor a link may stop us or lead us elsewhere.
-        fd = os.open(listing_path(store, chain_id), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+    data = _read_bytes(listing_path(store, chain_id), HEAD, HEAD)
+    if data is None:
         return None
-    try:
-        head, end, _ = os.read(fd, HEAD).partition(b"\n")
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
+    head, end, _ = data.partition(b"\n")
     parts = head.decode("ascii", "replace").split(" ")
     if not end or len(parts) != 5 or parts[:2] != ["groot-listing", "1"]:
         return None
@@ -266,7 +261,7 @@ def write_source(store: Store, name: str, image: Image) -> None:
         "env": image.env,
         "declared": image.volumes,
     }
-    if _read(path) == value:
+    if read(path) == value:
         return
     folder = store.folder(SOURCES)
     if not os.path.isdir(folder):
@@ -279,7 +274,7 @@ def write_source(store: Store, name: str, image: Image) -> None:
 
 def read_source(store: Store, name: str) -> list[str]:
     """The volumes an image name stood for when it was last created."""
-    value = _read(_source_path(store, name))
+    value = read(_source_path(store, name))
     return (_strings(value.get("volumes")) or []) if isinstance(value, dict) else []
 
 
@@ -288,7 +283,7 @@ def recall_image(store: Store, name: str) -> Image | None:
     names and no bytes. None where the record does not say everything."""
     from groot_fast.sources.image import Image, Layer
 
-    value = _read(_source_path(store, name))
+    value = read(_source_path(store, name))
     if not isinstance(value, dict) or value.get("image") != name:
         return None
     chain_ids, env, declared = (_strings(value.get(key)) for key in ("volumes", "env", "declared"))
@@ -311,7 +306,7 @@ def damaged_sources(store: Store) -> list[str]:
 
 
 def _is_source(path: str) -> bool:
-    value = _read(path)
+    value = read(path)
     return isinstance(value, dict) and isinstance(value.get("image"), str) and _strings(value.get("volumes")) is not None
 
 
@@ -323,7 +318,7 @@ def prune_sources(store: Store, volumes: set[str]) -> None:
         return
     for name in names:
         path = store.folder(f"{SOURCES}/{name}")
-        value = _read(path)
+        value = read(path)
         kept = _strings(value.get("volumes")) if isinstance(value, dict) else None
         if not kept or not volumes.intersection(kept):
             _remove(path)
