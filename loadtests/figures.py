@@ -127,10 +127,10 @@ def _input_output(samples: list[Record], creates: int) -> Figures:
 
 
 def _drift(creates: list[Record], samples: list[Record]) -> Figures:
-    """The end of the run against its beginning."""
+    """The end of the run against its beginning. Of warm creates, since most of the cold ones belong to the beginning."""
     begin, end = samples[0]["time"], samples[-1]["time"]
     window = min(WINDOW, (end - begin) / 4)
-    good = [entry for entry in creates if entry["error"] is None]
+    good = [entry for entry in creates if entry["error"] is None and not entry["cold"]]
     early = [entry["seconds"] for entry in good if entry["start"] < begin + window]
     late = [entry["seconds"] for entry in good if entry["start"] > end - window]
     figures: Figures = {"drift.window_seconds": window}

@@ -187,6 +187,14 @@ def test_drift_compares_the_ends() -> None:
     assert figures["growth.slab"] == 30
 
 
+def test_drift_leaves_the_first_pulls_out() -> None:
+    """Else a run whose pulls belong to the beginning would seem to have become faster."""
+    samples = [_sample(second) for second in range(41)]
+    journal = [_create(second, 1.0) for second in range(40)]
+    pulls = [_create(second, 9.0, cold=True) for second in range(10) for _ in range(2)]
+    assert summarise(_plan(), journal + pulls, samples)["figures"]["drift.create_median"] == 1.0
+
+
 def test_objectives_that_come_with_it() -> None:
     files = sorted(FOLDER.glob("*.yml"))
     assert {file.stem for file in files} >= {"storm", "steady", "evacuation", "soak"}
