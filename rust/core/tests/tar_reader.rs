@@ -153,6 +153,14 @@ fn the_end_of_an_archive() {
     assert!(refused(&[end(), file("b", b"")]).contains("after the end"));
     let limits = Limits { max_trailing: 1024, ..Limits::default() };
     assert!(matches!(read_in(&vec![0; 4096], 512, &limits), Err(Error::Limit(_))));
+    // Whatever comes first is the reason, however the input is cut.
+    for zeros in [2047, 2048, 2049] {
+        let archive = [vec![0; zeros], vec![1; 4096]].concat();
+        let whole = read_in(&archive, usize::MAX, &limits).unwrap_err().to_string();
+        for piece in [1, 56, 512, 4096] {
+            assert_eq!(read_in(&archive, piece, &limits).unwrap_err().to_string(), whole, "{zeros} zeros in pieces of {piece}");
+        }
+    }
 }
 
 #[test]

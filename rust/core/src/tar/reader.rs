@@ -374,13 +374,16 @@ impl TarReader {
     }
 
     fn trailer(&mut self, input: &mut &[u8]) -> Result<()> {
-        self.trailing += input.len() as u64;
-        if input.iter().any(|&b| b != 0) {
-            return Err(Error::layer("tar: data after the end of the archive"));
-        }
-        if self.trailing > self.limits.max_trailing {
+        // What comes first is the reason, so that it does not depend on how the input was cut.
+        let room = self.limits.max_trailing - self.trailing;
+        let zeros = input.iter().position(|&byte| byte != 0).unwrap_or(input.len()) as u64;
+        if zeros > room {
             return Err(Error::Limit("too many zeros after the end of the archive".into()));
         }
+        if zeros < input.len() as u64 {
+            return Err(Error::layer("tar: data after the end of the archive"));
+        }
+        self.trailing += zeros;
         *input = &[];
         Ok(())
     }
