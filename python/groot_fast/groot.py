@@ -14,7 +14,7 @@ from groot_fast.pull.admission import Admission
 from groot_fast.sources import open_source
 from groot_fast.store import images, locks, records
 from groot_fast.store.layout import Store, image_id_of, open_store
-from groot_fast.telemetry.dropsonde import BYTES, NANOS, Metrics
+from groot_fast.telemetry.metrics import BYTES, NANOS, Metrics
 from groot_fast.telemetry.progress import Listener
 
 TYPE_CHECKING = False

@@ -15,7 +15,7 @@ from groot_fast.idmap import Mappings
 from groot_fast.store import clean, records
 from groot_fast.store.layout import FOLDERS
 from groot_fast.store.layout import Store as Layout
-from groot_fast.telemetry.dropsonde import Metrics
+from groot_fast.telemetry.metrics import Metrics
 from support.archive import Archive, Layer, layers_of
 from support.command import MIB, Store, new_id, wait_for
 from support.layout import chain_ids

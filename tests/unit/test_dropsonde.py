@@ -9,8 +9,9 @@ import threading
 import pytest
 
 from groot_fast.telemetry import dropsonde
-from groot_fast.telemetry.dropsonde import counter_envelope, envelope, error_envelope, open_metrics
+from groot_fast.telemetry.dropsonde import counter_envelope, envelope, error_envelope
 from groot_fast.telemetry.lager import Logger, Sink, open_sink
+from groot_fast.telemetry.metrics import open_metrics
 
 LOG = Logger(Sink(2, 9), "test")
 

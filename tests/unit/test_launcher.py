@@ -7,25 +7,53 @@ from pathlib import Path
 
 from support.command import PROGRAM
 
-LOADERS = 'print(*(type(sys.modules[f"groot_fast.{name}"].__spec__.loader).__name__ for name in ("cli.main", "_core")))'
+CODE = """
+import asyncio, groot_fast.pull.downloads
+names = ("groot_fast", "groot_fast.cli.main", "groot_fast._core", "groot_fast.pull.downloads", "asyncio", "aiohttp", "multidict._multidict")
+specs = [sys.modules[name].__spec__ for name in names]
+print(*(type(spec.loader).__name__ for spec in specs))
+print(*(spec.origin == sys.modules[name].__file__ and spec.name == name for name, spec in zip(names, specs)))
+print(sys.modules["groot_fast"].__path__ == specs[0].submodule_search_locations)
+print(groot_fast.cli.main.run is run, groot_fast.pull is sys.modules["groot_fast.pull"])
+"""
 
 
-def loaders(launcher: str) -> list[str]:
-    """Who loaded a module of Python and the extension module, asked in place of running a command."""
+def ask(launcher: str) -> list[str]:
+    """What the import system says of some modules, asked in place of running a command: their loaders first."""
     first, *_ = launcher.splitlines()
     interpreter, flag = first.removeprefix("#!").split()
-    code = launcher.removesuffix("run()\n") + LOADERS
-    return subprocess.run([interpreter, flag, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    code = launcher.removesuffix("run()\n") + CODE
+    done = subprocess.run([interpreter, flag, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaders, *rest = done.stdout.splitlines()
+    assert rest[0] == "True " * 6 + "True" and rest[1:] == ["True", "True True"], rest
+    return loaders.split()
 
 
 def test_modules_come_from_the_bundle() -> None:
-    assert loaders(Path(PROGRAM).read_text()) == ["Bundle", "ExtensionFileLoader"]
+    assert ask(Path(PROGRAM).read_text()) == [
+        "Bundle",
+        "Bundle",
+        "ExtensionFileLoader",
+        "Bundle",
+        "Bundle",
+        "Bundle",
+        "ExtensionFileLoader",
+    ]
 
 
-def test_another_interpreters_bundle_is_left_alone(tmp_path: Path) -> None:
-    bundle = f"{PROGRAM}.bundle"
-    other = tmp_path / "bundle"
-    other.write_bytes(b"\0" + Path(bundle).read_bytes()[1:])
+def test_another_interpreter_leaves_the_bundle_alone() -> None:
     launcher = Path(PROGRAM).read_text()
-    assert bundle in launcher
-    assert loaders(launcher.replace(bundle, str(other))) == ["SourceFileLoader", "ExtensionFileLoader"]
+    (version,) = (line for line in launcher.splitlines() if line.startswith("if sys.version == "))
+    loaders = ask(launcher.replace(version, "if sys.version == 'another':"))
+    assert loaders == [loader.replace("Bundle", "SourceFileLoader") for loader in ask(launcher)]
+
+
+def test_a_traceback_names_file_and_line() -> None:
+    launcher = (
+        Path(PROGRAM).read_text().removesuffix("run()\n")
+        + "import groot_fast.errors\ngroot_fast.cli.main.parse(None, (), stop_at_command=True)\n"
+    )
+    interpreter, flag = launcher.splitlines()[0].removeprefix("#!").split()
+    done = subprocess.run([interpreter, flag, "-c", launcher], capture_output=True, text=True)
+    assert 'groot_fast/cli/flags.py", line ' in done.stderr and "rest = iter(argv)" in done.stderr, done.stderr

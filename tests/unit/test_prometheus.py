@@ -11,8 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from groot_fast.telemetry import prometheus
-from groot_fast.telemetry.dropsonde import BYTES, NANOS, open_metrics
 from groot_fast.telemetry.lager import Logger, Sink, open_sink
+from groot_fast.telemetry.metrics import BYTES, NANOS, open_metrics
 from groot_fast.telemetry.prometheus import FAMILIES, VALUES, MetricsFile, parse, render
 
 LOG = Logger(Sink(2, 9), "test")

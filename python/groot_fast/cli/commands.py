@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from groot_fast.config import Settings
     from groot_fast.pull.admission import Admission
-    from groot_fast.telemetry.dropsonde import Metrics
     from groot_fast.telemetry.lager import Logger
+    from groot_fast.telemetry.metrics import Metrics
 
     Run = Callable[["Request"], str]
 

@@ -16,8 +16,8 @@ from groot_fast.cli.commands import COMMANDS, GLOBALS, Command, Request
 from groot_fast.cli.flags import BadFlag, Flag, HelpWanted, Value, parse
 from groot_fast.config import Settings, load
 from groot_fast.errors import Cancelled, GrootError
-from groot_fast.telemetry.dropsonde import open_metrics
 from groot_fast.telemetry.lager import Logger, Sink, open_sink
+from groot_fast.telemetry.metrics import open_metrics
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

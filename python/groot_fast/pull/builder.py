@@ -14,7 +14,7 @@ from groot_fast import interrupts
 from groot_fast.errors import BadBlob, BadLayer, Cancelled, GrootError, SourceError, StoreError
 from groot_fast.store import locks, records
 from groot_fast.store.volumes import Volume, destroy_incomplete, incomplete_name
-from groot_fast.telemetry.dropsonde import NANOS
+from groot_fast.telemetry.metrics import NANOS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from groot_fast.pull.blobs import Blobs
     from groot_fast.sources.image import Image, Layer
     from groot_fast.store.layout import Store
-    from groot_fast.telemetry.dropsonde import Metrics
     from groot_fast.telemetry.lager import Logger
+    from groot_fast.telemetry.metrics import Metrics
     from groot_fast.telemetry.progress import Listener
 
 BUILD_DEADLINE = 3600.0

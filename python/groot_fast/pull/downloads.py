@@ -9,6 +9,7 @@ unpacked or found to be bad.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 import time
@@ -27,8 +28,8 @@ from groot_fast.sources.registry.stream import RestartFromZero
 from groot_fast.store.clean import BLOB
 from groot_fast.store.layout import Store
 from groot_fast.store.locks import is_at, try_flock
-from groot_fast.telemetry.dropsonde import BYTES, NANOS, Metrics
 from groot_fast.telemetry.lager import Logger
+from groot_fast.telemetry.metrics import BYTES, NANOS, Metrics
 from groot_fast.telemetry.progress import Listener
 
 T = TypeVar("T")
@@ -54,6 +55,7 @@ class Network:
     """An event loop in a thread. ``run`` waits for a coroutine from outside of it."""
 
     def __init__(self) -> None:
+        gc.enable()  # the launcher turned it off; failed requests leave cycles that hold what was received
         self.loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="network", daemon=True)
         self._thread.start()

@@ -13,8 +13,8 @@ from groot_fast.sources.image import Layer
 from groot_fast.sources.registry.foreign import ForeignLayers
 from groot_fast.sources.registry.options import RegistryOptions
 from groot_fast.store.layout import Store
-from groot_fast.telemetry.dropsonde import Metrics
 from groot_fast.telemetry.lager import Logger
+from groot_fast.telemetry.metrics import Metrics
 from groot_fast.telemetry.progress import Listener
 
 

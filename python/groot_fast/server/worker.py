@@ -20,8 +20,8 @@ from groot_fast.errors import Cancelled, GrootError
 from groot_fast.groot import Groot
 from groot_fast.pull.admission import Admission
 from groot_fast.server import messages
-from groot_fast.telemetry.dropsonde import open_metrics
 from groot_fast.telemetry.lager import Logger, open_sink
+from groot_fast.telemetry.metrics import open_metrics
 
 QUICK = ("create", "delete", "stats", "list")
 """Commands after which a worker may be used again."""

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from groot_fast.sources.registry.client import RegistryClient
     from groot_fast.store.layout import Store
     from groot_fast.store.locks import Lock
-    from groot_fast.telemetry.dropsonde import Metrics
     from groot_fast.telemetry.lager import Logger
+    from groot_fast.telemetry.metrics import Metrics
     from groot_fast.telemetry.progress import Listener
 
 PREFIX = "fetching image reference: creating image: "

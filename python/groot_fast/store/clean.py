@@ -14,14 +14,14 @@ from groot_fast import interrupts
 from groot_fast.errors import GrootError, StoreError
 from groot_fast.store import images, locks, records
 from groot_fast.store.volumes import DOOMED, INCOMPLETE, RECLAIM_DEADLINE, list_volumes
-from groot_fast.telemetry.dropsonde import NANOS
+from groot_fast.telemetry.metrics import NANOS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from groot_fast.drivers import Driver
     from groot_fast.store.layout import Store
-    from groot_fast.telemetry.dropsonde import Metrics
     from groot_fast.telemetry.lager import Logger
+    from groot_fast.telemetry.metrics import Metrics
 
 KEEP_DOWNLOADS = 3600.0
 """Seconds that a clean on create keeps interrupted downloads for whoever tries again."""

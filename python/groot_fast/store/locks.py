@@ -20,14 +20,14 @@ import time
 
 from groot_fast import interrupts
 from groot_fast.errors import LockTimeout, StoreError
-from groot_fast.telemetry.dropsonde import NANOS
+from groot_fast.telemetry.metrics import NANOS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from groot_fast.store.layout import Store
-    from groot_fast.telemetry.dropsonde import Metrics
+    from groot_fast.telemetry.metrics import Metrics
 
 GLOBAL = "global-groot-lock"
 GARBAGE = "groot-gc-lock"

@@ -5,9 +5,10 @@ Never in the way: an endpoint that cannot be used, or a datagram that cannot be 
 
 from __future__ import annotations
 
-import os
 import struct
 import time
+
+from groot_fast.telemetry.metrics import Metrics
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 ORIGIN = "grootfs"
 VALUE_METRIC, COUNTER_EVENT, ERROR = 6, 7, 8
-NANOS, BYTES = "nanos", "bytes"
 
 COUNTED = ("create", "delete", "clean", "stats")
 """Commands whose runs and errors metron hears of."""
@@ -23,53 +23,6 @@ MAX_MESSAGE = 4096
 """Bytes of an error's text: a datagram must not become too large to be sent."""
 RESOLVE_DEADLINE = 0.5
 """Seconds a command that is done waits for the name of the endpoint to be resolved."""
-
-
-class Metrics:
-    """Takes values; this one does nothing with them."""
-
-    is_active = False
-    """Whether the values that cost something to find out are wanted."""
-
-    def send(self, name: str, value: float, unit: str) -> None:
-        """Report one value. From any thread."""
-
-    def began(self, command: str) -> None:
-        """A command begins."""
-
-    def ended(self, command: str, code: int, message: str) -> None:
-        """A command ended with this exit code; ``message`` says why, where it failed."""
-
-    def close(self) -> None:
-        """No more values will come."""
-
-
-class Several(Metrics):
-    """Hands everything to several."""
-
-    def __init__(self, receivers: list[Metrics]) -> None:
-        self._receivers = receivers
-        self.is_active = any(receiver.is_active for receiver in receivers)
-
-    def send(self, name: str, value: float, unit: str) -> None:
-        """See `Metrics`."""
-        for receiver in self._receivers:
-            receiver.send(name, value, unit)
-
-    def began(self, command: str) -> None:
-        """See `Metrics`."""
-        for receiver in self._receivers:
-            receiver.began(command)
-
-    def ended(self, command: str, code: int, message: str) -> None:
-        """See `Metrics`."""
-        for receiver in self._receivers:
-            receiver.ended(command, code, message)
-
-    def close(self) -> None:
-        """See `Metrics`."""
-        for receiver in self._receivers:
-            receiver.close()
 
 
 class Metron(Metrics):
@@ -168,25 +121,8 @@ class Resolver:
         return self._found
 
 
-def open_metrics(endpoint: str, log: Logger, *, file: str = "", store: str = "") -> Metrics:
-    """The metrics of one command: to metron at ``host:port``, into a file for Prometheus with ``store`` as a label, as traces
-    to ``OTEL_EXPORTER_OTLP_ENDPOINT``; to all of them, or nowhere. What makes no sense is a line in the log."""
-    receivers = [_open_metron(endpoint, log)] if endpoint else []
-    if file:
-        from groot_fast.telemetry.prometheus import MetricsFile
-
-        receivers.append(MetricsFile(file, store, log))
-    if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        try:
-            from groot_fast.telemetry.traces import Traces
-
-            receivers.append(Traces(log))
-        except ImportError as error:
-            log.error("failed-to-initialize-traces", f"{error}; `pip install groot_fast[otel]`")
-    return Several(receivers) if receivers else Metrics()
-
-
-def _open_metron(endpoint: str, log: Logger) -> Metrics:
+def open_metron(endpoint: str, log: Logger) -> Metrics:
+    """The metrics of one command, to metron at ``host:port``. What makes no sense is a line in the log."""
     host, _, port = endpoint.rpartition(":")
     try:
         if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 1 << 16:

@@ -12,7 +12,7 @@ import os
 import time
 
 from groot_fast import _core
-from groot_fast.telemetry.dropsonde import NANOS, Metrics
+from groot_fast.telemetry.metrics import NANOS, Metrics
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from groot_fast.telemetry.dropsonde import NANOS, Metrics
+from groot_fast.telemetry.metrics import NANOS, Metrics
 
 if TYPE_CHECKING:
     from groot_fast.telemetry.lager import Logger
