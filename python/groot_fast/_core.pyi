@@ -39,11 +39,16 @@ class Spool:
         """Append. Raises OSError."""
     @property
     def written(self) -> int:
-        """Bytes so far."""
+        """Bytes so far; the last of them, less than a mebibyte, are in the file after `save`, `finish` or `fail`."""
+    @property
+    def unread(self) -> int:
+        """Bytes that no reader has had yet."""
+    def save(self) -> None:
+        """Put all of it into the file now. Raises OSError."""
     def copy_to(self, descriptor: int) -> None:
         """Write everything to a pipe as it comes, until the end. Raises `BadBlob` after `fail`, OSError."""
     def finish(self) -> None:
-        """No more bytes will come; readers see the end."""
+        """No more bytes will come, and all are in the file; readers see the end. Raises OSError."""
     def fail(self, reason: str) -> None:
         """Readers end with `BadBlob(reason)`."""
 

@@ -36,12 +36,21 @@ T = TypeVar("T")
 
 PARALLEL = 8
 """Blobs fetched at once by one process."""
-PLENTY = 8 << 20
+AHEAD = 3 << 20
+"""Bytes that the blob being unpacked may be ahead of the unpacker: those are still in memory (`Spool`)."""
+ENOUGH = 1 << 20
 """Bytes ahead of the unpacker from which on it, and not the network, is what the pull waits for."""
-PACE = 16 << 20
-"""Bytes a second for each blob that is fetched ahead then: the processor is better spent on unpacking."""
+PACE = 4 << 20
+"""Bytes a second for each blob whose turn has not come, then: enough to keep its connection, and no reason to have the
+processor and the disk at work for what can come later just as fast."""
 NICE = 10
 """How far the network stands back behind unpacking when both want the processor."""
+GLANCE = 0.005
+"""Seconds between looks at how far the unpacker has come."""
+SAVE_EVERY = 0.5
+"""Seconds between looks at what comes slowly."""
+SLOW = 256 << 10
+"""Bytes in that time."""
 PAUSE = 0.05
 """Seconds between looks at what one waits for: another process's blob, or space."""
 MAX_SPOOLED = 4 << 30
@@ -100,6 +109,10 @@ class Downloads:
         self._metrics = metrics
         self._spools: dict[str, Future[Spool]] = {}
         self._failures: dict[str, Exception] = {}
+        self._active: dict[str, Spool] = {}
+        # The blob that the unpacker is at.
+        self._reading: dict[str, Spool] = {}
+        self._turn = asyncio.Event()
         # Layers still to be unpacked by digest, lowest first.
         self._waiting: dict[str, int] = {}
         self._resumed: set[str] = set()
@@ -142,15 +155,28 @@ class Downloads:
 
     async def _start(self, layers: list[Layer]) -> None:
         slots = asyncio.Semaphore(PARALLEL)
-        self._tasks = [asyncio.get_running_loop().create_task(self._fetch(layer, slots)) for layer in layers]
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._fetch(layer, slots)) for layer in layers]
+        self._tasks.append(loop.create_task(self._save_what_is_slow()))
 
     def open(self, layer: Layer) -> str | Spool:
         """The growing file of a layer; waits until its download has begun. Raises SourceError."""
         try:
             with interrupts.Waiting():
-                return self._spools[layer.digest or ""].result()
+                spool = self._spools[layer.digest or ""].result()
         except SourceError as error:
             raise SourceError(f"streaming blob `{layer.name}`: {error}", hint=error.hint) from error
+        self._begin_reading({layer.digest or "": spool})
+        return spool
+
+    def _begin_reading(self, spools: dict[str, Spool]) -> None:
+        self._reading = spools
+        self._network.loop.call_soon_threadsafe(self._announce)
+
+    def _announce(self) -> None:
+        """Let those that are slowed down look whether it is their turn."""
+        self._turn.set()
+        self._turn = asyncio.Event()
 
     def failure(self, layer: Layer) -> Exception | None:
         """Why the download ended, if it did not succeed."""
@@ -159,6 +185,7 @@ class Downloads:
     def done(self, layer: Layer) -> None:
         """Remove the file when no further layer of the image has the same bytes."""
         digest = layer.digest or ""
+        self._begin_reading({})
         self._waiting[digest] -= 1
         if not self._waiting[digest]:
             del self._waiting[digest]
@@ -193,8 +220,10 @@ class Downloads:
                     if spool.written:
                         self._resumed.add(digest)
                     promise.set_result(spool)
+                    self._active[digest] = spool
                     await self._transfer(layer, spool)
                 finally:
+                    self._active.pop(digest, None)
                     os.close(fd)
         except BaseException as error:
             reason = error if isinstance(error, Exception) else Cancelled("cancelled")
@@ -216,7 +245,7 @@ class Downloads:
             async with aclosing(self._stream(layer, begun)) as chunks:
                 async for chunk in chunks:
                     spool.write(chunk)
-                    await self._pace(layer.digest or "", len(chunk))
+                    await self._pace(layer.digest or "", spool, len(chunk))
         except RestartFromZero as error:
             self._resumed.add(layer.digest or "")
             self._failed_over_content = True
@@ -229,15 +258,43 @@ class Downloads:
         self._metrics.send("DownloadedBytes", spool.written - begun, BYTES)
         log.info("ending", bytes=spool.written - begun)
 
-    async def _pace(self, digest: str, size: int) -> None:
-        """Slow down when the unpacker has plenty to do, and stop when too much waits for it. What it is working on is
-        never held back."""
-        if digest == next(iter(self._waiting), digest):
-            return
-        if self._spooled() > PLENTY:
-            await asyncio.sleep(size / PACE)
-        while self._spooled() > MAX_SPOOLED and digest != next(iter(self._waiting), digest):
+    async def _save_what_is_slow(self) -> None:
+        """What has come lies in memory until there is enough for the disk. Where that takes long it has to be in the file
+        before, or a killed process would lose it."""
+        before: dict[str, int] = {}
+        while True:
+            await asyncio.sleep(SAVE_EVERY)
+            for digest, spool in self._active.items():
+                if spool.written - before.get(digest, 0) < SLOW:
+                    try:
+                        spool.save()
+                    except OSError:
+                        pass  # the transfer meets the same trouble, and says so
+                before[digest] = spool.written
+
+    async def _pace(self, digest: str, spool: Spool, size: int) -> None:
+        """Wait while this blob need not come any faster."""
+        while self._is_read(digest):
+            if spool.unread <= AHEAD:
+                return
+            await asyncio.sleep(GLANCE)
+        if self._has_enough():
+            turn = self._turn
+            try:
+                async with asyncio.timeout(size / PACE):
+                    await turn.wait()
+            except TimeoutError:
+                pass
+        while self._spooled() > MAX_SPOOLED and not self._is_read(digest):
             await asyncio.sleep(PAUSE)
+
+    def _is_read(self, digest: str) -> bool:
+        """Whether the unpacker is at this blob, or comes to it next."""
+        return digest in self._reading or (not self._reading and digest == next(iter(self._waiting), digest))
+
+    def _has_enough(self) -> bool:
+        """Whether the unpacker has something to do, or is about to look for the next blob."""
+        return all(spool.unread > ENOUGH for spool in list(self._reading.values()))
 
     def _spooled(self) -> int:
         waiting = (self._spools[digest] for digest in list(self._waiting))

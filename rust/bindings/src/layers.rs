@@ -69,12 +69,21 @@ impl Spool {
         py.detach(|| self.0.copy_to(pipe)).map_err(|e| to_python(py, e))
     }
 
-    fn finish(&self) {
-        self.0.finish();
+    #[getter]
+    fn unread(&self) -> u64 {
+        self.0.unread()
     }
 
-    fn fail(&self, reason: &str) {
-        self.0.fail(reason);
+    fn save(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.0.save()).map_err(|e| to_python(py, e))
+    }
+
+    fn finish(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.0.finish()).map_err(|e| to_python(py, e))
+    }
+
+    fn fail(&self, py: Python<'_>, reason: &str) {
+        py.detach(|| self.0.fail(reason));
     }
 }
 
