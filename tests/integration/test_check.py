@@ -192,7 +192,9 @@ DAMAGES = {
         lambda s: os.setxattr(s.image("one"), "user.grootfs.idmapped", b"1"), "error", "unmounted-image", "images/one/rootfs", False
     ),
     "leaked blob": Damage(lambda s: touch(s.path / "tmp" / f"blob-{GONE}"), "warning", "leaked-blob", f"tmp/blob-{GONE}", True),
-    "nameless image": Damage(lambda s: (s.path / "tmp" / "image-1-2").mkdir(), "warning", "leftover", "tmp/image-1-2", True),
+    "nameless image": Damage(
+        lambda s: (s.path / "tmp" / "image-999999999-2").mkdir(), "warning", "leftover", "tmp/image-999999999-2", True
+    ),
     "temporary record": Damage(lambda s: touch(s.path / "tmp" / "record-1-2"), "warning", "leftover", "tmp/record-1-2", True),
     "damaged source": Damage(
         lambda s: next((s.path / "meta" / "sources").iterdir()).write_text("["), "warning", "damaged-source", "meta/sources/", True
@@ -292,7 +294,7 @@ def test_what_a_running_command_owns_is_no_finding(used: Store) -> None:
     subvolume(used.path / "volumes" / f"gc.{'b' * 64}")
     used.image("new").mkdir()
     touch(used.path / "tmp" / f"blob-{GONE}")
-    (used.path / "tmp" / "image-1-2").mkdir()
+    (used.path / "tmp" / "image-999999999-2").mkdir()
     paths = [owned, used.path / "locks" / "groot-gc-lock.lock", used.image("new"), *(used.path / "tmp").iterdir()]
     held = [hold(path) for path in paths]
     try:

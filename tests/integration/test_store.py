@@ -158,6 +158,17 @@ def test_damaged_records_break_nothing(store: Store, image: Image, content: byte
     assert store.volumes() == [] and os.listdir(store.path / "meta" / "dependencies") == []
 
 
+@pytest.mark.parametrize("content", [b"", b"\0" * 68, b'{"a": 1}'])
+def test_clean_keeps_what_an_image_with_a_damaged_record_is_made_of(store: Store, image: Image, content: bytes) -> None:
+    """Its configuration says the same as the record did."""
+    url = image(Archive().file("base", "b"), Archive().file("f", "x" * 5000))
+    store.create(url, "one")
+    volumes = store.volumes()
+    store.record("one").write_bytes(content)
+    store.clean()
+    assert store.volumes() == volumes
+
+
 # -- init-store ---------------------------------------------------------------------------
 
 

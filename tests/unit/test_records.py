@@ -43,3 +43,17 @@ def test_any_record_of_an_image(store: Store, body: bytes) -> None:
     found = records.read_dependencies(store, "i")
     assert found is None or all(isinstance(name, str) for name in found)
     assert records.Dependencies(store).volumes() == set(found or [])
+
+
+def test_a_source_that_the_disk_does_not_give_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path), Mappings([], []))
+    sources = tmp_path / "meta" / "sources"
+    sources.mkdir(parents=True)
+    for name in ("whole", "damaged"):
+        (sources / f"{name}.json").write_text('{"image": "x", "volumes": ["a"]}' if name == "whole" else "{")
+    monkeypatch.setattr(records, "_read_bytes", lambda path: None)
+    records.prune_sources(store, set())
+    assert len(list(sources.iterdir())) == 2
+    monkeypatch.undo()
+    records.prune_sources(store, {"a"})
+    assert [path.name for path in sources.iterdir()] == ["whole.json"]

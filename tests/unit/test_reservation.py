@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,34 @@ def test_a_clean_at_the_worst_moment_takes_nothing(store: Store, monkeypatch: py
         assert os.path.isdir(reservation.path)
         images.remove_unfinished(store, DRIVER)
         assert os.path.isdir(reservation.path), "held, so not left by the dead"
+        finish(store, "new")
+    assert images.list_images(store, DRIVER) == ["new"]
+    assert os.listdir(store.folder("tmp")) == []
+
+
+@pytest.mark.parametrize("who", ["clean", "check"])
+def test_somebody_comes_by_before_the_directory_is_locked(store: Store, monkeypatch: pytest.MonkeyPatch, who: str) -> None:
+    """A clean takes it for left by the dead; a check holds it for the moment in which we try."""
+    lock, tries = images.lock_directory, []
+
+    def disturbed(path: str) -> int:
+        tries.append(path)
+        if len(tries) > 1:
+            return lock(path)
+        if who == "clean":
+            os.rmdir(path)
+            return lock(path)
+        other = os.open(path, os.O_RDONLY)
+        fcntl.flock(other, fcntl.LOCK_SH)
+        try:
+            return lock(path)
+        finally:
+            os.close(other)
+
+    monkeypatch.setattr(images, "lock_directory", disturbed)
+    with images.Reservation(store, DRIVER, "new") as reservation:
+        assert os.path.isdir(reservation.path)
+        assert images.lock_directory(reservation.path) == -1, "held"
         finish(store, "new")
     assert images.list_images(store, DRIVER) == ["new"]
     assert os.listdir(store.folder("tmp")) == []

@@ -63,7 +63,10 @@ class _Queue(Turn):
         if self._lock is None:
             return
         if kind is None and self._asked:
-            self._lock.write_note(f"{_boot()} {self._asked}")
+            try:
+                self._lock.write_note(f"{_boot()} {self._asked}")
+            except OSError:
+                pass  # the image is made; others ask for themselves
         self._lock.release()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from groot_fast._core import Cancel, fingerprint, sha256
 from groot_fast.errors import SourceError
@@ -30,14 +31,14 @@ class LocalSource(Source):
     def resolve(self) -> Image:
         """Look at the path; nothing is unpacked yet. Raises SourceError."""
         try:
-            stat = os.stat(self.path)
+            found = os.stat(self.path)
         except OSError as error:
             reason = (error.strerror or "error").lower()
             raise SourceError(f"fetching image timestamp: stat {self.path}: {reason}") from None
         except ValueError:
             raise SourceError(f"fetching image timestamp: stat {self.path!r}: invalid path") from None
-        if os.path.isdir(self.path):
+        if stat.S_ISDIR(found.st_mode):
             key = f"{os.path.abspath(self.path)}-{fingerprint(self.path, self._cancel)}"
         else:
-            key = f"{self.path}-{stat.st_mtime_ns}"
+            key = f"{self.path}-{found.st_mtime_ns}"
         return Image([Layer(chain_id=sha256(os.fsencode(key)), path=self.path)])

@@ -213,7 +213,7 @@ def _check_dependencies(store: Store, image_id: str) -> Iterator[Finding]:
     path = records.dependency_path(store, image_id)
     if records.read_dependencies(store, image_id) is None:
         if os.path.lexists(path):
-            problem = "is not a list of volumes: clean takes the image's volumes for unused"
+            problem = "is not a list of volumes: clean goes by the image's configuration"
             yield Finding(ERROR, "damaged-record", path, problem, MAKE_AGAIN)
         else:
             problem = "no record says what it is made of: clean takes its volumes for unused"
@@ -333,7 +333,8 @@ def _check_temporary(store: Store) -> Iterator[Finding]:
             continue  # `_check_subvolumes` speaks of it
         age = now - status.st_mtime
         if is_download(name) or name.startswith("image-"):
-            if _is_locked(path):
+            # Between making the directory of an image and locking it its process has only the name.
+            if _is_locked(path) or _is_of_the_living(name):
                 continue
             if name.startswith("image-"):
                 yield Finding(WARNING, "leftover", path, "the directory of an image that never got its name", CLEAN)
@@ -347,6 +348,13 @@ def _check_temporary(store: Store) -> Iterator[Finding]:
                 yield Finding(WARNING, "leaked-blob", path, f"{status.st_size} bytes that the original left", CLEAN)
         elif age > RECORD_AGE:
             yield Finding(WARNING, "leftover", path, "a temporary file that nobody came back for", CLEAN)
+
+
+def _is_of_the_living(name: str) -> bool:
+    """Whether the process that a temporary name was made by (`Store.temporary`) is there."""
+    kind, _, rest = name.partition("-")
+    pid = rest.partition("-")[0]
+    return kind == "image" and pid.isdecimal() and os.path.exists(f"/proc/{pid}")
 
 
 def _is_locked(path: str) -> bool:

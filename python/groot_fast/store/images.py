@@ -19,8 +19,6 @@ from groot_fast.store.locks import is_at, try_flock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from groot_fast.drivers import Driver, Limit
     from groot_fast.idmap import Mappings
     from groot_fast.sources.image import Image
@@ -43,6 +41,8 @@ IDMAPPED_ATTRIBUTE = "user.grootfs.idmapped"
 DELETE_DEADLINE = 30.0
 CLAIM_DEADLINE = 10.0
 PAUSE = 0.01
+ATTEMPTS = 10
+"""How often to make a directory that others take away."""
 
 
 def image_tree(store: Store, driver: Driver, image_id: str) -> str | None:
@@ -84,15 +84,11 @@ class Reservation:
         self.path = store.image(image_id)
         self._store = store
         self._driver = driver
-        fresh = store.temporary("image")
-        self._fd = -1
+        fresh, self._fd = _make_locked(store)
         try:
-            store.make_directory(fresh, 0o700)
-            self._fd = lock_directory(fresh)
             self._claim(fresh)
         except BaseException:
-            if self._fd >= 0:
-                os.close(self._fd)
+            os.close(self._fd)
             if os.path.isdir(fresh):
                 os.rmdir(fresh)
             raise
@@ -161,6 +157,26 @@ class Reservation:
             mount_idmapped(f"{self.path}/snapshot", f"{self.path}/rootfs", *idmapped.ranges())
 
 
+def _make_locked(store: Store) -> tuple[str, int]:
+    """Make a directory under a temporary name, and lock it. Before it is locked a clean may take it away, and a check may look
+    whether somebody holds it by holding it; then another one is made."""
+    for _ in range(ATTEMPTS):
+        path = store.temporary("image")
+        try:
+            store.make_directory(path, 0o700)
+            fd = lock_directory(path)
+            if fd >= 0:
+                return path, fd
+            os.rmdir(path)
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            if os.path.isdir(path):
+                os.rmdir(path)
+            raise
+    raise StoreError("the directory of the image was removed again and again before it could be locked")
+
+
 def lock_directory(path: str) -> int:
     """An exclusively locked descriptor of the directory that is at ``path`` now, or -1 where somebody else holds it
     or it is gone."""
@@ -200,15 +216,6 @@ def limit_of(store: Store, driver: Driver, image_id: str) -> int | None:
     limit = number_at(store.image(image_id), LIMIT_ATTRIBUTE)
     tree = image_tree(store, driver, image_id) if limit is None else None
     return limit if tree is None else driver.limit(tree)
-
-
-def read_diff_ids(store: Store, image_id: str) -> list[str] | None:
-    """Diff ids (bare hex, bottom to top) in the configuration of an image; None where it does not say any."""
-    document: Any = records.read(f"{store.image(image_id)}/image.json")
-    try:
-        return [str(text).removeprefix("sha256:") for text in document["rootfs"]["diff_ids"]]
-    except (LookupError, TypeError):
-        return None
 
 
 def committed_limits(store: Store) -> int:

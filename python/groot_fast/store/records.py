@@ -11,6 +11,8 @@ from groot_fast._core import format_json, parse_json, sha256, write_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from groot_fast._core import Listing
     from groot_fast.sources.image import Image
     from groot_fast.store.layout import Store
@@ -100,6 +102,17 @@ def read_dependencies(store: Store, image_id: str) -> list[str] | None:
     return _strings(read(dependency_path(store, image_id)))
 
 
+def configured_volumes(store: Store, image_id: str) -> list[str] | None:
+    """The volumes of an image as its configuration names them; None where it does not say any."""
+    from groot_fast.sources.image import chain_ids
+
+    document: Any = read(f"{store.image(image_id)}/image.json")
+    try:
+        return chain_ids([str(text).removeprefix("sha256:") for text in document["rootfs"]["diff_ids"]])
+    except (LookupError, TypeError):
+        return None
+
+
 def remove_dependencies(store: Store, image_id: str) -> None:
     """Forget the volumes of an image. Missing is fine."""
     _remove(dependency_path(store, image_id))
@@ -118,22 +131,32 @@ class Dependencies:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._known: dict[int, bytes] = {}
-        self._parsed: dict[bytes, list[str]] = {b"": []}
+        self._parsed: dict[bytes, list[str]] = {}
 
     def volumes(self) -> set[str]:
-        """Volumes that the records name now. An image without a usable record uses nothing: its tree does not depend on its
-        volumes, so the worst is that they are pulled again (contract, defect 15). Raises OSError."""
+        """Volumes that the records name now, and for an image whose record cannot be used its configuration. Where that says
+        nothing either, the image uses nothing: its tree does not depend on its volumes, so the worst is that they are pulled
+        again (contract, defect 15). Raises OSError."""
         known: dict[int, bytes] = {}
         with os.scandir(self._store.folder(DEPENDENCIES)) as entries:
             for entry in entries:
                 if entry.name.startswith("image:") and entry.name.endswith(".json"):
                     inode = entry.inode()
-                    known[inode] = self._known[inode] if inode in self._known else _read_bytes(entry.path) or b""
+                    known[inode] = self._known[inode] if inode in self._known else self._stack(entry)
         self._known = known
-        stacks = set(known.values())
-        for data in stacks - self._parsed.keys():
-            self._parsed[data] = _strings(_parse(data)) or []
-        return {chain_id for data in stacks for chain_id in self._parsed[data]}
+        return {chain_id for data in set(known.values()) for chain_id in self._parsed[data]}
+
+    def _stack(self, entry: os.DirEntry[str]) -> bytes:
+        """What an image's record holds, or what it should hold; a key of ``_parsed``."""
+        data = _read_bytes(entry.path) or b""
+        if data not in self._parsed:
+            volumes = _strings(_parse(data))
+            if volumes is None:
+                image_id = entry.name.removeprefix("image:").removesuffix(".json")
+                volumes = configured_volumes(self._store, image_id) or []
+                data = format_json(volumes).encode()
+            self._parsed[data] = volumes
+        return data
 
 
 # -- volumes -----------------------------------------------------------------
@@ -318,7 +341,10 @@ def prune_sources(store: Store, volumes: set[str]) -> None:
         return
     for name in names:
         path = store.folder(f"{SOURCES}/{name}")
-        value = read(path)
+        data = _read_bytes(path)
+        if data is None and os.path.isfile(path):
+            continue  # the disk refuses to read it now, which says nothing of what it holds
+        value = None if data is None else _parse(data)
         kept = _strings(value.get("volumes")) if isinstance(value, dict) else None
         if not kept or not volumes.intersection(kept):
             _remove(path)

@@ -11,7 +11,6 @@ import os
 
 from groot_fast import _core
 from groot_fast.errors import GrootError
-from groot_fast.sources.image import chain_ids
 from groot_fast.store import images, locks, records
 from groot_fast.store.check import Finding, check, is_chain_id
 from groot_fast.store.clean import (
@@ -123,10 +122,9 @@ class Repairs:
 
     def _chain_of(self, image_id: str) -> list[str] | None:
         """The volumes of an image as its configuration names them, if the topmost is there; None where nothing says so."""
-        diff_ids = images.read_diff_ids(self._store, image_id)
-        if not diff_ids or not all(map(is_chain_id, diff_ids)):
+        chain = records.configured_volumes(self._store, image_id)
+        if not chain or not all(map(is_chain_id, chain)):
             return None
-        chain = chain_ids(diff_ids)
         return chain if self._driver.is_volume(self._store.volume(chain[-1])) else None
 
     def _write_records(self, found: list[Finding]) -> None:
