@@ -18,7 +18,7 @@ RUST_SOURCES := $(shell find rust -path rust/fuzz -prune -o \( -name '*.rs' -o -
 PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi') pyproject.toml
 
 .PHONY: help build run test test-rust test-python faults-full fuzz fuzz-long audit lock conformance conformance-server
-.PHONY: bench bench-full bench-parts loadtest loadtest-full lint format deps install clean
+.PHONY: bench bench-full bench-pull bench-parts loadtest loadtest-full lint format deps install clean
 
 help: ## Show this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -96,6 +96,9 @@ bench: build ## Compare with peers in a few minutes (IMAGES=DIR, PEERS="--peer N
 
 bench-full: build ## The whole comparison, about half an hour (as bench)
 	$(COMPARE) --plan full
+
+bench-pull: build ## Creates from a registry against creates from a layout, and many at once (as bench)
+	$(COMPARE) --plan pull
 
 bench-parts: build ## Measure the core's parts (IMAGES=DIR; root)
 	$(PYTHON) -m pytest benchmarks --images "$(or $(IMAGES),$(error IMAGES=DIR is needed: a directory of OCI layouts))"

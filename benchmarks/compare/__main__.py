@@ -1,6 +1,6 @@
 """Measure and write the result down.
 
-    python -m compare --images DIR [--plan short|full|check] [--peer NAME=PATH]... [--only WORK]... [--results DIR]
+    python -m compare --images DIR [--plan short|full|pull|check] [--peer NAME=PATH]... [--only WORK]... [--results DIR]
 
 DIR holds OCI layouts (tag ``latest``), each in a directory that is the image's name; a work is done with those of its images
 that are there. Needs root, the built command, and Debian's packages for what takes part. ``--peer`` adds a binary with the same
@@ -17,7 +17,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compare import machine, plots, report
@@ -110,7 +110,21 @@ CHECK = Plan(
     counts=(1, 4),
     pull_count=2,
 )
-PLANS = {plan.name: plan for plan in (SHORT, FULL, CHECK)}
+PULL = replace(
+    CHECK,
+    name="pull",
+    cold=(),
+    docker=("pyapp",),
+    rounds=12,
+    operations=(),
+    bursts=(),
+    pulls=("pyapp",),
+    pull_rounds=3,
+    growth=(),
+    pull_count=16,
+)
+"""From a registry alone, ours alone: what takes seconds varies by a tenth, and needs more rounds."""
+PLANS = {plan.name: plan for plan in (SHORT, FULL, PULL, CHECK)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,7 +18,7 @@ import os
 import stat
 import time
 
-from groot_fast import _core
+from groot_fast import _core, interrupts
 from groot_fast.store import images, locks, records
 from groot_fast.store.clean import FOREIGN_AGE, KEEP_DOWNLOADS, is_download
 from groot_fast.store.layout import FOLDERS
@@ -40,6 +40,8 @@ REPULL = "a create that needs it pulls it again"
 
 ORIGINALS = {"cache", "whiteout_dev", "l", "projectids"}
 """What other releases and drivers of the original keep at the top of a store (contract, section 11)."""
+GROUP_PAUSE = 0.1
+"""Seconds between two looks at quota groups without a subvolume."""
 RECORD_AGE = 60.0
 """Seconds after which a record without its name counts as left behind: it is renamed a moment after it is made."""
 
@@ -415,6 +417,11 @@ def _check_accounting(store: Store) -> Iterator[Finding]:
         yield Finding(ERROR, "inconsistent-quota", store.path, "full accounting has lost count: stats and limits are wrong", cure)
     try:
         groups = _core.stale_groups(store.folder("volumes"))
+        if groups:
+            # The kernel removes the group of a deleted subvolume by itself, a moment behind the subvolume.
+            with interrupts.Waiting():
+                time.sleep(GROUP_PAUSE)
+            groups = sorted(set(groups) & set(_core.stale_groups(store.folder("volumes"))))
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EACCES):
             raise
