@@ -110,8 +110,9 @@ class Downloads:
         self._spools: dict[str, Future[Spool]] = {}
         self._failures: dict[str, Exception] = {}
         self._active: dict[str, Spool] = {}
-        # The blob that the unpacker is at.
+        # The blob that the unpacker is at, and whether it waits for one that has not begun (another process may fetch it).
         self._reading: dict[str, Spool] = {}
+        self._is_starved = False
         self._turn = asyncio.Event()
         # Layers still to be unpacked by digest, lowest first.
         self._waiting: dict[str, int] = {}
@@ -161,16 +162,18 @@ class Downloads:
 
     def open(self, layer: Layer) -> str | Spool:
         """The growing file of a layer; waits until its download has begun. Raises SourceError."""
+        promise = self._spools[layer.digest or ""]
+        self._unpacker_is_at({}, starved=not promise.done())
         try:
             with interrupts.Waiting():
-                spool = self._spools[layer.digest or ""].result()
+                spool = promise.result()
         except SourceError as error:
             raise SourceError(f"streaming blob `{layer.name}`: {error}", hint=error.hint) from error
-        self._begin_reading({layer.digest or "": spool})
+        self._unpacker_is_at({layer.digest or "": spool})
         return spool
 
-    def _begin_reading(self, spools: dict[str, Spool]) -> None:
-        self._reading = spools
+    def _unpacker_is_at(self, spools: dict[str, Spool], *, starved: bool = False) -> None:
+        self._reading, self._is_starved = spools, starved
         self._network.loop.call_soon_threadsafe(self._announce)
 
     def _announce(self) -> None:
@@ -185,7 +188,7 @@ class Downloads:
     def done(self, layer: Layer) -> None:
         """Remove the file when no further layer of the image has the same bytes."""
         digest = layer.digest or ""
-        self._begin_reading({})
+        self._unpacker_is_at({})
         self._waiting[digest] -= 1
         if not self._waiting[digest]:
             del self._waiting[digest]
@@ -290,11 +293,12 @@ class Downloads:
 
     def _is_read(self, digest: str) -> bool:
         """Whether the unpacker is at this blob, or comes to it next."""
-        return digest in self._reading or (not self._reading and digest == next(iter(self._waiting), digest))
+        # A list, because the unpacker's thread takes what it is done with out of the dictionary.
+        return digest in self._reading or (not self._reading and digest in list(self._waiting)[:1])
 
     def _has_enough(self) -> bool:
         """Whether the unpacker has something to do, or is about to look for the next blob."""
-        return all(spool.unread > ENOUGH for spool in list(self._reading.values()))
+        return not self._is_starved and all(spool.unread > ENOUGH for spool in self._reading.values())
 
     def _spooled(self) -> int:
         waiting = (self._spools[digest] for digest in list(self._waiting))
