@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from groot_fast import idmap
-from groot_fast.errors import UsageError
+from groot_fast.errors import Cancelled, UsageError
 from groot_fast.idmap import MAX_ID, Mapping, Mappings, parse_mapping, parse_mappings, read_subordinate
+from groot_fast.idmap.operations import Namespaced
+from groot_fast.sources.image import Layer
 
 
 @pytest.mark.parametrize(
@@ -133,3 +136,20 @@ def test_subordinate_of_nobody_known() -> None:
         read_subordinate("no-such-user", "root")
     with pytest.raises(UsageError, match="error reading mappings for group 'no-such-group': no matching entries in group file"):
         read_subordinate("root", "no-such-group")
+
+
+def test_what_a_stopped_child_was_writing_goes(tmp_path: Path) -> None:
+    """It is killed, and nobody else knows the name of the record."""
+    blob, leftover = tmp_path / "blob", tmp_path / "record"
+    blob.write_bytes(b"")
+
+    class Stopped:
+        def unpack(self, *_: object) -> None:
+            leftover.write_bytes(b"half")
+            raise Cancelled("stopped by signal 15")
+
+    operations: Any = Namespaced(Mappings([], []), cast(Any, None))
+    operations._started = Stopped()
+    with pytest.raises(Cancelled):
+        operations.unpack("volume", Layer(chain_id="a"), str(blob), ("listing", str(leftover), None, "- -"))
+    assert not leftover.exists()

@@ -126,6 +126,17 @@ class Namespaced:
 
     def unpack(self, path: str, layer: Layer, blob: str | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
         """See `Operations`. The child gets the bytes through a descriptor: it may not be able to open the file."""
+        try:
+            return self._unpack(path, layer, blob, listing)
+        except BaseException:
+            # A child that was stopped was killed, and may have been writing this record.
+            try:
+                os.unlink(listing[1])
+            except OSError:
+                pass
+            raise
+
+    def _unpack(self, path: str, layer: Layer, blob: str | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
         if isinstance(blob, str):
             if os.path.isdir(blob):
                 return self._namespace.copy_directory(path, blob, listing)
