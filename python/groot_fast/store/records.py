@@ -120,8 +120,15 @@ def remove_dependencies(store: Store, image_id: str) -> None:
 
 def recorded_images(store: Store) -> list[str]:
     """Ids of all images that have a record."""
-    names = os.listdir(store.folder(DEPENDENCIES))
-    return [name[len("image:") : -len(".json")] for name in names if name.startswith("image:") and name.endswith(".json")]
+    images = map(recorded_image, os.listdir(store.folder(DEPENDENCIES)))
+    return [image_id for image_id in images if image_id is not None]
+
+
+def recorded_image(name: str) -> str | None:
+    """Id of the image whose record has this name; None where it is the name of something else."""
+    if name.startswith("image:") and name.endswith(".json"):
+        return name[len("image:") : -len(".json")]
+    return None
 
 
 class Dependencies:
@@ -140,19 +147,19 @@ class Dependencies:
         known: dict[int, bytes] = {}
         with os.scandir(self._store.folder(DEPENDENCIES)) as entries:
             for entry in entries:
-                if entry.name.startswith("image:") and entry.name.endswith(".json"):
+                image_id = recorded_image(entry.name)
+                if image_id is not None:
                     inode = entry.inode()
-                    known[inode] = self._known[inode] if inode in self._known else self._stack(entry)
+                    known[inode] = self._known[inode] if inode in self._known else self._stack(image_id, entry.path)
         self._known = known
         return {chain_id for data in set(known.values()) for chain_id in self._parsed[data]}
 
-    def _stack(self, entry: os.DirEntry[str]) -> bytes:
+    def _stack(self, image_id: str, path: str) -> bytes:
         """What an image's record holds, or what it should hold; a key of ``_parsed``."""
-        data = _read_bytes(entry.path) or b""
+        data = _read_bytes(path) or b""
         if data not in self._parsed:
             volumes = _strings(_parse(data))
             if volumes is None:
-                image_id = entry.name.removeprefix("image:").removesuffix(".json")
                 volumes = configured_volumes(self._store, image_id) or []
                 data = format_json(volumes).encode()
             self._parsed[data] = volumes

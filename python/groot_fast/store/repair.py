@@ -118,7 +118,7 @@ class Repairs:
         record_missing_sizes(self._store)
 
     def _image_of(self, finding: Finding) -> str:
-        return finding.name.removeprefix("image:").removesuffix(".json") if finding.kind == "damaged-record" else finding.name
+        return (records.recorded_image(finding.name) or "") if finding.kind == "damaged-record" else finding.name
 
     def _chain_of(self, image_id: str) -> list[str] | None:
         """The volumes of an image as its configuration names them, if the topmost is there; None where nothing says so."""

@@ -138,11 +138,11 @@ impl Spool {
     /// Put all that has come into the file. For the writer only, and where much comes `write` does it better by itself.
     pub fn save(&self) -> Result<()> {
         let mut progress = self.lock();
-        let next = Piece::new(progress.filling.end(), progress.free.take());
-        let piece = Arc::new(std::mem::replace(&mut progress.filling, next));
-        if piece.len == 0 {
+        if progress.filling.len == 0 {
             return Ok(());
         }
+        let next = Piece::new(progress.filling.end(), progress.free.take());
+        let piece = Arc::new(std::mem::replace(&mut progress.filling, next));
         progress.kept.push_back(Arc::clone(&piece));
         if piece.start != progress.stored {
             // The length of the file says how much of the blob is there: no gaps.
