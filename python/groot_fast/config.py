@@ -6,6 +6,7 @@ release, and those that came and went between them. Unknown keys are ignored.
 
 from __future__ import annotations
 
+from groot_fast import files
 from groot_fast._core import parse_yaml
 from groot_fast.errors import ConfigError
 from groot_fast.telemetry.lager import RFC3339, UNIX_EPOCH
@@ -151,8 +152,7 @@ def _checked(values: dict[str, Value]) -> Settings:
 
 def _read(path: str) -> dict[str, Value]:
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_CONFIG_BYTES + 1)
+        data = files.read(path, MAX_CONFIG_BYTES + 1)
     except OSError as error:
         reason = (error.strerror or "error").lower()
         raise ConfigError(f"invalid config path: open {path}: {reason}") from None

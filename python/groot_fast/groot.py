@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix
 import time
 
 from groot_fast import _core, interrupts
@@ -149,7 +149,7 @@ class Groot:
         self._metrics.send("CommittedQuotaInBytes", images.committed_limits(store), BYTES)
 
     def _send_usage(self, store: Store) -> None:
-        file_system = os.statvfs(store.path)
+        file_system = posix.statvfs(store.path)
         self._metrics.send("StoreUsage", (file_system.f_blocks - file_system.f_bfree) * file_system.f_frsize, BYTES)
 
     def _send_unused(self, store: Store) -> None:
@@ -219,7 +219,7 @@ class Groot:
         with an idmapped mount they are those of the mount, and are returned."""
         given = Mappings(parse_mappings(self._settings.uid_mappings, "uid"), parse_mappings(self._settings.gid_mappings, "gid"))
         if self._settings.idmapped_mount:
-            if os.geteuid() != 0:
+            if posix.geteuid() != 0:
                 raise UsageError("--idmapped-mount needs root")
             if store.mappings:
                 raise UsageError("--idmapped-mount is for stores without mappings: this store translates ids itself")

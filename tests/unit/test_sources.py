@@ -28,7 +28,7 @@ def test_a_note_that_cannot_be_written_fails_no_create(tmp_path: Path, monkeypat
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("os.pwrite", refuse)
+    monkeypatch.setattr("posix.pwrite", refuse)
     queue = _Queue(Store(str(tmp_path), Mappings([], [])), "pull-x", Metrics())
     with queue as answered:
         assert not answered

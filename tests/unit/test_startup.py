@@ -13,18 +13,18 @@ from support.archive import Archive
 from support.command import MIB, PROGRAM, Store
 
 HEAVY = {
-    *("asyncio", "aiohttp", "uvloop", "ssl", "http", "urllib", "email"),
+    *("os", "asyncio", "aiohttp", "uvloop", "ssl", "http", "urllib", "email"),
     *("logging", "yaml", "json", "re", "typing", "dataclasses", "enum", "subprocess", "argparse"),
     *("threading", "shutil", "tempfile", "pathlib", "hashlib", "contextlib", "collections", "functools", "inspect", "socket", "signal"),
     *("groot_fast.sources.registry.client", "groot_fast.pull.downloads", "groot_fast.idmap.namespace", "groot_fast.store.setup"),
 }
 REPORT = """
-import os, sys
+import posix, sys
 before = set(sys.modules)
 sys.path.append({site!r})
 from groot_fast.cli.main import main
 code = main({argv!r})
-os.write(2, (" ".join(sorted(set(sys.modules) - before))).encode())
+posix.write(2, (" ".join(sorted(set(sys.modules) - before))).encode())
 sys.exit(code)
 """
 
@@ -34,11 +34,11 @@ def modules_of(store: Store, *args: str) -> set[str]:
     with open(PROGRAM, encoding="utf-8") as launcher:
         first, *rest = launcher.read().splitlines()
     interpreter, *flags = first.removeprefix("#!").split()
-    assert flags == ["-IS"], "the launcher keeps site and the environment out"
+    assert flags == ["-ISXutf8"], "the launcher keeps site, the environment and the locale out"
     sites = [line.split('"')[1] for line in rest if line.startswith("sys.path.append")]
     assert len(sites) == 1
     code = REPORT.format(site=sites[0], argv=["--store", str(store.path), *args])
-    done = subprocess.run([interpreter, "-IS", "-c", code], capture_output=True, text=True)
+    done = subprocess.run([interpreter, *flags, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done
     assert done.stdout
     return set(done.stderr.split())

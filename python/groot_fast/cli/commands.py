@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import posix
 
+from groot_fast import files
 from groot_fast._core import format_json
 from groot_fast.cli.flags import COUNT, INTEGER, LIST, SWITCH, TEXT, Flag, Value
 from groot_fast.errors import Cancelled, GrootError, ImageNotFound, StoreError, Unhealthy, UsageError
@@ -112,7 +113,7 @@ def create(request: Request) -> str:
 
 def open_progress() -> Listener:
     """Progress for people: only where stderr is a terminal."""
-    return Terminal(2) if os.isatty(2) else Listener()
+    return Terminal(2) if posix.isatty(2) else Listener()
 
 
 def delete(request: Request) -> str:
@@ -164,7 +165,7 @@ def list_(request: Request) -> str:
 
 def _missing_store(request: Request) -> str:
     store = request.settings.store
-    if os.path.lexists(store):
+    if files.is_present(store):
         return ""
     text = f"no store found at {store}"
     request.log.error("store-path-failed", text, storePath=store)
@@ -272,7 +273,7 @@ def serve(request: Request) -> str:
         request.settings,
         request.log,
         max_operations=number("max-operations", MAX_OPERATIONS),
-        max_pulls=number("max-pulls", os.cpu_count() or 1),
+        max_pulls=number("max-pulls", posix.cpu_count() or 1),
     )
     return ""
 

@@ -7,10 +7,10 @@ lines (contract, section 5).
 from __future__ import annotations
 
 import _signal as signals  # type: ignore[import-not-found]  # `signal` would import `enum`, a fifth of a warm command's start
-import os
+import posix
 import sys
 
-from groot_fast import __version__, interrupts
+from groot_fast import __version__, files, interrupts
 from groot_fast._core import hide_in_arguments
 from groot_fast.cli.commands import COMMANDS, GLOBALS, Command, Request
 from groot_fast.cli.flags import BadFlag, Flag, HelpWanted, Value, parse
@@ -32,7 +32,7 @@ def run() -> NoReturn:
     """What the installed command runs. Ends at once: taking the interpreter apart takes as long as a warm command."""
     code = main()
     sys.stderr.flush()
-    os._exit(code)
+    posix._exit(code)
 
 
 def main(argv: list[str] | None = None, admission: Admission | None = None) -> int:
@@ -118,7 +118,7 @@ def _run(command: Command, given_globals: dict[str, Value], argv: list[str], adm
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     # One id for all lines of a command, the caller's where it has one: to find what belongs together in the logs of a cell.
-    log = Logger(sink, "grootfs", data={"correlationID": settings.correlation_id or os.urandom(8).hex()}).session(command.name)
+    log = Logger(sink, "grootfs", data={"correlationID": settings.correlation_id or posix.urandom(8).hex()}).session(command.name)
     log.info("starting")
     log.debug("config", config=settings.public())
     metrics = open_metrics(settings.metron_endpoint, log, file=settings.metrics_file, store=settings.store)
@@ -136,7 +136,9 @@ def _run(command: Command, given_globals: dict[str, Value], argv: list[str], adm
         # The store may be damaged or full in any way; that is no reason for a traceback.
         text = error.strerror or str(error)
         if error.filename is not None:
-            text = f"{os.fsdecode(error.filename)}: {text.lower()}"
+            from os import fsdecode  # text or bytes
+
+            text = f"{fsdecode(error.filename)}: {text.lower()}"
         failure = text
         log.error("failed", text)
     finally:
@@ -155,7 +157,7 @@ def _run(command: Command, given_globals: dict[str, Value], argv: list[str], adm
 def _hide_password(given: dict[str, Value]) -> None:
     password = given.get("password")
     if isinstance(password, str) and password:
-        hide_in_arguments(os.fsencode(password))
+        hide_in_arguments(files.encode(password))
 
 
 def _open_sink(settings: Settings) -> Sink:
@@ -166,7 +168,7 @@ def _open_sink(settings: Settings) -> Sink:
 
 
 def _settings(command: Command, given_globals: dict[str, Value], given: dict[str, Value]) -> Settings:
-    options: dict[str, Value] = {"correlation_id": os.environ.get("GROOTFS_CORRELATION_ID", "")}
+    options: dict[str, Value] = {"correlation_id": files.variable("GROOTFS_CORRELATION_ID")}
     for flags, values in ((GLOBALS, given_globals), (command.flags, given)):
         for flag in flags:
             if flag.name in values and values[flag.name] != "":
@@ -180,8 +182,9 @@ def _settings(command: Command, given_globals: dict[str, Value], given: dict[str
     ):
         if any(name in given for name in names):
             options[setting] = value
-    if not options.get("socket") and os.environ.get("GROOTFS_SOCKET"):
-        options["socket"] = os.environ["GROOTFS_SOCKET"]
+    socket = files.variable("GROOTFS_SOCKET")
+    if socket and not options.get("socket"):
+        options["socket"] = socket
     config = given_globals.get("config")
     return load(str(config) if config else None, options)
 
@@ -214,5 +217,5 @@ def _say(text: str) -> int:
     """Write to stdout as bytes: names on disk need not be text."""
     data = text.encode("utf-8", "surrogateescape") + b"\n"
     while data:
-        data = data[os.write(1, data) :]
+        data = data[posix.write(1, data) :]
     return 0

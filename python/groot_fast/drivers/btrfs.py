@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
+import posix
 import time
 
 from groot_fast import _core, interrupts
@@ -45,7 +45,7 @@ class Btrfs:
         if parent is None:
             _core.create_subvolume(path)
             # What no layer describes must not depend on when it was unpacked.
-            os.utime(path, (0, 0))
+            posix.utime(path, (0, 0))
         else:
             self.operations.snapshot(parent, path, None, False)
 
@@ -84,7 +84,7 @@ class Btrfs:
                 _core.set_limit(unlimited, size, exclusive)
             except PermissionError:
                 self._drax_limit(unlimited, size, exclusive)
-            os.rename(unlimited, path)
+            posix.rename(unlimited, path)
             _core.sync(path)
         except BaseException as error:
             self.destroy(unlimited)
@@ -141,11 +141,11 @@ class Btrfs:
 
     def _disband(self, path: str, ident: int, members: list[int]) -> bool:
         """Remove a level-1 group. False where that failed: an empty group costs nothing."""
-        if os.geteuid() != 0:
+        if posix.geteuid() != 0:
             self._drax_destroy(path)
             return True
         try:
-            _core.disband_group(os.path.dirname(path), ident, members)
+            _core.disband_group(path.rpartition("/")[0], ident, members)
         except OSError:
             return False
         return True

@@ -113,7 +113,7 @@ class Namespace:
         try:
             code = CHILD.format(path=sys.path, fd=theirs.fileno())
             self._child = subprocess.Popen(
-                [sys.executable, "-IS", "-c", code],
+                [sys.executable, "-ISXutf8", "-c", code],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

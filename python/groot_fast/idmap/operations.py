@@ -8,9 +8,9 @@ depends on the caller alone and is decided once; nothing else in the package ask
 from __future__ import annotations
 
 import errno
-import os
+import posix
 
-from groot_fast import _core
+from groot_fast import _core, files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 def open_operations(mappings: Mappings, settings: Settings, cancel: _core.Cancel) -> Operations:
     """The operations for this caller."""
-    if os.geteuid() == 0 or not mappings:
+    if posix.geteuid() == 0 or not mappings:
         return Direct(mappings, cancel)
     return Namespaced(mappings, settings)
 
@@ -62,12 +62,12 @@ def delete_with_nested(path: str) -> list[int]:
 
 def remove_directory(path: str) -> None:
     """Remove an ordinary directory with all in it. Raises OSError."""
-    if os.listdir(path):
+    if posix.listdir(path):
         import shutil
 
         shutil.rmtree(path)
     else:
-        os.rmdir(path)
+        posix.rmdir(path)
 
 
 class Direct:
@@ -79,7 +79,7 @@ class Direct:
 
     def unpack(self, path: str, layer: Layer, blob: str | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
         """See `Operations`."""
-        if isinstance(blob, str) and os.path.isdir(blob):
+        if isinstance(blob, str) and files.is_directory(blob):
             return _core.copy_directory(path, blob, uids=self._uids, gids=self._gids, listing=listing, cancel=self._cancel)
         arguments = unpack_arguments(layer, listing)
         return _core.unpack(path, blob, **arguments, uids=self._uids, gids=self._gids, cancel=self._cancel)
@@ -131,20 +131,20 @@ class Namespaced:
         except BaseException:
             # A child that was stopped was killed, and may have been writing this record.
             try:
-                os.unlink(listing[1])
+                posix.unlink(listing[1])
             except OSError:
                 pass
             raise
 
     def _unpack(self, path: str, layer: Layer, blob: str | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
         if isinstance(blob, str):
-            if os.path.isdir(blob):
+            if files.is_directory(blob):
                 return self._namespace.copy_directory(path, blob, listing)
-            fd = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
+            fd = posix.open(blob, posix.O_RDONLY | posix.O_CLOEXEC)
             try:
                 return self._namespace.unpack(path, fd, unpack_arguments(layer, listing))
             finally:
-                os.close(fd)
+                posix.close(fd)
         return self._unpack_growing(path, blob, unpack_arguments(layer, listing))
 
     def verify(self, path: str, listings: list[str]) -> tuple[int, int, list[str]]:
@@ -154,7 +154,7 @@ class Namespaced:
     def _unpack_growing(self, path: str, blob: _core.Spool, arguments: dict[str, Any]) -> _core.Unpacked:
         import threading
 
-        read, write = os.pipe2(os.O_CLOEXEC)
+        read, write = posix.pipe2(posix.O_CLOEXEC)
 
         def pump() -> None:
             try:
@@ -162,14 +162,14 @@ class Namespaced:
             except Exception:
                 pass
             finally:
-                os.close(write)
+                posix.close(write)
 
         thread = threading.Thread(target=pump, name="pump", daemon=True)
         thread.start()
         try:
             return self._namespace.unpack(path, read, arguments)
         finally:
-            os.close(read)
+            posix.close(read)
             thread.join()
 
     def snapshot(self, source: str, path: str, limit: int | None, exclusive: bool) -> None:
@@ -177,7 +177,7 @@ class Namespaced:
         try:
             _core.snapshot(source, path, limit=limit, exclusive=exclusive)
         except PermissionError:
-            if os.stat(source).st_uid == os.geteuid():
+            if posix.stat(source).st_uid == posix.geteuid():
                 raise
             self._namespace.snapshot(source, path, limit, exclusive)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from groot_fast import files
 from groot_fast.errors import SourceError
 
 TYPE_CHECKING = False
@@ -54,7 +53,7 @@ class LocalBlobs:
     def open(self, layer: Layer) -> str:
         """The path, if there is something. Raises SourceError."""
         path = layer.path or ""
-        if not os.path.exists(path):
+        if not files.exists(path):
             raise SourceError(f"streaming blob `{layer.name}`: open {path}: no such file or directory")
         return path
 

@@ -6,8 +6,7 @@ manifest in the index is not held against the manifest's bytes, unless the calle
 
 from __future__ import annotations
 
-import os
-
+from groot_fast import files
 from groot_fast._core import sha256
 from groot_fast.errors import BadImage, SourceError
 from groot_fast.sources.base import Source
@@ -71,7 +70,7 @@ class OciSource(Source):
 
     def blobs(self, store: Store, log: Logger, progress: Listener, metrics: Metrics) -> Blobs:
         """Files of the layout; layers that it only names by URL come over the network."""
-        if all(os.path.exists(layer.path or "") or not layer.urls for layer in self._image.layers):
+        if all(files.exists(layer.path or "") or not layer.urls for layer in self._image.layers):
             return super().blobs(store, log, progress, metrics)
         from groot_fast.pull.remote_layers import RemoteLayers
 
@@ -120,14 +119,13 @@ class OciSource(Source):
 
     def _read(self, path: str, most: int) -> bytes:
         try:
-            with open(path, "rb") as file:
-                body = file.read(most + 1)
+            body = files.read(path, most + 1)
         except (FileNotFoundError, NotADirectoryError):
             raise SourceError("Image source doesn't exist", hint=f"{path} is missing") from None
         except OSError as error:
             raise SourceError(f"{PREFIX}open {path}: {(error.strerror or 'error').lower()}") from None
         if len(body) > most:
-            raise BadImage(f"{os.path.basename(path)} is larger than {most} bytes")
+            raise BadImage(f"{path.rpartition('/')[2]} is larger than {most} bytes")
         return body
 
 

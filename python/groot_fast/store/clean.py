@@ -7,10 +7,10 @@ uses or builds is locked by it until its image has a record, and clean only take
 
 from __future__ import annotations
 
-import os
+import posix
 import time
 
-from groot_fast import interrupts
+from groot_fast import files, interrupts
 from groot_fast.errors import GrootError, StoreError
 from groot_fast.store import images, locks, records
 from groot_fast.store.volumes import DOOMED, INCOMPLETE, RECLAIM_DEADLINE, list_volumes
@@ -91,7 +91,7 @@ def _mark(store: Store, driver: Driver, log: Logger, metrics: Metrics, ignore_im
         used = dependencies.volumes()
         for image in ignore_images:
             used.update(records.read_source(store, image))
-        for name in os.listdir(store.folder("volumes")):
+        for name in posix.listdir(store.folder("volumes")):
             # What is no volume is not ours to remove.
             if not name.startswith(DOOMED) and name not in used and driver.is_volume(store.volume(name)):
                 doom(store, name, dependencies, log)
@@ -111,7 +111,7 @@ def drop_stale_records(store: Store, log: Logger) -> None:
     for image_id in records.recorded_images(store):
         # Not `isdir`: a directory that cannot be looked at is still an image.
         try:
-            os.lstat(store.image(image_id))
+            posix.lstat(store.image(image_id))
         except FileNotFoundError:
             log.info("record-without-image", id=image_id)
             records.remove_dependencies(store, image_id)
@@ -130,7 +130,7 @@ def doom(store: Store, name: str, dependencies: records.Dependencies, log: Logge
         if name in dependencies.volumes():
             return
         try:
-            os.rename(store.volume(name), store.volume(DOOMED + name))
+            posix.rename(store.volume(name), store.volume(DOOMED + name))
         except FileNotFoundError:
             return
         if name == chain_id:
@@ -141,7 +141,7 @@ def destroy_marked(store: Store, driver: Driver, log: Logger, *, wait: bool) -> 
     """Destroy what is marked. Only with the lock of cleans. Raises StoreError when a volume could not be destroyed."""
     failed = 0
     destroyed: list[int] = []
-    for name in os.listdir(store.folder("volumes")):
+    for name in posix.listdir(store.folder("volumes")):
         if not name.startswith(DOOMED):
             continue
         interrupts.check()
@@ -162,18 +162,18 @@ def remove_temporary(store: Store, alone: bool, keep_downloads: float) -> None:
     """Remove what processes left in ``tmp``. A download in progress is locked by its process; of other files only their
     age tells, unless nobody else is at work."""
     now = time.time()
-    for name in os.listdir(store.folder("tmp")):
+    for name in posix.listdir(store.folder("tmp")):
         path = store.folder(f"tmp/{name}")
         try:
-            age = now - os.lstat(path).st_mtime
+            age = now - posix.lstat(path).st_mtime
             if is_download(name):
                 # A time in the future says as little as one long ago.
                 if not 0 <= age < keep_downloads:
                     remove_unlocked(path)
-            elif alone and os.path.isdir(path):
-                os.rmdir(path)
+            elif alone and files.is_directory(path):
+                posix.rmdir(path)
             elif alone or age > FOREIGN_AGE:
-                os.unlink(path)
+                posix.unlink(path)
         except OSError:
             pass  # gone meanwhile, or a directory that is none of ours
 
@@ -186,21 +186,21 @@ def is_download(name: str) -> bool:
 
 def remove_unlocked(path: str) -> None:
     """Remove a download that no process is working on."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    fd = posix.open(path, posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC | posix.O_NONBLOCK)
     try:
         if locks.try_flock(fd):
-            os.unlink(path)
+            posix.unlink(path)
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def remove_lock_files(store: Store, volumes: set[str]) -> None:
     """Remove the lock files of volumes that are gone; the original keeps one for each layer it ever saw."""
-    for name in os.listdir(store.folder("locks")):
+    for name in posix.listdir(store.folder("locks")):
         key = name.removesuffix(".lock")
         if key in (locks.GLOBAL, locks.GARBAGE) or key in volumes or key == name:
             continue
         held = locks.try_lock(store, key)
         if held is not None:
             with held:
-                os.unlink(store.folder(f"locks/{name}"))
+                posix.unlink(store.folder(f"locks/{name}"))

@@ -8,9 +8,9 @@ on the directory, or died. Create replaces what the dead left, clean removes it.
 from __future__ import annotations
 
 import errno
-import os
+import posix
 
-from groot_fast import interrupts
+from groot_fast import files, interrupts
 from groot_fast._core import mount_idmapped, rename_new, unmount, write_record
 from groot_fast.errors import ImageExists, ImageNotFound, StoreError
 from groot_fast.store import records
@@ -58,7 +58,7 @@ def check_new_id(store: Store, driver: Driver, image_id: str) -> None:
     """Refuse an id that cannot be used. Raises StoreError, ImageExists."""
     if "/" in image_id:
         raise StoreError(f"id `{image_id}` contains invalid characters: `/`")
-    if not is_image_id(image_id) or len(os.fsencode(image_id)) > MAX_NEW_ID:
+    if not is_image_id(image_id) or len(files.encode(image_id)) > MAX_NEW_ID:
         raise StoreError(f"id `{image_id}` cannot be used: it must be a file name of 1 to {MAX_NEW_ID} bytes other than `.` and `..`")
     if any(char < " " or char == "\x7f" for char in image_id):
         # `list` prints a line for each image, and terminals obey.
@@ -88,9 +88,9 @@ class Reservation:
         try:
             self._claim(fresh)
         except BaseException:
-            os.close(self._fd)
-            if os.path.isdir(fresh):
-                os.rmdir(fresh)
+            posix.close(self._fd)
+            if files.is_directory(fresh):
+                posix.rmdir(fresh)
             raise
 
     def _claim(self, fresh: str) -> None:
@@ -112,7 +112,7 @@ class Reservation:
                     continue
             finally:
                 if left >= 0:
-                    os.close(left)
+                    posix.close(left)
             # Held by another create, which will have the image in a moment, or by a clean, which removes it.
             if time.monotonic() > end:
                 raise _exists(self.image_id)
@@ -127,7 +127,7 @@ class Reservation:
             if error is not None:
                 _remove_image(self._store, self._driver, self.image_id)
         finally:
-            os.close(self._fd)
+            posix.close(self._fd)
 
     def commit(
         self, image: Image, volume: str, limit: Limit | None, *, mount: bool, image_size: int, idmapped: Mappings | None = None
@@ -142,9 +142,9 @@ class Reservation:
         write_record(f"{self.path}/image.json", self._store.temporary("record"), image.config, mode=0o644, owner=self._store.owner)
         for source in image.volume_sources(self.path).values():
             self._store.make_directory(source, 0o755)
-        os.setxattr(self.path, SIZE_ATTRIBUTE, str(image_size).encode())
+        posix.setxattr(self.path, SIZE_ATTRIBUTE, str(image_size).encode())
         if limit is not None:
-            os.setxattr(self.path, LIMIT_ATTRIBUTE, str(limit.size).encode())
+            posix.setxattr(self.path, LIMIT_ATTRIBUTE, str(limit.size).encode())
         if mount and idmapped is None:
             self._driver.make_image(volume, f"{self.path}/rootfs", limit)
             return
@@ -152,7 +152,7 @@ class Reservation:
         if idmapped is None:
             self._driver.make_image(volume, f"{self.path}/snapshot", limit)
         else:
-            os.setxattr(self.path, IDMAPPED_ATTRIBUTE, b"1")
+            posix.setxattr(self.path, IDMAPPED_ATTRIBUTE, b"1")
             self._driver.make_image(volume, f"{self.path}/snapshot", limit)
             mount_idmapped(f"{self.path}/snapshot", f"{self.path}/rootfs", *idmapped.ranges())
 
@@ -167,12 +167,12 @@ def _make_locked(store: Store) -> tuple[str, int]:
             fd = lock_directory(path)
             if fd >= 0:
                 return path, fd
-            os.rmdir(path)
+            posix.rmdir(path)
         except FileNotFoundError:
             pass
         except BaseException:
-            if os.path.isdir(path):
-                os.rmdir(path)
+            if files.is_directory(path):
+                posix.rmdir(path)
             raise
     raise StoreError("the directory of the image was removed again and again before it could be locked")
 
@@ -181,18 +181,18 @@ def lock_directory(path: str) -> int:
     """An exclusively locked descriptor of the directory that is at ``path`` now, or -1 where somebody else holds it
     or it is gone."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = posix.open(path, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC)
     except FileNotFoundError:
         return -1
     if try_flock(fd) and is_at(fd, path):
         return fd
-    os.close(fd)
+    posix.close(fd)
     return -1
 
 
 def list_images(store: Store, driver: Driver) -> list[str]:
     """Ids of all finished images, sorted. Raises OSError."""
-    return sorted(image_id for image_id in os.listdir(store.folder("images")) if image_tree(store, driver, image_id))
+    return sorted(image_id for image_id in posix.listdir(store.folder("images")) if image_tree(store, driver, image_id))
 
 
 def image_usage(store: Store, driver: Driver, image_id: str) -> tuple[int, int]:
@@ -220,7 +220,7 @@ def limit_of(store: Store, driver: Driver, image_id: str) -> int | None:
 
 def committed_limits(store: Store) -> int:
     """Sum of the disk limits of all images. Images of the original have none on record."""
-    return sum(number_at(store.image(image_id), LIMIT_ATTRIBUTE) or 0 for image_id in os.listdir(store.folder("images")))
+    return sum(number_at(store.image(image_id), LIMIT_ATTRIBUTE) or 0 for image_id in posix.listdir(store.folder("images")))
 
 
 def image_size(store: Store, image_id: str) -> int:
@@ -234,7 +234,7 @@ def image_size(store: Store, image_id: str) -> int:
 def is_foreign(path: str) -> bool:
     """Whether the original made the image: it writes no size."""
     try:
-        return not os.getxattr(path, SIZE_ATTRIBUTE)
+        return not posix.getxattr(path, SIZE_ATTRIBUTE)
     except OSError:
         return True
 
@@ -242,7 +242,7 @@ def is_foreign(path: str) -> bool:
 def number_at(path: str, attribute: str) -> int | None:
     """A number that is recorded on an image's directory; None where there is none."""
     try:
-        return int(os.getxattr(path, attribute))
+        return int(posix.getxattr(path, attribute))
     except (OSError, ValueError):
         return None
 
@@ -254,9 +254,9 @@ def delete_image(store: Store, driver: Driver, image_id: str) -> None:
     delete, create or clean finishes.
     """
     path = store.image(image_id)
-    if not is_image_id(image_id) or not os.path.isdir(path) or os.path.islink(path):
+    if not is_image_id(image_id) or not files.is_directory(path) or files.is_link(path):
         raise ImageNotFound(f"Image `{image_id}` not found. Skipping delete.")
-    own = f"{os.path.realpath(path)}/rootfs" if is_idmapped(path) else ""
+    own = f"{files.real_path(path)}/rootfs" if is_idmapped(path) else ""
     mounted = [point for point in mounts_below(path) if point != own]
     if mounted:
         raise StoreError(f"deleting image path '{path}' failed: {mounted[0]} is a mount point", hint=f"umount {mounted[0]} and try again")
@@ -267,11 +267,11 @@ def delete_image(store: Store, driver: Driver, image_id: str) -> None:
         _remove_image(store, driver, image_id)
     except OSError as error:
         hint = None
-        if error.errno in (errno.EPERM, errno.EACCES) and os.geteuid() != 0:
+        if error.errno in (errno.EPERM, errno.EACCES) and posix.geteuid() != 0:
             hint = "the store's file system must be mounted with `user_subvol_rm_allowed`"
         raise StoreError(f"deleting image path '{path}' failed: {error.strerror}", hint=hint) from None
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def _wait_for_directory(path: str) -> int | None:
@@ -279,7 +279,7 @@ def _wait_for_directory(path: str) -> int | None:
     import time
 
     end = time.monotonic() + DELETE_DEADLINE
-    while os.path.isdir(path):
+    while files.is_directory(path):
         fd = lock_directory(path)
         if fd >= 0:
             return fd
@@ -292,9 +292,9 @@ def _wait_for_directory(path: str) -> int | None:
 
 def remove_unfinished(store: Store, driver: Driver) -> None:
     """Remove the directories of images that were never finished and that nobody works on."""
-    for image_id in os.listdir(store.folder("images")):
+    for image_id in posix.listdir(store.folder("images")):
         path = store.image(image_id)
-        if os.path.islink(path) or not os.path.isdir(path) or image_tree(store, driver, image_id) is not None:
+        if files.is_link(path) or not files.is_directory(path) or image_tree(store, driver, image_id) is not None:
             continue
         fd = lock_directory(path)
         if fd < 0:
@@ -303,13 +303,13 @@ def remove_unfinished(store: Store, driver: Driver) -> None:
             if image_tree(store, driver, image_id) is None:
                 _remove_image(store, driver, image_id)
         finally:
-            os.close(fd)
+            posix.close(fd)
 
 
 def is_idmapped(path: str) -> bool:
     """Whether the image's ``rootfs`` is a mount of ours."""
     try:
-        return os.getxattr(path, IDMAPPED_ATTRIBUTE) == b"1"
+        return posix.getxattr(path, IDMAPPED_ATTRIBUTE) == b"1"
     except OSError:
         return False
 
@@ -324,15 +324,15 @@ def _remove_image(store: Store, driver: Driver, image_id: str) -> None:
     _remove_contents(driver, store.image(image_id))
     # While the directory stands and is locked, the id is ours, and so is the record.
     records.remove_dependencies(store, image_id)
-    os.rmdir(store.image(image_id))
+    posix.rmdir(store.image(image_id))
 
 
 def _remove_contents(driver: Driver, path: str) -> None:
-    names = sorted(os.listdir(path), key=lambda name: name not in TREES)
+    names = sorted(posix.listdir(path), key=lambda name: name not in TREES)
     for name in names:
         entry = f"{path}/{name}"
-        if not os.path.isdir(entry) or os.path.islink(entry):
-            os.unlink(entry)
+        if not files.is_directory(entry) or files.is_link(entry):
+            posix.unlink(entry)
         elif driver.is_volume(entry):
             driver.destroy(entry)
         else:
@@ -342,7 +342,7 @@ def _remove_contents(driver: Driver, path: str) -> None:
 
 def mounts_below(path: str) -> list[str]:
     """Mount points at or below ``path`` (proc(5), mountinfo)."""
-    prefix = os.path.realpath(path).encode("utf-8", "surrogateescape")
+    prefix = files.real_path(path).encode("utf-8", "surrogateescape")
     found = []
     with open("/proc/self/mountinfo", "rb") as lines:
         for line in lines:
@@ -351,5 +351,5 @@ def mounts_below(path: str) -> list[str]:
                 for code, char in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
                     point = point.replace(code, char)
             if point == prefix or point.startswith(prefix + b"/"):
-                found.append(os.fsdecode(point))
+                found.append(files.decode(point))
     return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import stat
+import posix
+from _stat import S_ISLNK
 
+from groot_fast import files
 from groot_fast._core import parse_json
 from groot_fast.errors import StoreError
 from groot_fast.idmap import Mapping, Mappings, parse_mapping
@@ -26,7 +27,7 @@ class Store:
         self.mappings = mappings
         owner = mappings.owner()
         # Files that root makes in somebody's store must be that somebody's, or it is locked out of its own store.
-        self.owner = owner if owner is not None and os.geteuid() == 0 else None
+        self.owner = owner if owner is not None and posix.geteuid() == 0 else None
 
     def image(self, image_id: str) -> str:
         """Directory of an image."""
@@ -42,17 +43,17 @@ class Store:
 
     def temporary(self, kind: str) -> str:
         """A fresh name in ``tmp``."""
-        return f"{self.path}/tmp/{kind}-{os.getpid()}-{os.urandom(6).hex()}"
+        return f"{self.path}/tmp/{kind}-{posix.getpid()}-{posix.urandom(6).hex()}"
 
     def give(self, path: str) -> None:
         """Hand a file or directory that was just made to the store's owner."""
         if self.owner is not None:
-            os.chown(path, *self.owner, follow_symlinks=False)
+            posix.chown(path, *self.owner, follow_symlinks=False)
 
     def make_directory(self, path: str, mode: int) -> None:
         """Make a directory of exactly this mode, whatever the umask. Raises OSError (FileExistsError)."""
-        os.mkdir(path, 0o700)
-        os.chmod(path, mode)
+        posix.mkdir(path, 0o700)
+        posix.chmod(path, mode)
         self.give(path)
 
 
@@ -71,7 +72,7 @@ def is_initialised(path: str) -> bool:
 
 def _present(path: str) -> bool:
     try:
-        is_link = stat.S_ISLNK(os.lstat(path).st_mode)
+        is_link = S_ISLNK(posix.lstat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
@@ -85,8 +86,7 @@ def read_namespace(path: str) -> Mappings:
     """The mappings in ``meta/namespace.json``. Raises StoreError."""
     try:
         # Not blocking: a pipe under this name must not hold us.
-        with open(os.open(f"{path}/meta/namespace.json", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            document = parse_json(file.read(1 << 20) or b"")
+        document = parse_json(files.read(f"{path}/meta/namespace.json", 1 << 20, posix.O_NONBLOCK))
     except OSError as error:
         reason = (error.strerror or "error").lower()
         raise StoreError(f"reading namespace file: open {path}/meta/namespace.json: {reason}") from None
@@ -117,8 +117,10 @@ def image_id_of(store_path: str, argument: str) -> str:
     """
     if not argument.startswith("/"):
         return argument
-    prefix = os.path.normpath(store_path) + "/images/"
-    path = os.path.normpath(argument)
+    from os.path import normpath
+
+    prefix = normpath(store_path) + "/images/"
+    path = normpath(argument)
     image_id = path.removeprefix(prefix)
     if image_id == path or "/" in image_id:
         raise StoreError(f"path `{argument}` is outside store path")
@@ -127,4 +129,4 @@ def image_id_of(store_path: str, argument: str) -> str:
 
 def is_image_id(image_id: str) -> bool:
     """Whether an image can have this id: it has to be a name for a directory of its own."""
-    return 0 < len(os.fsencode(image_id)) <= MAX_NAME and image_id not in (".", "..") and not {"/", "\0"} & set(image_id)
+    return 0 < len(files.encode(image_id)) <= MAX_NAME and image_id not in (".", "..") and not {"/", "\0"} & set(image_id)

@@ -15,7 +15,7 @@ shared for a moment (`observe`), and holds a volume's lock shared while it verif
 from __future__ import annotations
 
 import fcntl
-import os
+import posix
 import time
 
 from groot_fast import interrupts
@@ -68,16 +68,16 @@ class Lock:
 
     def write_note(self, note: str) -> None:
         """Leave a note in the lock file for the next holder."""
-        os.pwrite(self._fd, note.encode().ljust(NOTE_BYTES), 0)
+        posix.pwrite(self._fd, note.encode().ljust(NOTE_BYTES), 0)
 
     def read_note(self) -> str:
         """The note that an earlier holder left, or nothing."""
-        return os.pread(self._fd, NOTE_BYTES, 0).decode("utf-8", "replace").rstrip()
+        return posix.pread(self._fd, NOTE_BYTES, 0).decode("utf-8", "replace").rstrip()
 
     def release(self) -> None:
         """Let go. Harmless when already done."""
         if self._fd >= 0:
-            os.close(self._fd)
+            posix.close(self._fd)
             self._fd = -1
             if self._metrics is not None:
                 self._metrics.send(self._name, time.monotonic_ns() - self._since, NANOS)
@@ -100,12 +100,12 @@ def try_lock(store: Store, key: str, *, shared: bool = False) -> Lock | None:
     while True:
         fd = _open(store, path, key)
         if not try_flock(fd, shared=shared):
-            os.close(fd)
+            posix.close(fd)
             return None
         # Clean removes lock files of volumes that are gone: a lock on a removed file locks nothing.
         if is_at(fd, path):
             return Lock(fd, 0)
-        os.close(fd)
+        posix.close(fd)
 
 
 def observe(store: Store, key: str) -> Lock | None:
@@ -114,15 +114,15 @@ def observe(store: Store, key: str) -> Lock | None:
     path = lock_path(store, key)
     while True:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW | posix.O_NONBLOCK)
         except FileNotFoundError:
             return Lock(-1, 0)
         if not try_flock(fd, shared=True):
-            os.close(fd)
+            posix.close(fd)
             return None
         if is_at(fd, path):
             return Lock(fd, 0)
-        os.close(fd)
+        posix.close(fd)
 
 
 def lock(store: Store, key: str, *, shared: bool = False, deadline: float) -> Lock:
@@ -157,14 +157,14 @@ def lock_unless(store: Store, key: str, condition: Callable[[], bool], *, shared
 
 def _open(store: Store, path: str, key: str) -> int:
     # Non-blocking, or a pipe under the lock's name would hold us for ever.
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    flags = posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC | posix.O_NOFOLLOW | posix.O_NONBLOCK
     try:
         try:
-            return os.open(path, flags & ~os.O_CREAT)
+            return posix.open(path, flags & ~posix.O_CREAT)
         except FileNotFoundError:
-            fd = os.open(path, flags, 0o600)
+            fd = posix.open(path, flags, 0o600)
             if store.owner is not None:
-                os.fchown(fd, *store.owner)
+                posix.fchown(fd, *store.owner)
             return fd
     except OSError as error:
         reason = (error.strerror or "error").lower()
@@ -182,7 +182,9 @@ def try_flock(fd: int, *, shared: bool = False) -> bool:
 
 def is_at(fd: int, path: str) -> bool:
     """Whether ``path`` still names what the descriptor is open on: a lock on something that lost its name locks nothing."""
+    held = posix.fstat(fd)
     try:
-        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
+        named = posix.lstat(path)
     except FileNotFoundError:
         return False
+    return (named.st_ino, named.st_dev) == (held.st_ino, held.st_dev)

@@ -5,8 +5,9 @@ One damaged record never stops anything: it reads as missing, and `clean` goes o
 
 from __future__ import annotations
 
-import os
+import posix
 
+from groot_fast import files
 from groot_fast._core import format_json, parse_json, sha256, write_record
 
 TYPE_CHECKING = False
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from groot_fast.store.layout import Store
 
 MAX_RECORD = 1 << 20
-FIRST_READ = 1 << 14
-"""Bytes: nearly all records are smaller, and a buffer for the largest costs more than reading them."""
 DEPENDENCIES = "meta/dependencies"
 SOURCES = "meta/sources"
 SIZE = "volume-"
@@ -39,23 +38,13 @@ def read(path: str) -> object:
     return None if data is None else _parse(data)
 
 
-def _read_bytes(path: str, first: int = FIRST_READ, most: int = MAX_RECORD) -> bytes | None:
-    """The start of a file, ``most`` bytes of it, in one call where it has less than ``first``. Without a file object: there may
-    be thousands of records."""
+def _read_bytes(path: str, most: int = MAX_RECORD) -> bytes | None:
+    """The start of a record, ``most`` bytes of it; None where it cannot be read."""
     try:
         # Neither a pipe under the name of a record may hold us, nor a link lead us elsewhere.
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return files.read(path, most, posix.O_NOFOLLOW | posix.O_NONBLOCK)
     except OSError:
         return None
-    try:
-        data = os.read(fd, first)
-        if len(data) == first < most:
-            data += os.read(fd, most - first)
-        return data
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
 
 
 def _parse(data: bytes) -> object:
@@ -68,12 +57,12 @@ def _parse(data: bytes) -> object:
 def _remove(path: str) -> None:
     """Remove a record. Missing is fine, and so is something that is none."""
     try:
-        os.unlink(path)
+        posix.unlink(path)
     except FileNotFoundError:
         pass
     except IsADirectoryError:
         try:
-            os.rmdir(path)
+            posix.rmdir(path)
         except OSError:
             pass
 
@@ -120,7 +109,7 @@ def remove_dependencies(store: Store, image_id: str) -> None:
 
 def recorded_images(store: Store) -> list[str]:
     """Ids of all images that have a record."""
-    images = map(recorded_image, os.listdir(store.folder(DEPENDENCIES)))
+    images = map(recorded_image, posix.listdir(store.folder(DEPENDENCIES)))
     return [image_id for image_id in images if image_id is not None]
 
 
@@ -145,7 +134,7 @@ class Dependencies:
         nothing either, the image uses nothing: its tree does not depend on its volumes, so the worst is that they are pulled
         again (contract, defect 15). Raises OSError."""
         known: dict[int, bytes] = {}
-        with os.scandir(self._store.folder(DEPENDENCIES)) as entries:
+        with posix.scandir(self._store.folder(DEPENDENCIES)) as entries:
             for entry in entries:
                 image_id = recorded_image(entry.name)
                 if image_id is not None:
@@ -228,7 +217,7 @@ class ListingHead:
 
 def read_listing_head(store: Store, chain_id: str) -> ListingHead | None:
     """The head of a volume's listing; None where there is no usable one."""
-    data = _read_bytes(listing_path(store, chain_id), HEAD, HEAD)
+    data = _read_bytes(listing_path(store, chain_id), HEAD)
     if data is None:
         return None
     head, end, _ = data.partition(b"\n")
@@ -264,7 +253,7 @@ def recorded_volume(name: str) -> str | None:
 
 def prune_volumes(store: Store, volumes: set[str]) -> None:
     """Drop the records of volumes that are gone. Only while nobody builds any: the records come before the volume."""
-    for name in os.listdir(store.folder("meta")):
+    for name in posix.listdir(store.folder("meta")):
         chain_id = recorded_volume(name)
         if chain_id is not None and chain_id not in volumes:
             remove_volume(store, chain_id)
@@ -274,7 +263,7 @@ def prune_volumes(store: Store, volumes: set[str]) -> None:
 
 
 def _source_path(store: Store, image: str) -> str:
-    return store.folder(f"{SOURCES}/{sha256(os.fsencode(image))}.json")
+    return store.folder(f"{SOURCES}/{sha256(files.encode(image))}.json")
 
 
 def write_source(store: Store, name: str, image: Image) -> None:
@@ -294,7 +283,7 @@ def write_source(store: Store, name: str, image: Image) -> None:
     if read(path) == value:
         return
     folder = store.folder(SOURCES)
-    if not os.path.isdir(folder):
+    if not files.is_directory(folder):
         try:
             store.make_directory(folder, 0o755)
         except FileExistsError:
@@ -328,11 +317,11 @@ def recall_image(store: Store, name: str) -> Image | None:
 def damaged_sources(store: Store) -> list[str]:
     """Paths below ``meta/sources`` that are no such record."""
     try:
-        names = sorted(os.listdir(store.folder(SOURCES)))
+        names = sorted(posix.listdir(store.folder(SOURCES)))
     except FileNotFoundError:
         return []
     paths = [store.folder(f"{SOURCES}/{name}") for name in names]
-    return [path for path in paths if not _is_source(path) and os.path.lexists(path)]
+    return [path for path in paths if not _is_source(path) and files.is_present(path)]
 
 
 def _is_source(path: str) -> bool:
@@ -343,13 +332,13 @@ def _is_source(path: str) -> bool:
 def prune_sources(store: Store, volumes: set[str]) -> None:
     """Drop the records of names none of whose volumes exist any more."""
     try:
-        names = os.listdir(store.folder(SOURCES))
+        names = posix.listdir(store.folder(SOURCES))
     except FileNotFoundError:
         return
     for name in names:
         path = store.folder(f"{SOURCES}/{name}")
         data = _read_bytes(path)
-        if data is None and os.path.isfile(path):
+        if data is None and files.is_file(path):
             continue  # the disk refuses to read it now, which says nothing of what it holds
         value = None if data is None else _parse(data)
         kept = _strings(value.get("volumes")) if isinstance(value, dict) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix
 import time
 
 from groot_fast import _core, interrupts
@@ -47,7 +47,7 @@ class Volume:
         if not self.is_published:
             if not durable:
                 _core.sync(self.path)
-            os.rename(self.path, final)
+            posix.rename(self.path, final)
             self.path = final
         if self._locks:  # else a signal came while they were handed on
             self._locks[0].share()
@@ -65,12 +65,12 @@ class Volume:
 
 def incomplete_name(chain_id: str) -> str:
     """A fresh temporary name, in the original's form, so that its `clean` removes what is left of it."""
-    return f"{chain_id}{INCOMPLETE}{time.time_ns()}-{int.from_bytes(os.urandom(4), 'big')}"
+    return f"{chain_id}{INCOMPLETE}{time.time_ns()}-{int.from_bytes(posix.urandom(4), 'big')}"
 
 
 def list_volumes(store: Store) -> list[str]:
     """Names of the finished volumes."""
-    return [name for name in os.listdir(store.folder("volumes")) if not name.startswith(DOOMED) and INCOMPLETE not in name]
+    return [name for name in posix.listdir(store.folder("volumes")) if not name.startswith(DOOMED) and INCOMPLETE not in name]
 
 
 def destroy_incomplete(store: Store, driver: Driver, path: str, chain_id: str, *, full: bool) -> None:
@@ -93,11 +93,13 @@ def record_missing_sizes(store: Store) -> None:
 
 
 def _disk_usage(path: str) -> int:
-    total = os.lstat(path).st_size
+    import os
+
+    total = posix.lstat(path).st_size
     seen: set[int] = set()
     for folder, directories, files in os.walk(path):
         for name in (*directories, *files):
-            stat = os.lstat(f"{folder}/{name}")
+            stat = posix.lstat(f"{folder}/{name}")
             if stat.st_nlink > 1 and stat.st_ino in seen:
                 continue
             seen.add(stat.st_ino)

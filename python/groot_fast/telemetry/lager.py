@@ -8,7 +8,7 @@ lager's own option). Not the standard library's ``logging``: importing it would 
 
 from __future__ import annotations
 
-import os
+import posix
 import time
 
 from groot_fast._core import format_json
@@ -30,14 +30,14 @@ class Sink:
     def write(self, line: str) -> None:
         """Write one line in one call, so that lines of several processes do not mix. A full disk is no reason to fail."""
         try:
-            os.write(self.fd, line.encode() + b"\n")
+            posix.write(self.fd, line.encode() + b"\n")
         except OSError:
             pass
 
     def close(self) -> None:
         """No more lines will come. stderr is not ours to close."""
         if self.fd != 2:
-            os.close(self.fd)
+            posix.close(self.fd)
 
 
 def open_sink(path: str | None, level: str | None, time_format: str = UNIX_EPOCH) -> Sink:
@@ -48,7 +48,7 @@ def open_sink(path: str | None, level: str | None, time_format: str = UNIX_EPOCH
     number = LEVELS.get((level or "fatal").lower(), FATAL)
     if not path:
         return Sink(2, number, time_format)
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = posix.open(path, posix.O_WRONLY | posix.O_APPEND | posix.O_CREAT | posix.O_CLOEXEC, 0o644)
     return Sink(fd, min(number, INFO) if number == FATAL else number, time_format)
 
 

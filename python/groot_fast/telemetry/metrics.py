@@ -5,7 +5,7 @@ The receivers are loaded when they are wanted: most commands have none.
 
 from __future__ import annotations
 
-import os
+from groot_fast import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def open_metrics(endpoint: str, log: Logger, *, file: str = "", store: str = "")
         from groot_fast.telemetry.prometheus import MetricsFile
 
         receivers.append(MetricsFile(file, store, log))
-    if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+    if files.variable("OTEL_EXPORTER_OTLP_ENDPOINT"):
         try:
             from groot_fast.telemetry.traces import Traces
 

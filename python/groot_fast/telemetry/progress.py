@@ -6,7 +6,7 @@ that is a terminal. No colour is used, so there is none to turn off.
 
 from __future__ import annotations
 
-import os
+import posix
 import time
 
 TYPE_CHECKING = False
@@ -114,7 +114,7 @@ class Terminal(Listener):
         up = f"\x1b[{self._drawn}A" if self._drawn else ""
         self._drawn = len(lines)
         try:
-            os.write(self._fd, (up + "".join(f"\r{line}\x1b[K\n" for line in lines)).encode())
+            posix.write(self._fd, (up + "".join(f"\r{line}\x1b[K\n" for line in lines)).encode())
         except OSError:
             pass
 
