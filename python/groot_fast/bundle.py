@@ -5,8 +5,9 @@ opening and checking modules one by one takes as long as a warm command; what ev
 straight from the file, in the order in which the modules need each other, and the import system is not asked at all. Other
 modules are found when they are imported.
 
-The file: the marshalled tuple that the launcher loads, the marshalled index, the marshalled code of the other modules. It
-belongs to one build of the interpreter; another one leaves it alone and imports as usual.
+The file: the marshalled tuple that the launcher loads (this module and a table of the warm ones), the marshalled code of the
+warm modules in the order in which they run, the marshalled index of the others, their marshalled code. It belongs to one build
+of the interpreter; another one leaves it alone and imports as usual.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from posix import pread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import CodeType, ModuleType
+    from types import ModuleType
     from typing import Any
 
-    Warm = tuple[str, bool, str, CodeType | None]
-    """Name, whether it is a package, source file, code (None: an extension module)."""
+    Warm = tuple[str, bool, str, int]
+    """Name, whether it is a package, source file, bytes (0: an extension module)."""
     Index = dict[str, tuple[bool, str, int, int]]
     """By name: whether it is a package, source file, offset behind the index, bytes (0: an extension module)."""
 
@@ -32,30 +33,33 @@ if TYPE_CHECKING:
 class Bundle:
     """Finds and loads what is in the file."""
 
-    def __init__(self, file: int, index_at: int, index_bytes: int) -> None:
+    def __init__(self, file: int, index_bytes: int) -> None:
         """``file`` is a descriptor that stays open: an update replaces the file while commands run."""
         self._file = file
-        self._index_at = index_at
+        self._index_at = 0
         self._index_bytes = index_bytes
         self._index: Index | None = None
 
-    def run(self, warm: tuple[Warm, ...]) -> None:
-        """Run these modules, each behind those it imports."""
-        for name, is_package, source, code in warm:
-            spec = self._spec(name, is_package, source, is_extension=code is None)
-            module = create_dynamic(spec) if code is None else type(sys)(name)
+    def run(self, warm: tuple[Warm, ...], offset: int) -> None:
+        """Run these modules, each behind those it imports; their code begins at ``offset``, and the index behind it."""
+        for name, is_package, source, size in warm:
+            spec = self._spec(name, is_package, source, is_extension=size == 0)
+            module = type(sys)(name) if size else create_dynamic(spec)
             module.__spec__ = spec
             module.__file__ = source
             if spec.submodule_search_locations is not None:
                 module.__path__ = spec.submodule_search_locations
             sys.modules[name] = module
-            if code is None:
-                exec_dynamic(module)
+            if size:
+                # One by one: memory that is touched for the first time is dear, and this is the same each time.
+                exec(marshal.loads(pread(self._file, size, offset)), module.__dict__)
+                offset += size
             else:
-                exec(code, module.__dict__)
+                exec_dynamic(module)
             parent, _, last = name.rpartition(".")
             if parent:
                 setattr(sys.modules[parent], last, module)
+        self._index_at = offset
 
     def _spec(self, name: str, is_package: bool, source: str, *, is_extension: bool) -> ModuleSpec:
         loader: Any = ExtensionFileLoader(name, source) if is_extension else self
@@ -86,8 +90,8 @@ class Bundle:
         exec(code, module.__dict__)
 
 
-def install(file: int, index_at: int, index_bytes: int, warm: tuple[Warm, ...]) -> None:
+def install(file: int, warm_at: int, warm: tuple[Warm, ...], index_bytes: int) -> None:
     """Run the warm modules and let the others be found, behind what the interpreter has built in."""
-    bundle = Bundle(file, index_at, index_bytes)
+    bundle = Bundle(file, index_bytes)
     sys.meta_path.insert(2, bundle)
-    bundle.run(warm)
+    bundle.run(warm, warm_at)
