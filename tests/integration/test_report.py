@@ -135,4 +135,5 @@ def test_no_tree_is_walked(filled: Store, monkeypatch: pytest.MonkeyPatch) -> No
     groot = Groot(Settings({"store": str(filled.path)}), Logger(Sink(2, 9), "test"))
     assert groot.describe_store()["reclaimable_bytes"] == MIB and len(groot.describe_images()) == 2
     # The import system lists directories too.
-    assert {path for path in listed if path.startswith(str(filled.path))} == {f"{filled.path}/{folder}" for folder in ("images", "volumes", "tmp")}
+    of_the_store = {path.removeprefix(f"{filled.path}/") for path in listed if path.startswith(str(filled.path))}
+    assert of_the_store == {"images", "volumes", "tmp"}
