@@ -165,6 +165,7 @@ def measure(plan: Plan, works: Sequence[str], images: dict[str, Image], like: Se
     """Do the works of a plan with those of its images that are there. Raises Failed."""
     others: list[Peer] = [Buildah(), Containerd()] if plan.peer_rounds else []
     served = ServedGroot(report.SERVED, like[0].command)
+    asked = ServedGroot(report.ASKED, like[0].command, asked=True)
     all_rounds: list[tuple[Peer, int]] = [(peer, plan.rounds) for peer in like]
     slow: list[tuple[Peer, int]] = [(peer, plan.peer_rounds) for peer in others]
 
@@ -184,7 +185,7 @@ def measure(plan: Plan, works: Sequence[str], images: dict[str, Image], like: Se
             bench.operations(image, [*like, served, *others], plan.operation_rounds)
     if "bursts" in works:
         for image in here(plan.bursts):
-            bench.bursts(image, [*like, served, *others], plan.counts, plan.burst_rounds)
+            bench.bursts(image, [*like, served, asked, *others], plan.counts, plan.burst_rounds)
     if "pulls" in works and here(plan.pulls):
         with serve(here(plan.pulls), scratch) as registry:
             for image in here(plan.pulls):

@@ -18,13 +18,14 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from compare.api import ask_together, create_request
 from compare.filesystem import SIZE, Filesystem, fresh
 from compare.images import Image
-from compare.process import Argv, Steps, one
+from compare.process import Argv, Ended, Runner, Steps, one
 
 LIMIT = 10_000_000_000
 
@@ -49,6 +50,11 @@ class Store:
     def warm(self, image: Image, image_id: str, *, limited: bool) -> Steps | None:
         """Make another image of which everything is here, under a disk limit or without."""
         return None
+
+    def warm_together(self, runner: Runner, image: Image, image_ids: Sequence[str]) -> tuple[float, list[Ended]]:
+        """Make many warm images at once, under a limit where there are limits; as `Runner.together`."""
+        steps = [self.warm(image, name, limited=True) or self.warm(image, name, limited=False) for name in image_ids]
+        return runner.together([each[0][0] for each in steps if each is not None])
 
     def delete(self, image_id: str) -> Steps | None:
         """Remove an image."""
@@ -117,6 +123,20 @@ class GrootStore(Store):
         return one(*self.argv, "clean")
 
 
+class AskedStore(GrootStore):
+    """A store of ours behind a server whose HTTP interface is asked for warm creates at once; all else goes by the command."""
+
+    def __init__(self, store: GrootStore, socket: Path) -> None:
+        super().__init__(store.who, Path(store.argv[0]), store.path)
+        self.argv = store.argv
+        self._socket = socket
+
+    def warm_together(self, runner: Runner, image: Image, image_ids: Sequence[str]) -> tuple[float, list[Ended]]:
+        """Ask."""
+        url = f"oci://{image.layout}:latest"
+        return ask_together(self._socket, [create_request(self.path, url, name, LIMIT) for name in image_ids])
+
+
 class Groot(Peer):
     """A ``grootfs`` command."""
 
@@ -139,11 +159,12 @@ class Groot(Peer):
 
 
 class ServedGroot(Peer):
-    """A ``grootfs`` command whose calls a server runs."""
+    """A ``grootfs`` command whose calls a server runs; ``asked`` by its HTTP interface where `AskedStore` can do that."""
 
-    def __init__(self, name: str, command: Path) -> None:
+    def __init__(self, name: str, command: Path, *, asked: bool = False) -> None:
         self.name = name
         self._groot = Groot(name, command)
+        self._asked = asked
 
     @contextmanager
     def open(self, folder: Path) -> Iterator[Store]:
@@ -155,7 +176,7 @@ class ServedGroot(Peer):
             try:
                 _appears(socket)
                 store.argv[1:1] = argv[1:]
-                yield store
+                yield AskedStore(store, socket) if self._asked else store
             finally:
                 server.terminate()
                 server.wait()

@@ -13,6 +13,7 @@ from compare.works import BASE, Burst, Results, Sample
 
 US = "groot_fast"
 SERVED = "groot_fast, served"
+ASKED = "groot_fast, API"
 MEBI = 1024
 """KiB in a MiB."""
 BIGGEST_BURST = 64
@@ -28,7 +29,8 @@ median of the ratios of neighbours in a round. *Cold*: a file system made for th
 over a pipeline, with the daemon's own for `containerd`. buildah, umoci, containerd and ours check digests and diff ids; the
 floors check nothing, take whiteouts for files and make no snapshot. *python + snapshot*: `python3 -I -S -c pass`, then a
 native process that only makes the snapshot. *unpacked* is the content of all layers' files in whole 4 KiB blocks, as `du`
-counts. Growth: a full store in turns with one that keeps 10 images."""
+counts. Growth: a full store in turns with one that keeps 10 images. *served*: the same command, run by `grootfs serve`; *API*:
+the server's HTTP interface, by callers whose connections stand already."""
 
 
 @dataclass(frozen=True)
@@ -139,13 +141,17 @@ def _burst_bars(table: Table, results: Results) -> list[Bar | None]:
     found: list[Bar | None] = []
     for image in dict.fromkeys(b.image for b in results.bursts if b.work == "warm at once" and b.count == BIGGEST_BURST):
         other = {b.round: b.seconds for b in table.bursts("warm at once", image, "buildah", BIGGEST_BURST)}
-        for who in (US, SERVED):
+        alone = {b.round: b.seconds for b in table.bursts("warm at once", image, US, BIGGEST_BURST)}
+        for who in (US, SERVED, ASKED):
             ours = table.bursts("warm at once", image, who, BIGGEST_BURST)
-            name = f"{BIGGEST_BURST} warm at once, `{image}`" + (", served" if who == SERVED else "")
+            name = f"{BIGGEST_BURST} warm at once, `{image}`{who.removeprefix(US)}"
             if not ours:
                 continue
+            seconds = {b.round: b.seconds for b in ours}
+            if who != US:
+                found.append(_ratio_bar(f"{name}: rate / without a server", alone, seconds, 5.0, least=True))
             found += [
-                _ratio_bar(f"{name}: rate / buildah's", other, {b.round: b.seconds for b in ours}, 6.0, 10.0, least=True),
+                _ratio_bar(f"{name}: rate / buildah's", other, seconds, 6.0, 10.0, least=True),
                 Bar(f"{name}: p99", percentile([taken for b in ours for taken in b.latencies], 0.99), 1.5, unit=" s"),
                 Bar(f"{name}: failed", sum(b.failed for b in ours), 0, unit=""),
             ]

@@ -153,10 +153,8 @@ class Bench:
                 for number in range(rounds):
                     for store in turns(stores, number):
                         ids = [self._id() for _ in range(count)]
-                        steps = [store.warm(image, name, limited=True) or store.warm(image, name, limited=False) for name in ids]
-                        argvs = [each[0][0] for each in steps if each is not None]
                         store.filesystem.settle()
-                        seconds, ended = self._runner.together(argvs)
+                        seconds, ended = store.warm_together(self._runner, image, ids)
                         self._burst("warm at once", image, store.who, number, seconds, [(end.seconds, end.ok) for end in ended])
                         for name in ids:
                             self._try(store.delete(name))

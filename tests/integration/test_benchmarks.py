@@ -47,6 +47,7 @@ def test_compare_measures_and_writes(scratch: Path) -> None:
         *(("warm at once", count) for count in (1, 4)),
         *(("pull at once", count) for count in (1, 2)),
     }
+    assert {b.who for b in results.bursts if b.work == "warm at once"} >= {"groot_fast, served", "groot_fast, API"}
     assert sum(b.failed for b in results.bursts) == 0
 
     for cold in [s for s in results.samples if s.work == "cold oci" and s.who != "digest only"]:

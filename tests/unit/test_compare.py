@@ -225,8 +225,12 @@ def test_bars_of_growth_pair_the_fullest_level() -> None:
 def test_bars_of_bursts() -> None:
     bursts = [burst("groot_fast", 0, 64, 1.0, [0.1] * 63 + [1.6], failed=1), burst("buildah", 0, 64, 8.0, [8.0] * 64)]
     bursts += [burst("groot_fast", 0, 1, 2.0, [2.0], work="pull at once"), burst("groot_fast", 0, 16, 2.5, [2.5] * 16, work="pull at once")]
+    bursts.append(burst("groot_fast, API", 0, 64, 0.25, [0.2] * 64))
     found = by_name(Results([], bursts))
     assert found["64 warm at once, `i`: rate / buildah's"].value == 8.0
+    assert found["64 warm at once, `i`, API: rate / without a server"].value == 4.0
+    assert found["64 warm at once, `i`, API: rate / buildah's"].value == 32.0
+    assert "64 warm at once, `i`: rate / without a server" not in found
     assert found["64 warm at once, `i`: p99"].verdict == "missed"
     assert found["64 warm at once, `i`: failed"].verdict == "missed"
     assert found["16 pulls of `i` at once / one"].value == 1.25
