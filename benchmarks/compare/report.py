@@ -98,6 +98,12 @@ def bars(results: Results, unpacked: dict[str, int]) -> list[Bar]:
                 f"warm with limit `{image}` / (python + snapshot)", ours, table.rounds("warm", image, "python + snapshot"), 1.3, 1.1
             ),
             _ratio_bar(f"buildah / warm with limit `{image}`", table.rounds("warm", image, "buildah"), ours, 2.0, least=True),
+            _ratio_bar(
+                f"warm with limit `{image}`, served / snapshot",
+                table.rounds("warm, limit", image, SERVED),
+                table.rounds("warm", image, "snapshot"),
+                2.0,
+            ),
         ]
     found += _growth_bars(table, results) + _burst_bars(table, results)
     peaks = [s.peak for s in results.samples if s.who == US and s.work.startswith("cold")]
@@ -150,6 +156,7 @@ def _burst_bars(table: Table, results: Results) -> list[Bar | None]:
             seconds = {b.round: b.seconds for b in ours}
             if who != US:
                 found.append(_ratio_bar(f"{name}: rate / without a server", alone, seconds, 5.0, least=True))
+                found.append(Bar(f"{name}: commits a create", median([b.commits / b.count for b in ours]), 0.2, unit=""))
             found += [
                 _ratio_bar(f"{name}: rate / buildah's", other, seconds, 6.0, 10.0, least=True),
                 Bar(f"{name}: p99", percentile([taken for b in ours for taken in b.latencies], 0.99), 1.5, unit=" s"),
@@ -236,8 +243,9 @@ def bursts_table(results: Results) -> str:
             _seconds(percentile(every, 0.5)),
             _seconds(percentile(every, 0.99)),
         ]
-        rows.append([work, image, _escape(who), str(count), *cells, str(sum(b.failed for b in mine))])
-    return _rows("work | image | who | at once | all, median | a second | p50 | p99 | failed", rows)
+        commits = median([b.commits for b in mine])
+        rows.append([work, image, _escape(who), str(count), *cells, str(sum(b.failed for b in mine)), f"{commits:g}"])
+    return _rows("work | image | who | at once | all, median | a second | p50 | p99 | failed | commits", rows)
 
 
 def growth_table(results: Results) -> str:

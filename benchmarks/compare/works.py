@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from compare.floors import SnapshotFloor
 from compare.images import Image
 from compare.peers import Groot, GrootStore, Peer, Store
-from compare.process import Failed, Runner, Steps
+from compare.process import Ended, Failed, Runner, Steps
 from compare.programs import build
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Burst:
-    """Many commands started at once: seconds of all together, of each, and how many failed."""
+    """Many commands started at once: seconds of all together, of each, how many failed, and commits until the last end."""
 
     work: str
     image: str
@@ -56,6 +57,7 @@ class Burst:
     seconds: float
     latencies: list[float]
     failed: int
+    commits: int
 
 
 @dataclass
@@ -153,9 +155,7 @@ class Bench:
                 for number in range(rounds):
                     for store in turns(stores, number):
                         ids = [self._id() for _ in range(count)]
-                        store.filesystem.settle()
-                        seconds, ended = store.warm_together(self._runner, image, ids)
-                        self._burst("warm at once", image, store.who, number, seconds, [(end.seconds, end.ok) for end in ended])
+                        self._burst(store, "warm at once", image, number, partial(store.warm_together, self._runner, image, ids))
                         for name in ids:
                             self._try(store.delete(name))
 
@@ -169,9 +169,7 @@ class Bench:
                         given = [argv for argv in argvs if argv is not None]
                         if not given:
                             continue
-                        store.filesystem.settle()
-                        seconds, ended = self._runner.together(given)
-                        self._burst("pull at once", image, store.who, number, seconds, [(end.seconds, end.ok) for end in ended])
+                        self._burst(store, "pull at once", image, number, partial(self._runner.together, given))
 
     def growth(self, image: Image, peer: Peer, levels: Sequence[int], rounds: int, *, floor: bool) -> None:
         """Warm creates with a limit, stats and list as a store fills, in turns with a store that keeps `BASE` images; with
@@ -238,11 +236,15 @@ class Bench:
         if work.startswith("cold"):
             self._say(f"{work} {image.name}: {store.who} {cost.seconds:.2f} s, flush {flush:.2f} s, {written / 1e6:.0f} MB written")
 
-    def _burst(self, work: str, image: Image, who: str, number: int, seconds: float, ended: list[tuple[float, bool]]) -> None:
-        latencies = [taken for taken, _ in ended]
-        failed = sum(not ok for _, ok in ended)
-        self._results.bursts.append(Burst(work, image.name, who, number, len(ended), seconds, latencies, failed))
-        self._say(f"{work} {image.name}: {who} x {len(ended)} {seconds:.2f} s, {failed} failed")
+    def _burst(self, store: Store, work: str, image: Image, number: int, together: Callable[[], tuple[float, list[Ended]]]) -> None:
+        store.filesystem.settle()
+        before = store.filesystem.counters().commits
+        seconds, ended = together()
+        commits = store.filesystem.counters().commits - before
+        latencies = [end.seconds for end in ended]
+        failed = sum(not end.ok for end in ended)
+        self._results.bursts.append(Burst(work, image.name, store.who, number, len(ended), seconds, latencies, failed, commits))
+        self._say(f"{work} {image.name}: {store.who} x {len(ended)} {seconds:.2f} s, {failed} failed")
 
     def _id(self) -> str:
         self._ids += 1

@@ -23,7 +23,7 @@ def sample(work: str, who: str, number: int, seconds: float, **fields: object) -
 
 
 def burst(who: str, number: int, count: int, seconds: float, latencies: list[float], failed: int = 0, work: str = "warm at once") -> Burst:
-    return Burst(work, "i", who, number, count, seconds, latencies, failed)
+    return Burst(work, "i", who, number, count, seconds, latencies, failed, commits=16)
 
 
 def by_name(results: Results, unpacked: int = 100) -> dict[str, Bar]:
@@ -230,6 +230,7 @@ def test_bars_of_bursts() -> None:
     assert found["64 warm at once, `i`: rate / buildah's"].value == 8.0
     assert found["64 warm at once, `i`, API: rate / without a server"].value == 4.0
     assert found["64 warm at once, `i`, API: rate / buildah's"].value == 32.0
+    assert found["64 warm at once, `i`, API: commits a create"].value == 0.25
     assert "64 warm at once, `i`: rate / without a server" not in found
     assert found["64 warm at once, `i`: p99"].verdict == "missed"
     assert found["64 warm at once, `i`: failed"].verdict == "missed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 from support.command import PROGRAM
 
@@ -15,23 +16,33 @@ print(*(type(spec.loader).__name__ for spec in specs))
 print(*(spec.origin == sys.modules[name].__file__ and spec.name == name for name, spec in zip(names, specs)))
 print(sys.modules["groot_fast"].__path__ == specs[0].submodule_search_locations)
 print(groot_fast.cli.main.run is run, groot_fast.pull is sys.modules["groot_fast.pull"])
+import aiohttp
+for function in (groot_fast.cli.main.main, groot_fast.pull.downloads.Network.close, aiohttp.ClientSession.get):
+    print(bool(function.__doc__), bool(function.__annotations__))
 """
 
 
-def ask(launcher: str) -> list[str]:
-    """What the import system says of some modules, asked in place of running a command: their loaders first."""
+class Answers(NamedTuple):
+    """What the import system says of some modules, and of three functions whether they have texts and types."""
+
+    loaders: list[str]
+    described: list[str]
+
+
+def ask(launcher: str) -> Answers:
+    """Ask in place of running a command."""
     first, *_ = launcher.splitlines()
     interpreter, flag = first.removeprefix("#!").split()
     code = launcher.removesuffix("run()\n") + CODE
     done = subprocess.run([interpreter, flag, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     loaders, *rest = done.stdout.splitlines()
-    assert rest[0] == "True " * 6 + "True" and rest[1:] == ["True", "True True"], rest
-    return loaders.split()
+    assert rest[0] == "True " * 6 + "True" and rest[1:3] == ["True", "True True"], rest
+    return Answers(loaders.split(), rest[3:])
 
 
 def test_modules_come_from_the_bundle() -> None:
-    assert ask(Path(PROGRAM).read_text()) == [
+    assert ask(Path(PROGRAM).read_text()).loaders == [
         "Bundle",
         "Bundle",
         "ExtensionFileLoader",
@@ -45,8 +56,13 @@ def test_modules_come_from_the_bundle() -> None:
 def test_another_interpreter_leaves_the_bundle_alone() -> None:
     launcher = Path(PROGRAM).read_text()
     (version,) = (line for line in launcher.splitlines() if line.startswith("if sys.version == "))
-    loaders = ask(launcher.replace(version, "if sys.version == 'another':"))
-    assert loaders == [loader.replace("Bundle", "SourceFileLoader") for loader in ask(launcher)]
+    answers = ask(launcher.replace(version, "if sys.version == 'another':"))
+    assert answers.loaders == [loader.replace("Bundle", "SourceFileLoader") for loader in ask(launcher).loaders]
+    assert answers.described == ["True True"] * 3
+
+
+def test_only_ours_come_without_texts_and_types() -> None:
+    assert ask(Path(PROGRAM).read_text()).described == ["False False", "False False", "True True"]
 
 
 def test_a_traceback_names_file_and_line() -> None:
