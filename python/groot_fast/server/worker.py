@@ -23,7 +23,7 @@ from groot_fast.server import messages
 from groot_fast.telemetry.lager import Logger, open_sink
 from groot_fast.telemetry.metrics import open_metrics
 
-QUICK = ("create", "delete", "stats", "list")
+QUICK = ("create", "delete", "stats", "list", "clean")
 """Commands after which a worker may be used again."""
 
 MAX_COMMANDS = 1000
