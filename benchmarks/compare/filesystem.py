@@ -48,13 +48,15 @@ class Filesystem:
 
     def settle(self) -> None:
         """Write everything and wait, at most a minute, until the kernel is done with deleted subvolumes: else it would be at
-        work on them during somebody's turn. The ioctl, other than `flush`, wakes the thread that does it."""
+        work on them during somebody's turn. The ioctl, other than `flush`, wakes the thread that does it. At last what others left
+        on the machine's own disk: a commit waits for that disk, and so for whatever a daemon writes there behind its turn."""
         end = time.monotonic() + SETTLE
         self._sync()
         while self._has_deleted() and time.monotonic() < end:
             time.sleep(0.01)
             self._sync()
         self._sync()  # what the deletions left
+        os.sync()
 
     def _sync(self) -> None:
         subprocess.run(["btrfs", "filesystem", "sync", self.point], check=True, stdout=subprocess.DEVNULL)
