@@ -401,6 +401,20 @@ def test_a_worker_that_dies_is_replaced(server: Server, url: str) -> None:
     server.expect(4, "create", "ok")
 
 
+def test_a_worker_is_used_again_after_every_quick_command(server: Server, url: str) -> None:
+    server.store.create(url, "cold")  # by a worker that steps aside, and ends
+    server.store.create(url, "one")
+    (worker,) = server.family()[2:]
+    server.store.run("stats", "one").ok()
+    server.store.run("list").ok()
+    server.store.delete("one")
+    server.store.clean()
+    server.store.create(url, "two")
+    assert server.family()[2:] == [worker]
+    server.store.run("delete-store").ok()
+    wait_for(lambda: worker not in server.family(), "a worker that ends after any other")
+
+
 def test_a_server_whose_zygote_dies_ends(scratch: Path, store: Store) -> None:
     server = Server(scratch / "s", store.path, log_level="fatal").wait()
     os.kill(server.family()[1], signal.SIGKILL)
