@@ -207,6 +207,40 @@ def test_store_comes_back_after_an_unmount(store: Store, image: Image) -> None:
     assert "exceeded" in write(store.rootfs("one") / "more", 40 * MIB)
 
 
+def loop_device(path: Path) -> tuple[str, str]:
+    """Whether the loop device of a store goes past the page cache (losetup's ``DIO``), and its scheduler."""
+    device = mounts.tool("findmnt", "--noheadings", "--output", "SOURCE", path).strip()
+    direct = mounts.tool("losetup", "--noheadings", "--output", "DIO", device).strip()
+    schedulers = Path(f"/sys/block/{Path(device).name}/queue/scheduler").read_text()
+    return direct, schedulers.partition("[")[2].partition("]")[0]
+
+
+def test_the_loop_device_joins_requests_and_goes_past_the_page_cache(store: Store) -> None:
+    assert loop_device(store.path) == ("1", "mq-deadline")
+    device = mounts.tool("findmnt", "--noheadings", "--output", "SOURCE", store.path).strip()
+    mounts.tool("losetup", "--direct-io=off", device)
+    assert loop_device(store.path) == ("0", "mq-deadline")
+    store.init(size=None).ok()
+    assert loop_device(store.path) == ("1", "mq-deadline"), "also a store that was mounted before, or by an older release"
+
+
+def test_a_host_without_direct_io(scratch: Path, image: Image) -> None:
+    """A loop device asks for it in units no smaller than the sectors of what is below."""
+    mounts.tool("truncate", "-s", str(2 << 30), scratch / "disk")
+    device = mounts.tool("losetup", "--find", "--show", "--sector-size", "4096", scratch / "disk").strip()
+    mounts.tool("mkfs.ext4", "-q", device)
+    (scratch / "host").mkdir()
+    mounts.tool("mount", device, scratch / "host")
+    try:
+        store = Store(scratch / "host" / "store")
+        store.init(size=512 * MIB).ok()
+        assert loop_device(store.path)[0] == "0"
+        store.create(image(FAT), "one")
+        store.run("delete-store").ok()
+    finally:
+        mounts.release(scratch)
+
+
 def test_failed_init_leaves_nothing(scratch: Path) -> None:
     store = Store(scratch / "store")
     for size in (1, 4096, MIB):
