@@ -35,8 +35,8 @@ WORKS = ("cold", "docker", "operations", "bursts", "pulls", "growth")
 
 @dataclass(frozen=True)
 class Plan:
-    """Which images each work is done with, and how often. ``peer_rounds`` is for buildah, umoci and containerd, which take long;
-    with 0 they take no part in anything."""
+    """Which images each work is done with, and how often. ``peer_rounds`` is for cold creates of umoci and containerd, which take
+    long; with 0 they and buildah take no part in anything."""
 
     name: str
     cold: tuple[str, ...]
@@ -167,7 +167,8 @@ def measure(plan: Plan, works: Sequence[str], images: dict[str, Image], like: Se
     served = ServedGroot(report.SERVED, like[0].command)
     asked = ServedGroot(report.ASKED, like[0].command, asked=True)
     all_rounds: list[tuple[Peer, int]] = [(peer, plan.rounds) for peer in like]
-    slow: list[tuple[Peer, int]] = [(peer, plan.peer_rounds) for peer in others]
+    # There are bars beside buildah.
+    slow: list[tuple[Peer, int]] = [(peer, plan.rounds if isinstance(peer, Buildah) else plan.peer_rounds) for peer in others]
 
     def here(names: Sequence[str]) -> list[Image]:
         return [images[name] for name in names if name in images]
