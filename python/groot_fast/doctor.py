@@ -16,6 +16,7 @@ from groot_fast.drivers.drax import is_privileged
 from groot_fast.errors import GrootError
 from groot_fast.idmap import Mapping, Mappings, read_ranges
 from groot_fast.store.layout import is_initialised, read_namespace
+from groot_fast.store.setup import backing_file, loop_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,6 +124,18 @@ def _mount(patient: Patient) -> Finding | None:
         cure = "mount -o remount,user_subvol_rm_allowed (and in /etc/fstab): without it an ordinary user cannot delete images"
         return Finding("mount options", BROKEN, f"{where} is mounted without user_subvol_rm_allowed", cure)
     return Finding("mount options", OK, ",".join(options))
+
+
+def _loop(patient: Patient) -> Finding | None:
+    device = loop_device(patient.store, backing_file(patient.store)) if patient.uuid else None
+    if device is None:
+        return None
+    with open(f"/sys/block/{os.path.basename(device)}/loop/dio", encoding="ascii") as shown:
+        direct = shown.read().strip() == "1"
+    if direct:
+        return Finding("loop device", OK, f"{device} writes past the host's page cache")
+    cure = "`grootfs init-store` as root changes that where the file system below has direct I/O"
+    return Finding("loop device", WARN, f"{device} writes through the host's page cache: every byte is in memory twice", cure)
 
 
 def _quotas(patient: Patient) -> Finding | None:
@@ -253,6 +266,7 @@ CHECKS: tuple[Callable[[Patient], Finding | None], ...] = (
     _kernel,
     _store,
     _mount,
+    _loop,
     _quotas,
     _drax,
     _mapper("newuidmap", lambda settings: settings.newuidmap_bin),

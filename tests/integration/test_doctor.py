@@ -43,7 +43,15 @@ def by_name(**settings: Any) -> dict[str, Any]:
 def test_healthy_store(store: Store) -> None:
     findings = doctor(store)
     assert {finding["state"] for finding in findings.values()} == {OK}
-    assert set(findings) == {"kernel", "store", "mount options", "quotas", "open files", "free space", "metadata space"}
+    assert set(findings) == {"kernel", "store", "mount options", "loop device", "quotas", "open files", "free space", "metadata space"}
+
+
+def test_loop_device(store: Store) -> None:
+    device = mounts.tool("findmnt", "--noheadings", "--output", "SOURCE", store.path).strip()
+    mounts.tool("losetup", "--direct-io=off", device)
+    assert state(store, "loop device") == WARN
+    store.init(size=None).ok()  # the cure
+    assert state(store, "loop device") == OK
 
 
 def test_no_store(scratch: Path, store: Store) -> None:

@@ -131,7 +131,7 @@ def _tune_loop(path: str, log: Logger) -> None:
     """Where the store is on its own loop device, have that write past the host's page cache, which would hold every byte once
     more. The scheduler first: it joins neighbouring requests, as the page cache did; without it a create costs the disk five
     times as many (``docs/kernel.md``). What cannot be done is left: the store works without."""
-    device = _loop_device(path, backing_file(path))
+    device = loop_device(path, backing_file(path))
     if device is None:
         return
     try:
@@ -329,10 +329,10 @@ def _remove_dismounted(path: str) -> None:
 
 def _is_mounted_from(path: str, file: str) -> bool:
     """Whether the file system at ``path`` is on a loop device over ``file``."""
-    return _loop_device(path, file) is not None
+    return loop_device(path, file) is not None
 
 
-def _loop_device(path: str, file: str) -> str | None:
+def loop_device(path: str, file: str) -> str | None:
     """The loop device over ``file`` that the file system at ``path`` is on."""
     if not os.path.exists(file):
         return None
