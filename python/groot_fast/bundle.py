@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 class Bundle:
     """Finds and loads what is in the file."""
 
-    def __init__(self, file: int, index_bytes: int) -> None:
+    def __init__(self, file: int, index_at: int, index_bytes: int) -> None:
         """``file`` is a descriptor that stays open: an update replaces the file while commands run."""
         self._file = file
-        self._index_at = 0
+        self._index_at = index_at
         self._index_bytes = index_bytes
         self._index: Index | None = None
 
     def run(self, warm: tuple[Warm, ...], offset: int) -> None:
-        """Run these modules, each behind those it imports; their code begins at ``offset``, and the index behind it."""
+        """Run these modules, each behind those it imports; their code begins at ``offset``."""
         for name, is_package, source, size in warm:
             spec = self._spec(name, is_package, source, is_extension=size == 0)
             module = type(sys)(name) if size else create_dynamic(spec)
@@ -59,7 +59,6 @@ class Bundle:
             parent, _, last = name.rpartition(".")
             if parent:
                 setattr(sys.modules[parent], last, module)
-        self._index_at = offset
 
     def _spec(self, name: str, is_package: bool, source: str, *, is_extension: bool) -> ModuleSpec:
         loader: Any = ExtensionFileLoader(name, source) if is_extension else self
@@ -92,6 +91,7 @@ class Bundle:
 
 def install(file: int, warm_at: int, warm: tuple[Warm, ...], index_bytes: int) -> None:
     """Run the warm modules and let the others be found, behind what the interpreter has built in."""
-    bundle = Bundle(file, index_bytes)
+    # Known before a module runs, which may import something that is not warm.
+    bundle = Bundle(file, warm_at + sum(size for *_, size in warm), index_bytes)
     sys.meta_path.insert(2, bundle)
     bundle.run(warm, warm_at)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import marshal
 import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
+from groot_fast.bundle import install
 from support.command import PROGRAM
 
 CODE = """
@@ -73,3 +78,17 @@ def test_a_traceback_names_file_and_line() -> None:
     interpreter, flag = launcher.splitlines()[0].removeprefix("#!").split()
     done = subprocess.run([interpreter, flag, "-c", launcher], capture_output=True, text=True)
     assert 'groot_fast/cli/flags.py", line ' in done.stderr and "rest = iter(argv)" in done.stderr, done.stderr
+
+
+def test_a_warm_module_may_import_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    warm, other = (marshal.dumps(compile(text, name, "exec")) for name, text in (("w", "import bundled_other"), ("o", "VALUE = 7")))
+    index = marshal.dumps({"bundled_other": (False, "o", 0, len(other))})
+    (tmp_path / "bundle").write_bytes(b"head" + warm + index + other)
+    with (tmp_path / "bundle").open("rb") as file:
+        install(file.fileno(), 4, (("bundled_warm", False, "w", len(warm)),), len(index))
+    try:
+        assert sys.modules["bundled_warm"].bundled_other.VALUE == 7
+    finally:
+        for name in ("bundled_warm", "bundled_other"):
+            sys.modules.pop(name, None)
