@@ -7,7 +7,7 @@ takes a twentieth of a warm create to import, with the abstract classes that its
 from __future__ import annotations
 
 import posix
-from _stat import S_ISDIR, S_ISLNK, S_ISREG
+from _stat import S_ISDIR, S_ISREG
 
 FIRST_READ = 1 << 14
 """Bytes: nearly all small files are smaller, and a buffer for the largest costs more than reading them."""
@@ -28,14 +28,14 @@ def is_directory(path: str) -> bool:
     return S_ISDIR(_mode(path, follow=True))
 
 
+def is_own_directory(path: str) -> bool:
+    """Whether ``path`` is a directory, and no link to one."""
+    return S_ISDIR(_mode(path, follow=False))
+
+
 def is_file(path: str) -> bool:
     """Whether ``path`` is a regular file, or a link to one."""
     return S_ISREG(_mode(path, follow=True))
-
-
-def is_link(path: str) -> bool:
-    """Whether ``path`` is a symbolic link."""
-    return S_ISLNK(_mode(path, follow=False))
 
 
 def _mode(path: str, *, follow: bool) -> int:

@@ -47,7 +47,7 @@ def test_healthy_store(store: Store) -> None:
 
 
 def test_loop_device(store: Store) -> None:
-    device = mounts.tool("findmnt", "--noheadings", "--output", "SOURCE", store.path).strip()
+    device = mounts.device_of(store.path)
     mounts.tool("losetup", "--direct-io=off", device)
     assert state(store, "loop device") == WARN
     store.init(size=None).ok()  # the cure

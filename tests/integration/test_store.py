@@ -209,7 +209,7 @@ def test_store_comes_back_after_an_unmount(store: Store, image: Image) -> None:
 
 def loop_device(path: Path) -> tuple[str, str]:
     """Whether the loop device of a store goes past the page cache (losetup's ``DIO``), and its scheduler."""
-    device = mounts.tool("findmnt", "--noheadings", "--output", "SOURCE", path).strip()
+    device = mounts.device_of(path)
     direct = mounts.tool("losetup", "--noheadings", "--output", "DIO", device).strip()
     schedulers = Path(f"/sys/block/{Path(device).name}/queue/scheduler").read_text()
     return direct, schedulers.partition("[")[2].partition("]")[0]
@@ -217,7 +217,7 @@ def loop_device(path: Path) -> tuple[str, str]:
 
 def test_the_loop_device_joins_requests_and_goes_past_the_page_cache(store: Store) -> None:
     assert loop_device(store.path) == ("1", "mq-deadline")
-    device = mounts.tool("findmnt", "--noheadings", "--output", "SOURCE", store.path).strip()
+    device = mounts.device_of(store.path)
     mounts.tool("losetup", "--direct-io=off", device)
     assert loop_device(store.path) == ("0", "mq-deadline")
     store.init(size=None).ok()

@@ -39,6 +39,11 @@ def loops_below(path: Path) -> list[str]:
     return found
 
 
+def device_of(point: Path) -> str:
+    """The device of what is mounted at ``point``."""
+    return tool("findmnt", "--noheadings", "--output", "SOURCE", point).strip()
+
+
 def release(path: Path) -> None:
     """Unmount everything below ``path`` and detach its loop devices."""
     for point in mounts_below(path):

@@ -17,7 +17,7 @@ QUESTIONS = (
     (files.is_present, os.path.lexists),
     (files.is_directory, os.path.isdir),
     (files.is_file, os.path.isfile),
-    (files.is_link, os.path.islink),
+    (files.is_own_directory, lambda path: os.path.isdir(path) and not os.path.islink(path)),
 )
 
 

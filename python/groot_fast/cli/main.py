@@ -215,7 +215,7 @@ def _show_help_of(name: str | None) -> int:
 
 def _say(text: str) -> int:
     """Write to stdout as bytes: names on disk need not be text."""
-    data = text.encode("utf-8", "surrogateescape") + b"\n"
+    data = files.encode(text) + b"\n"
     while data:
         data = data[posix.write(1, data) :]
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+from groot_fast import files
 from groot_fast._core import sha256
 from groot_fast.config import MISSING
 from groot_fast.errors import GrootError, LockTimeout, RegistryError, SourceError
@@ -117,7 +118,7 @@ class DockerSource(Source):
             os.environ.get("DOCKER_CONFIG", "") or os.environ.get("HOME", ""),
             *sorted(settings.insecure_registries),
         ]
-        key = f"pull-{sha256(chr(0).join(question).encode('utf-8', 'surrogateescape'))}"
+        key = f"pull-{sha256(files.encode(chr(0).join(question)))}"
         self._queue = _Queue(store, key, metrics)
         return self._queue
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from groot_fast import files
 from groot_fast._core import sha256
 
 EMPTY_CONFIG = b'{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[]}}'
@@ -63,7 +64,7 @@ class Image:
 
     def volume_sources(self, image_path: str) -> dict[str, str]:
         """For each volume path of the configuration, the directory that a runtime binds there."""
-        return {volume: f"{image_path}/vol-{sha256(volume.encode('utf-8', 'surrogateescape'))}" for volume in self.volumes}
+        return {volume: f"{image_path}/vol-{sha256(files.encode(volume))}" for volume in self.volumes}
 
 
 def chain_ids(diff_ids: list[str]) -> list[str]:

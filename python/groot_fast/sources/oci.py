@@ -133,7 +133,7 @@ def unquote(url: str, path: str) -> str:
     """Decode the escapes of a URL's path. Raises SourceError with Go's text."""
     if "%" not in path:
         return path
-    head, *parts = path.encode("utf-8", "surrogateescape").split(b"%")
+    head, *parts = files.encode(path).split(b"%")
     decoded = bytearray(head)
     for part in parts:
         try:
@@ -143,4 +143,4 @@ def unquote(url: str, path: str) -> str:
         except (ValueError, UnicodeDecodeError):
             bad = "%" + part[:2].decode("utf-8", "replace")
             raise SourceError(f'parse "{url}": invalid URL escape "{bad}"') from None
-    return decoded.decode("utf-8", "surrogateescape")
+    return files.decode(bytes(decoded))

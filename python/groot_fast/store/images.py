@@ -254,7 +254,7 @@ def delete_image(store: Store, driver: Driver, image_id: str) -> None:
     delete, create or clean finishes.
     """
     path = store.image(image_id)
-    if not is_image_id(image_id) or not files.is_directory(path) or files.is_link(path):
+    if not is_image_id(image_id) or not files.is_own_directory(path):
         raise ImageNotFound(f"Image `{image_id}` not found. Skipping delete.")
     own = f"{files.real_path(path)}/rootfs" if is_idmapped(path) else ""
     mounted = [point for point in mounts_below(path) if point != own]
@@ -294,7 +294,7 @@ def remove_unfinished(store: Store, driver: Driver) -> None:
     """Remove the directories of images that were never finished and that nobody works on."""
     for image_id in posix.listdir(store.folder("images")):
         path = store.image(image_id)
-        if files.is_link(path) or not files.is_directory(path) or image_tree(store, driver, image_id) is not None:
+        if not files.is_own_directory(path) or image_tree(store, driver, image_id) is not None:
             continue
         fd = lock_directory(path)
         if fd < 0:
@@ -331,7 +331,7 @@ def _remove_contents(driver: Driver, path: str) -> None:
     names = sorted(posix.listdir(path), key=lambda name: name not in TREES)
     for name in names:
         entry = f"{path}/{name}"
-        if not files.is_directory(entry) or files.is_link(entry):
+        if not files.is_own_directory(entry):
             posix.unlink(entry)
         elif driver.is_volume(entry):
             driver.destroy(entry)
@@ -342,7 +342,7 @@ def _remove_contents(driver: Driver, path: str) -> None:
 
 def mounts_below(path: str) -> list[str]:
     """Mount points at or below ``path`` (proc(5), mountinfo)."""
-    prefix = files.real_path(path).encode("utf-8", "surrogateescape")
+    prefix = files.encode(files.real_path(path))
     found = []
     with open("/proc/self/mountinfo", "rb") as lines:
         for line in lines:
