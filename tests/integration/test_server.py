@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,8 +18,9 @@ import jsonschema
 import openapi_spec_validator
 import pytest
 
-from fake_registry import FakeRegistry, Fault, Image
+from fake_registry import PASSWORD, USERNAME, FakeRegistry, Fault, Image, basic
 from groot_fast.server import api
+from groot_fast.server.world import world
 from support.accounts import User
 from support.archive import Archive, Layer
 from support.command import COMMAND, MIB, Grootfs, Store, kill, wait_for
@@ -223,6 +225,90 @@ def test_a_caller_in_other_namespaces_runs_by_itself(server: Server) -> None:
     done = subprocess.run(argv, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "Store empty\n", "")
     server.expect(0)
+
+
+def test_what_no_server_takes_runs_as_if_there_had_been_none(server: Server, scratch: Path) -> None:
+    """In the other namespaces of the caller the program needs its password again, and its signals."""
+    argv = ["unshare", "--mount", COMMAND, "--socket", str(server.socket), "--store", str(server.store.path), "create"]
+    with FakeRegistry(auth="basic") as registry:
+        image, create = stalled(registry)
+        registry.seen.clear()
+        argv += ["--username", USERNAME, "--password", "first", f"--password={PASSWORD}", *create[1:], "one"]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True) as process:
+            wait_for(lambda: registry.gets(image.layers[0]), "a download")
+            kill(process, signal.SIGTERM)
+            assert process.stdout is not None
+            assert (process.stdout.read(), process.wait()) == (b"stopped by signal 15\n", 130)
+        assert basic() in {request.headers.get("Authorization") for request in registry.seen}
+    server.expect(0)
+
+
+def test_a_signal_ends_a_caller_that_nobody_has_taken_yet(server: Server, url: str) -> None:
+    kill(server.process, signal.SIGSTOP)
+    process = server.store.start("create", url, "one")
+    wait_for(lambda: "S (sleeping)" in Path(f"/proc/{process.pid}/status").read_text(), "a caller that waits")
+    kill(process, signal.SIGTERM)
+    assert process.wait(30) == -signal.SIGTERM
+    kill(server.process, signal.SIGCONT)
+    process.communicate()
+    server.store.create(url, "two")
+    assert server.store.list() in (["two"], ["one", "two"])  # it had been sent; whether it began is the server's business
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (0, 1, 2)])
+def test_closed_streams(server: Server, store: Store, url: str, closed: tuple[int, ...]) -> None:
+    def close() -> None:
+        for descriptor in closed:
+            os.close(descriptor)
+
+    for number, options in enumerate((["--socket", str(server.socket)], [])):
+        argv = [COMMAND, *options, "--store", str(store.path), "create", url, f"c{number}"]
+        assert subprocess.run(argv, preexec_fn=close).returncode == 0
+    assert sorted(store.list()) == ["c0", "c1"]
+    server.expect(1)
+
+
+def call(*arguments: str) -> bytes:
+    """A call of the front, up to its descriptors."""
+    fields = ["2", world(), "22", str(len(arguments)), *arguments]
+    body = "".join(f"{field}\0" for field in fields).encode()
+    return b"POST /v1/commands HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+def test_calls_and_requests_may_come_in_pieces(server: Server) -> None:
+    data = call("--store", str(server.store.path), "list")
+    place = os.open("/", os.O_PATH)
+    for pieces, expected in (
+        ([data[:5], data[5:60], data[60:]], b"HTTP/1.1 101 "),
+        ([b"P", b"OST /v1/clean HTTP/1.1\r\nHost: x\r\nConne", b"ction: close\r\n\r\n"], b"HTTP/1.1 200 "),
+        ([b"POST /v1/commands HTTP/1.1\r\n\r\n"], b"HTTP/1.1 400 "),
+        ([b"POST /v1/commands HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n"], b"HTTP/1.1 400 "),
+        ([b"POST /v1/commands HTTP/1.1\r\n" + 5000 * b"x"], b"HTTP/1.1 400 "),
+    ):
+        with socket.socket(socket.AF_UNIX) as caller, open(os.devnull, "r+b") as nothing:
+            caller.connect(str(server.socket))
+            for number, piece in enumerate(pieces):
+                socket.send_fds(caller, [piece], [nothing.fileno()] * 3 + [place] if number == 0 else [])
+                time.sleep(0.05)
+            assert caller.recv(1000).startswith(expected)
+    os.close(place)
+    server.expect(1, "list", "ok")
+
+
+def test_silent_callers_hold_up_nobody_and_no_stop(scratch: Path, store: Store, url: str) -> None:
+    with serving(scratch, store.path) as server:
+        silent = [socket.socket(socket.AF_UNIX) for _ in range(50)]
+        for number, caller in enumerate(silent):
+            caller.connect(str(server.socket))
+            caller.send(call("list")[:number])
+        server.store.create(url, "one")
+        descriptors = Path(f"/proc/{server.process.pid}/fd")
+        before = len(list(descriptors.iterdir()))
+        for caller in silent[:25]:
+            caller.close()
+        wait_for(lambda: len(list(descriptors.iterdir())) == before - 25, "the end of the connections")
+    for caller in silent[25:]:
+        caller.close()
 
 
 def test_sixty_four_callers_at_once(server: Server, store: Store, url: str) -> None:
@@ -560,7 +646,8 @@ def test_refusals(server: Server, url: str) -> None:
         ("GET", f"{images}/never/stats", stats, None, 404, "Image `never` not found"),
         ("GET", f"{images}?store=/nowhere", images, None, 500, "Failed to retrieve list of images"),
         ("POST", "/v1/commands", "/v1/commands", b"9\0x\0", 400, "another version of the call"),
-        ("POST", "/v1/commands", "/v1/commands", b"1\0x\0", 421, "the caller lives in other namespaces, or below another root"),
+        ("POST", "/v1/commands", "/v1/commands", b"2\0x\0", 421, "the caller lives in other namespaces, or below another root"),
+        ("POST", "/v1/commands", "/v1/commands", f"2\0{world()}\0".encode(), 400, "a call brings its streams and its directory along"),
         ("POST", "/v1/commands/7/signal", "/v1/commands/{number}/signal", {"signal": 15}, 404, "no such command is running"),
         ("POST", "/v1/commands/7/signal", "/v1/commands/{number}/signal", {"signal": 9}, 400, "signal 9 cannot be passed on"),
     ]:

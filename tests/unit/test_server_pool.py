@@ -70,6 +70,7 @@ def test_messages_arrive_whole_with_their_descriptor() -> None:
         first = messages.receive(theirs)
         assert first is not None and first[:2] == (messages.COMMAND, b"payload")
         assert [os.fstat(descriptor).st_ino for descriptor in first[2]] == [os.fstat(0).st_ino]
+        assert not os.get_inheritable(first[2][0])
         os.close(first[2][0])
         assert messages.receive(theirs) == (messages.GO, b"", [])
         ours.close()
@@ -119,6 +120,23 @@ def test_turns_are_taken_in_order_and_workers_used_again() -> None:
         actor.finish(2)
         await pool.drain()
         assert pool.counts() == {"operations_in_flight": 0, "operations_queued": 0, "pulls_in_flight": 0, "pulls_queued": 0, "workers": 2}
+
+    play(scene)
+
+
+def test_a_worker_that_was_signalled_gets_no_other_command() -> None:
+    async def scene(pool: Pool, actor: Actor) -> None:
+        worker, call = await start(pool)
+        worker.stop(call)
+        actor.finish(0)
+        await call.ended
+        assert pool.counts()["workers"] == 0
+        # It had ended when its caller went away.
+        worker, call = await start(pool)
+        actor.finish(1)
+        worker.stop(call)
+        assert pool.counts() == {"operations_in_flight": 0, "operations_queued": 0, "pulls_in_flight": 0, "pulls_queued": 0, "workers": 1}
+        worker.stop(call)
 
     play(scene)
 

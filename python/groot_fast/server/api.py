@@ -129,8 +129,7 @@ class Api:
         try:
             report: dict[str, Any] = await asyncio.shield(call.done)
         except asyncio.CancelledError:
-            if worker.call is call:
-                worker.signal(15)
+            worker.stop(call)
             raise
         except WorkerLost:
             return _problem(500, "StoreError", "the process that did the work ended")

@@ -7,7 +7,6 @@ import gc
 import os
 import signal
 import socket
-from functools import partial
 
 from groot_fast.config import Settings
 from groot_fast.errors import StoreError
@@ -34,7 +33,8 @@ async def _serve(listener: Listener, zygote: Zygote, settings: Settings, log: Lo
     from aiohttp import web
 
     from groot_fast.server.api import Api
-    from groot_fast.server.front import Connection, Front
+    from groot_fast.server.door import Door
+    from groot_fast.server.front import Front
     from groot_fast.server.metrics import Metrics
     from groot_fast.server.pool import Pool
 
@@ -46,7 +46,7 @@ async def _serve(listener: Listener, zygote: Zygote, settings: Settings, log: Lo
     await runner.setup()
     assert runner.server is not None
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(partial(Connection, front, runner.server), sock=listener.socket)
+    door = Door(listener.socket, front, runner.server)
     stop = asyncio.Event()
     broken = False
 
@@ -71,7 +71,7 @@ async def _serve(listener: Listener, zygote: Zygote, settings: Settings, log: Lo
     log.info("stopping")
     _notify("STOPPING=1")
     front.is_stopping = True
-    server.close()
+    door.close()
     listener.close()
     await pool.drain()
     await runner.cleanup()

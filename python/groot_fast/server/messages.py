@@ -1,17 +1,20 @@
 """Messages between the server and its workers, over a stream socket.
 
-To a worker: one byte for the kind, four for the length (big-endian), the payload; a descriptor may ride along. From a
+To a worker: one byte for the kind, four for the length (big-endian), the payload; descriptors may ride along. From a
 worker: one JSON object a line, with ``event``.
 """
 
 from __future__ import annotations
 
 import socket
+import struct
 
 from groot_fast._core import format_json, parse_json
 
 COMMAND, OPERATION, GO = b"c", b"o", b"g"
-"""Run argv on the connection that comes along; run an operation of the API; you may pull."""
+"""Run argv for the connection, in the streams and the directory, that come along; run an operation of the API; you may pull."""
+
+MAX_DESCRIPTORS = 5
 
 HEADER = 5
 CHUNK = 1 << 16
@@ -25,9 +28,20 @@ def send(channel: socket.socket, kind: bytes, payload: bytes, descriptors: tuple
         channel.sendall(data[sent:])
 
 
+def receive_some(channel: socket.socket, count: int, flags: int = 0) -> tuple[bytes, list[int]]:
+    """What is there, and up to ``count`` descriptors, which children will not inherit. Not `socket.recv_fds`: of Python 3.11 it
+    ignores flags, and so leaves them open for children, and waits. Raises OSError."""
+    data, ancillary, _, _ = channel.recvmsg(CHUNK, socket.CMSG_LEN(4 * count), socket.MSG_CMSG_CLOEXEC | flags)
+    descriptors: list[int] = []
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors += struct.unpack(f"{len(content) // 4}i", content)
+    return data, descriptors
+
+
 def receive(channel: socket.socket) -> tuple[bytes, bytes, list[int]] | None:
     """(kind, payload, descriptors) of the next message; None where the server is gone."""
-    data, descriptors, _, _ = socket.recv_fds(channel, CHUNK, 1, socket.MSG_CMSG_CLOEXEC)
+    data, descriptors = receive_some(channel, MAX_DESCRIPTORS)
     while len(data) < HEADER or len(data) < HEADER + int.from_bytes(data[1:HEADER], "big"):
         more = channel.recv(CHUNK) if data else b""
         if not more:

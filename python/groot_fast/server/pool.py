@@ -13,7 +13,6 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
 
 from groot_fast.errors import StoreError
 from groot_fast.server import messages
@@ -31,11 +30,9 @@ class WorkerLost(Exception):
 
 
 class Call:
-    """One command in a worker. ``started`` is set when it can be signalled, or has ended; ``ended`` when it has; ``done`` holds
-    the worker's last report, or WorkerLost."""
+    """One command in a worker. ``ended`` is set when it has; ``done`` holds the worker's last report, or WorkerLost."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.started: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.done: asyncio.Future[dict[str, object]] = loop.create_future()
         self.begun = time.monotonic()
@@ -49,6 +46,7 @@ class Worker:
         self.call: Call | None = None
         self.is_quick = False
         self.pulls = False
+        self.is_signalled = False
         self._pool = pool
         self._process = -1
         self._rest = b""
@@ -61,12 +59,21 @@ class Worker:
         return self.call
 
     def signal(self, number: int) -> None:
-        """Send a signal to the process; to none that happens to have its number after it."""
+        """Send a signal to the process; to none that happens to have its number after it. Its command is its last: the next one
+        must not get a signal that comes late."""
+        self.is_signalled = True
         if self._process >= 0:
             try:
                 signal.pidfd_send_signal(self._process, number)
             except ProcessLookupError:
                 pass
+
+    def stop(self, call: Call) -> None:
+        """Stop a command whose caller has gone away, unless it has ended, of which we may not have heard yet."""
+        if self.call is call:
+            self._read()
+        if self.call is call:
+            self.signal(signal.SIGTERM)
 
     def close(self) -> None:
         """Forget the process."""
@@ -78,7 +85,7 @@ class Worker:
 
     def _read(self) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(self.channel, messages.CHUNK, 1, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
+            data, descriptors = messages.receive_some(self.channel, 1, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
@@ -121,11 +128,8 @@ class Pool:
             "workers": len(self._workers),
         }
 
-    async def start(
-        self, kind: bytes, payload: bytes, descriptors: tuple[int, ...] = (), *, hand_over: Callable[[], None] = lambda: None
-    ) -> tuple[Worker, Call]:
-        """Start a command in a worker when it is its turn; ``hand_over`` is called right before the worker gets it. Raises
-        StoreError where there is no worker to be had."""
+    async def start(self, kind: bytes, payload: bytes, descriptors: tuple[int, ...] = ()) -> tuple[Worker, Call]:
+        """Start a command in a worker when it is its turn. Raises StoreError where there is no worker to be had."""
         await self._turn()
         for _ in range(ATTEMPTS):
             try:
@@ -133,7 +137,6 @@ class Pool:
             except OSError:
                 break
             self._workers.add(worker)
-            hand_over()
             try:
                 call = worker.run(kind, payload, descriptors)
             except OSError:
@@ -168,10 +171,7 @@ class Pool:
 
     def hear(self, worker: Worker, report: dict[str, object]) -> None:
         """A worker reports."""
-        call = worker.call
         match report["event"]:
-            case "started" if call is not None and not call.started.done():
-                call.started.set_result(None)
             case "aside":
                 self._step_aside(worker)
             case "pull":
@@ -187,7 +187,7 @@ class Pool:
     def _done(self, worker: Worker, report: dict[str, object]) -> None:
         call, worker.call = worker.call, None
         self._end_pull(worker)
-        if report["stays"]:
+        if report["stays"] and not worker.is_signalled:
             self._idle.append(worker)
         else:
             self._remove(worker)
@@ -207,9 +207,8 @@ class Pool:
     def _finish(self, call: Call | None, report: dict[str, object] | None) -> None:
         if call is None:
             return
-        for future in (call.started, call.ended):
-            if not future.done():
-                future.set_result(None)
+        if not call.ended.done():
+            call.ended.set_result(None)
         if report is None:
             self._metrics.operation("unknown", "lost", time.monotonic() - call.begun)
             call.done.set_exception(WorkerLost())

@@ -6,8 +6,8 @@ only while it is as it was: a command that failed, pulled, or left a descriptor,
 
 from __future__ import annotations
 
+import _signal as signals  # type: ignore[import-not-found]  # `signal` makes an enumeration of every number, thrice a command
 import os
-import select
 import signal
 import socket
 import sys
@@ -29,8 +29,9 @@ QUICK = ("create", "delete", "stats", "list", "clean")
 MAX_COMMANDS = 1000
 """After so many a worker ends, so that whatever grows in a process does not grow for ever."""
 
-HAND_OVER = 10.0
-"""Seconds to wait for the descriptors of a caller that was told to send them."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What may end a command. Blocked between commands: the server signals a worker while it has a command, and one that was signalled
+gets no other, so what arrives before a command has begun is for that command."""
 
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nGrootfs-Command: %s\r\n\r\n"
 
@@ -64,7 +65,7 @@ class Queued(Admission):
 
 def run_worker(channel: socket.socket, settings: Settings) -> None:
     """Work for the server at the other end of ``channel`` until it is gone. ``settings`` are those of the server."""
-    _settle()
+    _hold_signals()
     Worker(channel, settings).run()
 
 
@@ -92,7 +93,7 @@ class Worker:
             admission = Queued(self._channel)
             if kind == messages.COMMAND:
                 connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptors[0])
-                name, code = self._run_command(payload, connection, admission)
+                name, code = self._run_command(payload, connection, descriptors[1:], admission)
                 stays = name in QUICK and code == 0 and self._is_as_it_was(admission, more=1)
                 # The server first: what it sends from now on is not for this command.
                 messages.report(self._channel, "done", stays=stays, name=name, code=code)
@@ -116,22 +117,20 @@ class Worker:
 
     # -- commands of the front -------------------------------------------------
 
-    def _run_command(self, payload: bytes, connection: socket.socket, admission: Queued) -> tuple[str, int | None]:
-        """(name, exit code) of a command; no code where the caller went away before it could start."""
+    def _run_command(self, payload: bytes, connection: socket.socket, descriptors: list[int], admission: Queued) -> tuple[str, int]:
+        """(name, exit code) of a command."""
         number, _version, _world, mask, count, *fields = payload.split(b"\0")[:-1]
         argv = [os.fsdecode(argument) for argument in fields[: int(count)]]
-        name = cli.name_of_command(argv)
-        descriptors = _take_descriptors(connection, number, self._process)
-        if len(descriptors) != 4:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            return name, None
         code = 1
         try:
-            # Before the server hears of it: what it passes on from then on must not get lost.
-            cli.catch_signals()
-            messages.report(self._channel, "started")
             self._become(descriptors, int(mask, 8), fields[int(count) :])
+            try:
+                # With it the caller knows that the command has begun, and whom to signal once the server is dead. While that lives,
+                # this process may already be at work for somebody else.
+                socket.send_fds(connection, [HEAD % number], [self._process])
+            except OSError:
+                raise Cancelled("the caller is gone") from None
+            _let_signals_in()
             code = cli.main(argv, admission)
         except Cancelled as error:
             code = error.exit_code
@@ -139,11 +138,11 @@ class Worker:
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
-            _settle()
+            _hold_signals()
             sys.stderr.flush()
             _set_streams(self._streams)
             os.chdir("/")  # or a file system could not be unmounted
-        return name, code
+        return cli.name_of_command(argv), code
 
     def _become(self, descriptors: list[int], mask: int, environment: list[bytes]) -> None:
         _set_streams(descriptors[:3])
@@ -167,9 +166,8 @@ class Worker:
         """What the operation gave as ``result``, or its ``error``."""
         call = parse_json(payload)
         name, arguments, options = call["name"], call["arguments"], call["options"]
-        cli.catch_signals()
-        messages.report(self._channel, "started")
         try:
+            _let_signals_in()
             os.umask(0o022)
             settings = self._settings.override(options)
             sink = open_sink(settings.log_file, settings.log_level, settings.log_time_format)
@@ -195,7 +193,7 @@ class Worker:
         except OSError as error:
             return {"name": name, "error": {"kind": "StoreError", "message": error.strerror or str(error), "hint": None}}
         finally:
-            _settle()
+            _hold_signals()
 
 
 def _create(groot: Groot, settings: Settings, arguments: list[str]) -> object:
@@ -229,27 +227,10 @@ def _clean(groot: Groot, _settings: Settings, _arguments: list[str]) -> object:
 OPERATIONS = {"create": _create, "delete": _delete, "stats": _stats, "list": _list, "clean": _clean}
 
 
-def _take_descriptors(connection: socket.socket, number: bytes, process: int) -> list[int]:
-    """Tell the caller to send its streams and directory, and take them. ``process`` is for signals after the death of the
-    server; while it lives this process may already be at work for another caller."""
+def _answer(connection: socket.socket, code: int) -> None:
+    """Give the caller its exit code."""
     try:
-        socket.send_fds(connection, [HEAD % number], [process])
-        # The server has set it to non-blocking, and the setting is shared.
-        poll = select.poll()
-        poll.register(connection, select.POLLIN)
-        if not poll.poll(HAND_OVER * 1000):
-            return []
-        _, descriptors, _, _ = socket.recv_fds(connection, 1, 4, socket.MSG_CMSG_CLOEXEC)
-        return descriptors
-    except OSError:
-        return []
-
-
-def _answer(connection: socket.socket, code: int | None) -> None:
-    """Give the caller its exit code, if it got as far as having one."""
-    try:
-        if code is not None:
-            connection.send(bytes([code]))
+        connection.send(bytes([code]))
     except OSError:
         pass  # the caller is gone
     connection.close()
@@ -260,19 +241,20 @@ def _set_streams(descriptors: list[int]) -> None:
         os.dup2(descriptor, target)
 
 
-def _settle() -> None:
-    """Nothing to stop: a signal that comes late is for a command that has ended."""
+def _let_signals_in() -> None:
+    """A command begins. Raises Cancelled where a signal has come."""
+    cli.catch_signals()
+    signals.pthread_sigmask(signals.SIG_UNBLOCK, SIGNALS)
+
+
+def _hold_signals() -> None:
+    """It has ended: nothing is to be stopped."""
     while True:
         try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, _ignore)
+            signals.pthread_sigmask(signals.SIG_BLOCK, SIGNALS)
             return
         except Cancelled:
-            pass
-
-
-def _ignore(_number: int, _frame: object) -> None:
-    pass
+            pass  # came too late
 
 
 def _count(directory: str) -> int:

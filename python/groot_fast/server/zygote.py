@@ -14,6 +14,7 @@ import sys
 from importlib import import_module
 
 from groot_fast.config import Settings
+from groot_fast.server import messages
 from groot_fast.server.listener import Listener
 
 PRELOADED = (
@@ -74,7 +75,7 @@ def _fork_on_demand(control: socket.socket, settings: Settings) -> None:
     # The kernel reaps: nobody asks how a worker ended.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        data, descriptors, _, _ = socket.recv_fds(control, 1, 1, socket.MSG_CMSG_CLOEXEC)
+        data, descriptors = messages.receive_some(control, 1)
         if not data:
             return
         if os.fork() == 0:

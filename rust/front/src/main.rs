@@ -2,49 +2,70 @@
 //!
 //! No store logic: what is here finds the socket, sends the call with its descriptors, and ends the way the call ended.
 //! Whatever goes wrong before the descriptors are sent, nothing has run yet, and the program does the work.
+//!
+//! Every command begins here, so there is no standard library and no C library below it: to start them takes longer than
+//! all that this program does (docs/server.md, "The two doors"). Nothing is allocated either; what has no fixed size is put
+//! together in the one large `memory`.
+
+#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(test), no_main)]
 
 mod options;
 mod server;
 mod sys;
+mod text;
 
+use core::ffi::CStr;
+use rustix::fs::{CWD, readlinkat_raw};
+use rustix::io::{Errno, Result};
 use server::Outcome;
-use std::env;
-use std::ffi::OsString;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use sys::Process;
+use text::Text;
 
 /// The program, from the directory that this executable is in.
-const PROGRAM: &str = "../lib/groot_fast/grootfs-program";
+const PROGRAM: &[u8] = b"/../lib/groot_fast/grootfs-program\0";
 
-fn main() -> ExitCode {
-    let arguments: Vec<OsString> = env::args_os().skip(1).collect();
-    let outcome = match options::find_socket(&arguments, env::var_os("GROOTFS_SOCKET")) {
-        Some(socket) => server::run(Path::new(&socket), &arguments),
+/// The longest path (`PATH_MAX` of limits.h).
+const MAX_PATH: usize = 4096;
+
+/// Called by `sys::start`; gives the exit code.
+fn main(process: &Process, memory: &mut [u8]) -> u8 {
+    let outcome = match options::find_socket(process.arguments(), process.variable(b"GROOTFS_SOCKET"), memory) {
+        Some(socket) => server::run(&socket, process, memory),
         None => Outcome::NotRun,
     };
     match outcome {
-        Outcome::Exited(code) => ExitCode::from(code),
+        Outcome::Exited(code) => code,
         Outcome::Killed(signal) => sys::end_by(signal),
         Outcome::Lost => {
-            println!("the grootfs server ended before the command did; run the command again");
-            ExitCode::FAILURE
+            sys::say(b"the grootfs server ended before the command did; run the command again\n");
+            1
         }
-        Outcome::NotRun => run_program(&arguments),
+        Outcome::NotRun => run_program(process),
     }
 }
 
 /// Become the program. Only returns where that fails.
-fn run_program(arguments: &[OsString]) -> ExitCode {
-    // Rust ignores it, and the program would inherit that.
-    sys::restore_sigpipe();
-    let program = program();
-    let error = Command::new(&program).args(arguments).exec();
-    println!("{}: {error}", program.display());
-    ExitCode::FAILURE
+fn run_program(process: &Process) -> u8 {
+    let mut space = [0; MAX_PATH];
+    let error = match find_program(&mut space) {
+        Ok(program) => process.execute(program),
+        Err(error) => error,
+    };
+    let mut space = [0; 64];
+    let mut message = Text::new(&mut space);
+    message.put_number(error.raw_os_error().unsigned_abs().into(), 10);
+    sys::say(b"grootfs-program cannot be run: error ");
+    sys::say(message.bytes().unwrap_or_default());
+    sys::say(b"\n");
+    1
 }
 
-fn program() -> PathBuf {
-    let front = env::current_exe().unwrap_or_default();
-    front.parent().unwrap_or(Path::new("/")).join(PROGRAM)
+/// The path of the program, put together in `space`.
+fn find_program(space: &mut [u8]) -> Result<&CStr> {
+    let length = readlinkat_raw(CWD, c"/proc/self/exe", &mut *space)?;
+    let directory = space[..length].iter().rposition(|&byte| byte == b'/').ok_or(Errno::NOENT)?;
+    let path = space.get_mut(directory..directory + PROGRAM.len()).ok_or(Errno::NAMETOOLONG)?;
+    path.copy_from_slice(PROGRAM);
+    CStr::from_bytes_until_nul(space).map_err(|_| Errno::NAMETOOLONG)
 }

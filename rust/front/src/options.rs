@@ -1,12 +1,12 @@
 //! Which socket a call names: `--socket`, `GROOTFS_SOCKET`, or `socket:` in the configuration file.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use core::ffi::CStr;
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{Result, read};
+use rustix::net::SocketAddrUnix;
 
 /// As in the program: a larger file is refused there.
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
+const MAX_CONFIG_BYTES: usize = 1 << 20;
 
 /// Global options that take no value; all others do.
 const SWITCHES: [&[u8]; 4] = [b"h", b"help", b"v", b"version"];
@@ -14,44 +14,50 @@ const SWITCHES: [&[u8]; 4] = [b"h", b"help", b"v", b"version"];
 /// The command that is never forwarded: it is the server.
 const SERVE: &[u8] = b"serve";
 
-/// The socket that `arguments`, the variable or the configuration file name, in this order.
-pub fn find_socket(arguments: &[OsString], variable: Option<OsString>) -> Option<OsString> {
+/// The socket that `arguments`, the variable or the configuration file name, in this order. `memory` is overwritten.
+pub fn find_socket<'a>(arguments: impl Iterator<Item = &'a CStr>, variable: Option<&'a CStr>, memory: &mut [u8]) -> Option<SocketAddrUnix> {
     let globals = Globals::scan(arguments);
-    if globals.command.is_some_and(|command| command.as_bytes() == SERVE) {
+    if globals.command.is_some_and(|command| command.to_bytes() == SERVE) {
         return None;
     }
-    let given = |socket: &OsString| !socket.is_empty();
-    globals.socket.filter(given).or(variable.filter(given)).or_else(|| globals.config.as_deref().and_then(socket_in_file)).filter(given)
+    let given = |path: &&CStr| !path.is_empty();
+    let path = match (globals.socket.filter(given).or(variable.filter(given)), globals.config) {
+        (Some(path), _) => path.to_bytes(),
+        (None, Some(config)) => socket_in(read_file(config, memory).ok()?)?,
+        (None, None) => return None,
+    };
+    // One that is too long for an address has no server, and neither has none.
+    SocketAddrUnix::new(path).ok().filter(|_| !path.is_empty())
 }
 
 /// What of the global options matters here. The last of several counts, as in the program.
 #[derive(Debug, Default, PartialEq)]
 struct Globals<'a> {
-    socket: Option<OsString>,
-    config: Option<OsString>,
-    command: Option<&'a OsStr>,
+    socket: Option<&'a CStr>,
+    config: Option<&'a CStr>,
+    command: Option<&'a CStr>,
 }
 
 impl<'a> Globals<'a> {
     /// Go's syntax: `-name value`, `--name=value`; the first other argument is the command.
-    fn scan(arguments: &'a [OsString]) -> Self {
+    fn scan(mut arguments: impl Iterator<Item = &'a CStr>) -> Self {
         let mut globals = Globals::default();
-        let mut rest = arguments.iter();
-        while let Some(argument) = rest.next() {
-            let bytes = argument.as_bytes();
-            if bytes == b"--" {
-                globals.command = rest.next().map(OsString::as_os_str);
+        while let Some(argument) = arguments.next() {
+            let bytes = argument.to_bytes_with_nul();
+            if bytes == b"--\0" {
+                globals.command = arguments.next();
                 break;
             }
-            if bytes.len() < 2 || bytes[0] != b'-' {
+            if bytes.len() < 3 || bytes[0] != b'-' {
                 globals.command = Some(argument);
                 break;
             }
             let option = bytes.strip_prefix(b"--").unwrap_or(&bytes[1..]);
-            let (name, value) = match option.iter().position(|&byte| byte == b'=') {
-                Some(equals) => (&option[..equals], Some(OsString::from_vec(option[equals + 1..].to_vec()))),
-                None if SWITCHES.contains(&option) => (option, None),
-                None => (option, rest.next().cloned()),
+            let (name, value) = if let Some(equals) = option.iter().position(|&byte| byte == b'=') {
+                (&option[..equals], CStr::from_bytes_with_nul(&option[equals + 1..]).ok())
+            } else {
+                let name = &option[..option.len() - 1];
+                (name, if SWITCHES.contains(&name) { None } else { arguments.next() })
             };
             match name {
                 b"socket" => globals.socket = value,
@@ -63,15 +69,23 @@ impl<'a> Globals<'a> {
     }
 }
 
-fn socket_in_file(path: &OsStr) -> Option<OsString> {
-    let mut text = Vec::new();
-    File::open(path).ok()?.take(MAX_CONFIG_BYTES).read_to_end(&mut text).ok()?;
-    socket_in(&text)
+/// The beginning of a file: as much of it as counts.
+fn read_file<'a>(path: &CStr, memory: &'a mut [u8]) -> Result<&'a [u8]> {
+    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let end = memory.len().min(MAX_CONFIG_BYTES);
+    let mut length = 0;
+    while length < end {
+        match read(&file, &mut memory[length..end])? {
+            0 => break,
+            count => length += count,
+        }
+    }
+    Ok(&memory[..length])
 }
 
 /// The value of the top-level key `socket` where it is a plain or quoted scalar on its line. The program parses YAML; for
 /// whatever else YAML could mean there, no server is asked.
-fn socket_in(text: &[u8]) -> Option<OsString> {
+fn socket_in(text: &[u8]) -> Option<&[u8]> {
     let value = text.split(|&byte| byte == b'\n').rev().find_map(|line| line.strip_prefix(b"socket:"))?;
     if !value.first().is_none_or(u8::is_ascii_whitespace) {
         return None;
@@ -93,19 +107,19 @@ fn socket_in(text: &[u8]) -> Option<OsString> {
         }
         _ => return None,
     };
-    Some(OsString::from_vec(plain.to_vec()))
+    Some(plain)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn words(text: &str) -> Vec<OsString> {
-        text.split_whitespace().map(OsString::from).collect()
-    }
+    use std::ffi::CString;
 
     fn socket_of(text: &str, variable: Option<&str>) -> Option<String> {
-        find_socket(&words(text), variable.map(OsString::from)).map(|socket| socket.into_string().unwrap())
+        let words: Vec<_> = text.split_whitespace().map(|word| CString::new(word).unwrap()).collect();
+        let variable = variable.map(|value| CString::new(value).unwrap());
+        let socket = find_socket(words.iter().map(CString::as_c_str), variable.as_deref(), &mut [0; 4096])?;
+        Some(str::from_utf8(socket.path_bytes().unwrap()).unwrap().to_owned())
     }
 
     #[test]
@@ -148,8 +162,8 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text() {
-        let arguments = [OsString::from_vec(b"--socket=/\xff".to_vec()), OsString::from("list")];
-        assert_eq!(find_socket(&arguments, None), Some(OsString::from_vec(b"/\xff".to_vec())));
+        let socket = find_socket([c"--socket=/\xff", c"list"].into_iter(), None, &mut []).unwrap();
+        assert_eq!(socket.path_bytes(), Some(&b"/\xff"[..]));
     }
 
     #[test]
@@ -182,7 +196,7 @@ mod tests {
             ("socket: '/a' b", None),
             ("# socket: /a", None),
         ] {
-            assert_eq!(socket_in(text.as_bytes()), expected.map(OsString::from), "{text}");
+            assert_eq!(socket_in(text.as_bytes()), expected.map(str::as_bytes), "{text}");
         }
     }
 }
