@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
+import groot_fast
 from groot_fast.bundle import install
 from support.command import PROGRAM
 
@@ -78,6 +79,66 @@ def test_a_traceback_names_file_and_line() -> None:
     interpreter, flag = launcher.splitlines()[0].removeprefix("#!").split()
     done = subprocess.run([interpreter, flag, "-c", launcher], capture_output=True, text=True)
     assert 'groot_fast/cli/flags.py", line ' in done.stderr and "rest = iter(argv)" in done.stderr, done.stderr
+
+
+def beginning() -> tuple[str, str, str]:
+    """What the launcher does before it loads a module: interpreter, option, code."""
+    text, _ = Path(PROGRAM).read_text().split("\ngc.disable()\n")
+    interpreter, flag = text.splitlines()[0].removeprefix("#!").split()
+    return interpreter, flag, text
+
+
+def test_the_interpreter_starts_from_next_to_nothing_and_is_as_usual_then() -> None:
+    interpreter, flag, text = beginning()
+    first = "import sys; print(sorted(name for name in sys.modules if name.startswith('encodings')), len(sys.path))\n"
+    then = "print(sys.path, sys.prefix, sys.exec_prefix, sys.base_prefix, sys.executable)\n"
+    ours = subprocess.run([interpreter, flag, "-c", f"{first}{text}\n{then}"], capture_output=True, text=True, check=True).stdout
+    plain = subprocess.run(
+        ["/usr/bin/python3", flag, "-c", f"import sys; sys.executable = sys.executable.replace('python3', 'python3.11'); {then}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    start, rest = ours.split("\n", 1)
+    assert start == "['encodings'] 3"
+    packages = str(Path(groot_fast.__file__).parents[1])
+    assert rest.replace(f", {packages!r}]", "]") == plain
+
+
+CODECS = r"""
+import codecs, io
+print(codecs.getreader("UTF-8")(io.BytesIO("\u00e9".encode())).read(), "\u00e9".encode("latin-1"), "stra\u00dfe.de".encode("idna"))
+stream = io.TextIOWrapper(io.BytesIO(), "utf8", "surrogateescape")
+stream.write("\u00e9\udcff")
+stream.seek(0)
+print(ascii(stream.read()), codecs.lookup("utf-8").name, codecs.decode(b"\xc3\xa9", "utf-8"))
+for name in ("nope", "utf_8.x"):
+    try:
+        codecs.lookup(name)
+    except LookupError as error:
+        print(error)
+for broken in (b"\xc3", b"\xff"):
+    try:
+        codecs.decode(broken, "utf-8")
+    except UnicodeDecodeError as error:
+        print(error)
+import encodings, encodings.aliases
+for name in sorted({*encodings.aliases.aliases.values(), "undefined", "unicode_escape"}):
+    try:
+        print(codecs.lookup(name).name)
+    except LookupError as error:
+        print(error)
+print(encodings.normalize_encoding("ISO 8859-1"), hasattr(encodings, "nothing"), encodings.idna.__name__)
+"""
+
+
+@pytest.mark.parametrize("before", ["", "import locale; locale.normalize('de_DE')", "import encodings; print(hasattr(encodings, 'x'))"])
+def test_all_codecs_are_there(before: str) -> None:
+    interpreter, flag, text = beginning()
+    ours = subprocess.run([interpreter, flag, "-c", f"{text}\n{before}{CODECS}"], capture_output=True, text=True, check=True).stdout
+    plain = subprocess.run(["/usr/bin/python3", flag, "-c", f"{before}{CODECS}"], capture_output=True, text=True, check=True).stdout
+    assert ours == plain
+    assert len(ours.splitlines()) > 80
 
 
 def test_a_warm_module_may_import_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from support.archive import Archive
 from support.command import MIB, PROGRAM, Store
 
 HEAVY = {
-    *("os", "asyncio", "aiohttp", "uvloop", "ssl", "http", "urllib", "email"),
+    *("encodings.aliases", "os", "asyncio", "aiohttp", "uvloop", "ssl", "http", "urllib", "email"),
     *("logging", "yaml", "json", "re", "typing", "dataclasses", "enum", "subprocess", "argparse"),
     *("threading", "shutil", "tempfile", "pathlib", "hashlib", "contextlib", "collections", "functools", "inspect", "socket", "signal"),
     *("groot_fast.sources.registry.client", "groot_fast.pull.downloads", "groot_fast.idmap.namespace", "groot_fast.store.setup"),
@@ -21,7 +21,7 @@ HEAVY = {
 REPORT = """
 import posix, sys
 before = set(sys.modules)
-sys.path.append({site!r})
+{beginning}
 from groot_fast.cli.main import main
 code = main({argv!r})
 posix.write(2, (" ".join(sorted(set(sys.modules) - before))).encode())
@@ -32,12 +32,10 @@ sys.exit(code)
 def modules_of(store: Store, *args: str) -> set[str]:
     """Modules that a command imports, in the interpreter and with the options that the launcher names."""
     with open(PROGRAM, encoding="utf-8") as launcher:
-        first, *rest = launcher.read().splitlines()
-    interpreter, *flags = first.removeprefix("#!").split()
+        beginning, _ = launcher.read().split("\ngc.disable()\n")
+    interpreter, *flags = beginning.splitlines()[0].removeprefix("#!").split()
     assert flags == ["-ISXutf8"], "the launcher keeps site, the environment and the locale out"
-    sites = [line.split('"')[1] for line in rest if line.startswith("sys.path.append")]
-    assert len(sites) == 1
-    code = REPORT.format(site=sites[0], argv=["--store", str(store.path), *args])
+    code = REPORT.format(beginning=beginning, argv=["--store", str(store.path), *args])
     done = subprocess.run([interpreter, *flags, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done
     assert done.stdout
