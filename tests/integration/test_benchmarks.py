@@ -9,7 +9,7 @@ from pathlib import Path
 
 from compare import report
 from support import mounts
-from support.archive import Archive
+from support.archive import Archive, Layer
 from support.command import COMMAND, REPOSITORY
 from support.layout import write_layout
 
@@ -59,6 +59,15 @@ def test_compare_measures_and_writes(scratch: Path) -> None:
     assert set(os.listdir(scratch / "results")) == {"check.json", "check.md"} | names
     assert all((scratch / "results" / name).stat().st_size > 1000 for name in names)
     assert mounts.mounts_below(scratch) == [] and mounts.loops_below(scratch) == [], "everything was taken away"
+
+
+def test_the_cores_parts_can_be_measured(scratch: Path) -> None:
+    layer = Archive().dir("d").file("d/f", "x" * 5000).symlink("l", "d/f")
+    write_layout(scratch / "debian", layer)
+    write_layout(scratch / "pyapp-zstd", Layer(layer.tar, "zstd"))
+    argv = [sys.executable, "-m", "pytest", "-q", "benchmarks", "--benchmark-disable", "-p", "no:cacheprovider", "--images", str(scratch)]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0 and "14 passed" in done.stdout, done.stdout
 
 
 def test_compare_takes_everything_away_when_it_is_ended(scratch: Path) -> None:
