@@ -86,6 +86,12 @@ def test_cold_create_from_disk_needs_no_network(store: Store, image: Callable[..
     assert {name for name in loaded if name.partition(".")[0] in {"asyncio", "aiohttp", "uvloop", "ssl", "socket"}} == set()
 
 
+def test_the_core_brings_no_library_of_its_own() -> None:
+    code = "import groot_fast._core; print(*{line.split('/')[-1] for line in open('/proc/self/maps') if '.so' in line})"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert "_core.abi3.so" in done.stdout and "libgcc" not in done.stdout
+
+
 def test_package_exports_without_importing() -> None:
     code = "import sys; before = set(sys.modules); import groot_fast; print(sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
