@@ -295,6 +295,28 @@ def test_calls_and_requests_may_come_in_pieces(server: Server) -> None:
     server.expect(1, "list", "ok")
 
 
+def test_callers_that_go_away_at_once_leave_nothing(server: Server, url: str) -> None:
+    """Before their turn, at the moment of it, and while the command runs."""
+    descriptors = Path(f"/proc/{server.process.pid}/fd")
+    server.store.create(url, "one")
+    before = len(list(descriptors.iterdir()))
+    data, place = call("--store", str(server.store.path), "stats", "one"), os.open("/", os.O_PATH)
+    with open(os.devnull, "r+b") as nothing:
+        for number in range(200):
+            with socket.socket(socket.AF_UNIX) as caller:
+                caller.connect(str(server.socket))
+                socket.send_fds(caller, [data], [nothing.fileno()] * 3 + [place])
+                time.sleep(number / 200 * 0.004)
+    os.close(place)
+    wait_for(lambda: server.metrics()["grootfs_operations_in_flight"] == 0, "the end of the commands")
+    workers = server.metrics()["grootfs_workers"]  # each is a channel and a process
+    wait_for(lambda: len(list(descriptors.iterdir())) <= before + 2 * workers, "the end of the connections")
+    ticks = sum(map(int, Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+    time.sleep(0.3)
+    assert sum(map(int, Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13])) - ticks < 5
+    server.store.create(url, "two")
+
+
 def test_silent_callers_hold_up_nobody_and_no_stop(scratch: Path, store: Store, url: str) -> None:
     with serving(scratch, store.path) as server:
         silent = [socket.socket(socket.AF_UNIX) for _ in range(50)]

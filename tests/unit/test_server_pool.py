@@ -12,6 +12,7 @@ import pytest
 
 from groot_fast.errors import StoreError
 from groot_fast.server import messages
+from groot_fast.server.front import Front
 from groot_fast.server.metrics import Metrics
 from groot_fast.server.pool import Call, Pool, Worker, WorkerLost
 
@@ -212,6 +213,24 @@ def test_a_worker_that_dies_ends_its_call_and_a_dead_idle_one_is_passed_over() -
         actor.spawned[1].close()
         await start(pool)  # before the pool has heard of it
         assert len(actor.spawned) == 3
+
+    play(scene)
+
+
+def test_a_call_that_ends_before_it_begins_leaves_nothing() -> None:
+    async def scene(pool: Pool, _actor: Actor) -> None:
+        ours, theirs = socket.socketpair()
+        pair = os.pipe()
+        front = Front(pool)
+        front.take(b"", ours, list(pair))
+        for task in front._tasks:
+            task.cancel()
+        await until(lambda: not front._tasks)
+        assert ours.fileno() == -1 and theirs.recv(1) == b""
+        for descriptor in pair:
+            with pytest.raises(OSError):
+                os.fstat(descriptor)
+        theirs.close()
 
     play(scene)
 

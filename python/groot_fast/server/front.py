@@ -61,8 +61,17 @@ class Front:
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._run(body, connection, descriptors))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        # Nothing more is expected of it, so this is its end.
+
+        def end(_task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            loop.remove_reader(connection)
+            connection.close()
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+        # Not in the task itself, which may be cancelled before it has begun.
+        task.add_done_callback(end)
+        # Nothing more is expected of the caller, so this is its end.
         loop.add_reader(connection, task.cancel)
 
     async def _run(self, body: bytes, connection: socket.socket, descriptors: list[int]) -> None:
@@ -70,11 +79,6 @@ class Front:
             await self._operate(body, connection, descriptors)
         except Refusal as error:
             refuse(connection, error)
-        finally:
-            asyncio.get_running_loop().remove_reader(connection)
-            connection.close()
-            for descriptor in descriptors:
-                os.close(descriptor)
 
     async def _operate(self, body: bytes, connection: socket.socket, descriptors: list[int]) -> None:
         if peer_of(connection) not in self.users:
