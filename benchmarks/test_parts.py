@@ -34,7 +34,8 @@ COUNTER = itertools.count()
 
 def unpack(root: Path, blob: Path, media_type: str = "", **options: object) -> _core.Unpacked:
     """`unpack` with everything left out that is not given."""
-    given = {"digest": None, "size": None, "diff_id": None, "base": "", "uids": [], "gids": [], "max_content": None, "listing": None, **options}
+    given: dict[str, object] = {"digest": None, "size": None, "diff_id": None, "base": "", "uids": [], "gids": []}
+    given |= {"max_content": None, "listing": None, **options}
     return _core.unpack(root, blob, media_type=media_type, cancel=_core.Cancel(), **given)  # type: ignore[arg-type]
 
 
