@@ -18,6 +18,9 @@ VERSION = b"2"
 DESCRIPTORS = 4
 """What comes with a call: standard input, output and error, and the working directory."""
 
+GRACE = 0.05
+"""Seconds from a caller's end to that of its command. A worker tells the caller first how it ended, and us then."""
+
 
 def peer_of(connection: socket.socket) -> int:
     """Who is at the other end: the user id, from the kernel."""
@@ -62,8 +65,17 @@ class Front:
         task = loop.create_task(self._run(body, connection, descriptors))
         self._tasks.add(task)
 
+        stop: asyncio.TimerHandle | None = None
+
+        def caller_ended() -> None:
+            nonlocal stop
+            loop.remove_reader(connection)
+            stop = loop.call_later(GRACE, task.cancel)
+
         def end(_task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
+            if stop is not None:
+                stop.cancel()
             loop.remove_reader(connection)
             connection.close()
             for descriptor in descriptors:
@@ -71,8 +83,7 @@ class Front:
 
         # Not in the task itself, which may be cancelled before it has begun.
         task.add_done_callback(end)
-        # Nothing more is expected of the caller, so this is its end.
-        loop.add_reader(connection, task.cancel)
+        loop.add_reader(connection, caller_ended)  # nothing more is expected of it
 
     async def _run(self, body: bytes, connection: socket.socket, descriptors: list[int]) -> None:
         try:

@@ -94,10 +94,8 @@ class Worker:
             if kind == messages.COMMAND:
                 connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptors[0])
                 name, code = self._run_command(payload, connection, descriptors[1:], admission)
-                stays = name in QUICK and code == 0 and self._is_as_it_was(admission, more=1)
-                # The server first: what it sends from now on is not for this command.
+                stays = name in QUICK and code == 0 and self._is_as_it_was(admission)
                 messages.report(self._channel, "done", stays=stays, name=name, code=code)
-                _answer(connection, code)
             else:
                 done = self._run_operation(payload, admission)
                 stays = "error" not in done and self._is_as_it_was(admission)
@@ -105,15 +103,15 @@ class Worker:
             if not stays:
                 return
 
-    def _is_as_it_was(self, admission: Queued, *, more: int = 0) -> bool:
-        """Whether nothing is left of the last command but ``more`` descriptors."""
+    def _is_as_it_was(self, admission: Queued) -> bool:
+        """Whether nothing is left of the last command."""
         if admission.is_aside:
             return False
         try:
             os.waitpid(-1, os.WNOHANG)
             return False
         except ChildProcessError:
-            return _count("/proc/self/fd") == self._descriptors + more and _count("/proc/self/task") == 1
+            return _count("/proc/self/fd") == self._descriptors and _count("/proc/self/task") == 1
 
     # -- commands of the front -------------------------------------------------
 
@@ -142,6 +140,8 @@ class Worker:
             sys.stderr.flush()
             _set_streams(self._streams)
             os.chdir("/")  # or a file system could not be unmounted
+        # The caller first: it waits, and the server does not. All that it has given us is closed by now.
+        _answer(connection, code)
         return cli.name_of_command(argv), code
 
     def _become(self, descriptors: list[int], mask: int, environment: list[bytes]) -> None:

@@ -52,8 +52,9 @@ class Store:
 
     def make_directory(self, path: str, mode: int) -> None:
         """Make a directory of exactly this mode, whatever the umask. Raises OSError (FileExistsError)."""
-        posix.mkdir(path, 0o700)
-        posix.chmod(path, mode)
+        posix.mkdir(path, mode)
+        if posix.lstat(path).st_mode & 0o7777 != mode:
+            posix.chmod(path, mode)
         self.give(path)
 
 

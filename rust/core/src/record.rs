@@ -14,13 +14,15 @@ use std::path::Path;
 pub fn write(path: &Path, temporary: &Path, bytes: &[u8], mode: u32, owner: Option<(u32, u32)>) -> Result<()> {
     let context = |e| Error::io(format!("writing {}", path.display()), e);
     let attempt = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(temporary)?;
         file.write_all(bytes)?;
         if let Some((uid, gid)) = owner {
             fchown(&file, Some(uid), Some(gid))?;
         }
-        // Not through `open`: the caller's umask must not decide (contract, defect 28).
-        file.set_permissions(PermissionsExt::from_mode(mode))?;
+        // The caller's umask must not decide (contract, defect 28).
+        if file.metadata()?.permissions().mode() & 0o7777 != mode {
+            file.set_permissions(PermissionsExt::from_mode(mode))?;
+        }
         sys::flush_data(&file)?;
         std::fs::rename(temporary, path)
     };
