@@ -1,7 +1,7 @@
 //! The installed `grootfs`. Where a server listens, it runs the call there; else the program runs it, at once.
 //!
 //! No store logic: what is here finds the socket, sends the call with its descriptors, and ends the way the call ended.
-//! Whatever goes wrong before the descriptors are sent, nothing has run yet, and the program does the work.
+//! Whatever goes wrong before a worker has answered, nothing has run yet, and the program does the work.
 //!
 //! Every command begins here, so there is no standard library and no C library below it: to start them takes longer than
 //! all that this program does (docs/server.md, "The two doors"). Nothing is allocated either; what has no fixed size is put
