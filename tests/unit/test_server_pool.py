@@ -130,7 +130,7 @@ def test_a_worker_that_was_signalled_gets_no_other_command() -> None:
         worker, call = await start(pool)
         worker.stop(call)
         actor.finish(0)
-        await call.ended
+        await call.done
         assert pool.counts()["workers"] == 0
         # It had ended when its caller went away.
         worker, call = await start(pool)

@@ -111,7 +111,7 @@ class Front:
             raise Refusal(503, str(error)) from None
         self._running[number] = worker
         try:
-            await call.ended
+            await asyncio.wait([call.done])
         except asyncio.CancelledError:
             worker.stop(call)
             raise

@@ -30,10 +30,9 @@ class WorkerLost(Exception):
 
 
 class Call:
-    """One command in a worker. ``ended`` is set when it has; ``done`` holds the worker's last report, or WorkerLost."""
+    """One command in a worker. ``done`` holds the worker's last report, or WorkerLost."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.ended: asyncio.Future[None] = loop.create_future()
         self.done: asyncio.Future[dict[str, object]] = loop.create_future()
         self.begun = time.monotonic()
 
@@ -207,8 +206,6 @@ class Pool:
     def _finish(self, call: Call | None, report: dict[str, object] | None) -> None:
         if call is None:
             return
-        if not call.ended.done():
-            call.ended.set_result(None)
         if report is None:
             self._metrics.operation("unknown", "lost", time.monotonic() - call.begun)
             call.done.set_exception(WorkerLost())
