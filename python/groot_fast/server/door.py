@@ -88,7 +88,6 @@ class Door:
         self._loop.remove_reader(self._socket)
         self._socket.close()
         for arrival in list(self._arrivals):
-            self._release(arrival)
             self._drop(arrival)
 
     def _accept(self) -> None:
@@ -114,7 +113,6 @@ class Door:
 
     def _read(self, arrival: Arrival) -> None:
         if not arrival.receive():
-            self._release(arrival)
             self._drop(arrival)
             return
         if arrival.is_http:
@@ -129,7 +127,6 @@ class Door:
                 self._release(arrival)
                 self._front.take(body, arrival.connection, arrival.descriptors)
         except Refusal as error:
-            self._release(arrival)
             refuse(arrival.connection, error)
             self._drop(arrival)
 
@@ -138,6 +135,7 @@ class Door:
         self._arrivals.discard(arrival)
 
     def _drop(self, arrival: Arrival) -> None:
+        self._release(arrival)
         arrival.close_descriptors()
         arrival.connection.close()
 

@@ -6,9 +6,8 @@ only while it is as it was: a command that failed, pulled, or left a descriptor,
 
 from __future__ import annotations
 
-import _signal as signals  # type: ignore[import-not-found]  # `signal` makes an enumeration of every number, thrice a command
+import _signal as signals  # type: ignore[import-not-found]  # `signal` makes an enumeration of every number, twice a command
 import os
-import signal
 import socket
 import sys
 
@@ -29,7 +28,7 @@ QUICK = ("create", "delete", "stats", "list", "clean")
 MAX_COMMANDS = 1000
 """After so many a worker ends, so that whatever grows in a process does not grow for ever."""
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIGNALS = (signals.SIGTERM, signals.SIGINT, signals.SIGHUP)
 """What may end a command. Blocked between commands: the server signals a worker while it has a command, and one that was signalled
 gets no other, so what arrives before a command has begun is for that command."""
 

@@ -54,10 +54,10 @@ fn run_program(process: &Process) -> u8 {
     };
     let mut space = [0; 64];
     let mut message = Text::new(&mut space);
+    message.put(b"grootfs-program cannot be run: error ");
     message.put_number(error.raw_os_error().unsigned_abs().into(), 10);
-    sys::say(b"grootfs-program cannot be run: error ");
+    message.put(b"\n");
     sys::say(message.bytes().unwrap_or_default());
-    sys::say(b"\n");
     1
 }
 
