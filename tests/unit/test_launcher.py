@@ -13,6 +13,7 @@ import pytest
 import groot_fast
 from groot_fast.bundle import install
 from support.command import PROGRAM
+from support.launcher import beginning, interpreter_of
 
 CODE = """
 import asyncio, groot_fast.pull.downloads
@@ -37,8 +38,7 @@ class Answers(NamedTuple):
 
 def ask(launcher: str) -> Answers:
     """Ask in place of running a command."""
-    first, *_ = launcher.splitlines()
-    interpreter, flag = first.removeprefix("#!").split()
+    interpreter, flag = interpreter_of(launcher)
     code = launcher.removesuffix("run()\n") + CODE
     done = subprocess.run([interpreter, flag, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -76,20 +76,14 @@ def test_a_traceback_names_file_and_line() -> None:
         Path(PROGRAM).read_text().removesuffix("run()\n")
         + "import groot_fast.errors\ngroot_fast.cli.main.parse(None, (), stop_at_command=True)\n"
     )
-    interpreter, flag = launcher.splitlines()[0].removeprefix("#!").split()
+    interpreter, flag = interpreter_of(launcher)
     done = subprocess.run([interpreter, flag, "-c", launcher], capture_output=True, text=True)
     assert 'groot_fast/cli/flags.py", line ' in done.stderr and "rest = iter(argv)" in done.stderr, done.stderr
 
 
-def beginning() -> tuple[str, str, str]:
-    """What the launcher does before it loads a module: interpreter, option, code."""
-    text, _ = Path(PROGRAM).read_text().split("\ngc.disable()\n")
-    interpreter, flag = text.splitlines()[0].removeprefix("#!").split()
-    return interpreter, flag, text
-
-
 def test_the_interpreter_starts_from_next_to_nothing_and_is_as_usual_then() -> None:
-    interpreter, flag, text = beginning()
+    text = beginning()
+    interpreter, flag = interpreter_of(text)
     first = "import sys; print(sorted(name for name in sys.modules if name.startswith('encodings')), len(sys.path))\n"
     then = "print(sys.path, sys.prefix, sys.exec_prefix, sys.base_prefix, sys.executable)\n"
     ours = subprocess.run([interpreter, flag, "-c", f"{first}{text}\n{then}"], capture_output=True, text=True, check=True).stdout
@@ -134,7 +128,8 @@ print(encodings.normalize_encoding("ISO 8859-1"), hasattr(encodings, "nothing"),
 
 @pytest.mark.parametrize("before", ["", "import locale; locale.normalize('de_DE')", "import encodings; print(hasattr(encodings, 'x'))"])
 def test_all_codecs_are_there(before: str) -> None:
-    interpreter, flag, text = beginning()
+    text = beginning()
+    interpreter, flag = interpreter_of(text)
     ours = subprocess.run([interpreter, flag, "-c", f"{text}\n{before}{CODECS}"], capture_output=True, text=True, check=True).stdout
     plain = subprocess.run(["/usr/bin/python3", flag, "-c", f"{before}{CODECS}"], capture_output=True, text=True, check=True).stdout
     assert ours == plain

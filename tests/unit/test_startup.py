@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from support.archive import Archive
-from support.command import MIB, PROGRAM, Store
+from support.command import MIB, Store
+from support.launcher import beginning, interpreter_of
 
 HEAVY = {
     *("encodings.aliases", "os", "asyncio", "aiohttp", "uvloop", "ssl", "http", "urllib", "email"),
@@ -31,11 +32,10 @@ sys.exit(code)
 
 def modules_of(store: Store, *args: str) -> set[str]:
     """Modules that a command imports, in the interpreter and with the options that the launcher names."""
-    with open(PROGRAM, encoding="utf-8") as launcher:
-        beginning, _ = launcher.read().split("\ngc.disable()\n")
-    interpreter, *flags = beginning.splitlines()[0].removeprefix("#!").split()
+    first = beginning()
+    interpreter, *flags = interpreter_of(first)
     assert flags == ["-ISXutf8"], "the launcher keeps site, the environment and the locale out"
-    code = REPORT.format(beginning=beginning, argv=["--store", str(store.path), *args])
+    code = REPORT.format(beginning=first, argv=["--store", str(store.path), *args])
     done = subprocess.run([interpreter, *flags, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done
     assert done.stdout
