@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
-import threading
-import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,11 +43,12 @@ def one(*argv: str | Path) -> Steps:
 
 
 class Runner:
-    """Starts commands through ``launcher`` (`launch.c`); their output goes to ``log``."""
+    """Starts commands through ``launcher`` (`launch.c`), many at once through ``burst`` (`burst.c`); their output goes to ``log``."""
 
-    def __init__(self, log: Path, launcher: Path) -> None:
+    def __init__(self, log: Path, launcher: Path, burst: Path) -> None:
         self.log = log
         self._launcher = str(launcher)
+        self._burst = burst
 
     def run(self, steps: Steps, daemon: int | None = None) -> Cost:
         """Run to the end. ``daemon`` is a process whose CPU time and memory belong to it. Raises Failed."""
@@ -99,45 +98,28 @@ class Runner:
         return cost_of_reports(text)
 
     def together(self, commands: Sequence[Argv]) -> tuple[float, list[Ended]]:
-        """Start all at once; gives the seconds from the first start to the last end, and each one's end."""
-        poll = select.epoll()
-        started: dict[int, tuple[int, float]] = {}
-        broken: list[BaseException] = []
-        with _Log(self.log) as log, open(os.devnull, "rb") as nothing:
-
-            def start() -> None:
-                try:
-                    for argv in commands:
-                        now = time.perf_counter()
-                        pid = _spawn(argv, nothing.fileno(), log.fileno(), log.fileno())
-                        descriptor = os.pidfd_open(pid)
-                        started[descriptor] = (pid, now)
-                        poll.register(descriptor, select.EPOLLIN)
-                except BaseException as error:
-                    broken.append(error)
-
-            first = time.perf_counter()
-            # Starting has its own thread: the end of the first is seen while the last is not there yet.
-            starter = threading.Thread(target=start)
-            starter.start()
-            ended: list[Ended] = []
-            last = first
+        """Start all at once; gives the seconds from the first start to the last end, and each one's end. Raises Failed when one
+        could not be started."""
+        listing = self._burst.with_suffix(".commands")
+        listing.write_bytes(b"".join(b"".join(os.fsencode(argument) + b"\0" for argument in argv) + b"\0" for argv in commands))
+        report, reported = os.pipe()
+        with open(report) as lines:
             try:
-                while len(ended) < len(commands) and not broken:
-                    for descriptor, _ in poll.poll(1.0):
-                        last = time.perf_counter()
-                        pid, began = started.pop(descriptor)
-                        poll.unregister(descriptor)
-                        os.close(descriptor)
-                        _, status, _ = os.wait4(pid, 0)
-                        ended.append(Ended(last - began, status == 0))
+                with _Log(self.log) as log, open(os.devnull, "rb") as nothing:
+                    pid = _spawn([str(self._burst), str(listing)], nothing.fileno(), log.fileno(), log.fileno(), reported)
             finally:
-                starter.join()
-                _kill([pid for pid, _ in started.values()])
-        poll.close()
-        if broken:
-            raise broken[0]
-        return last - first, ended
+                os.close(reported)
+            try:
+                text = lines.read()
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            except BaseException:
+                _kill([pid])
+                raise
+        if code != 0:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # those that were started already
+            raise Failed(f"burst: code {code}: {self._tail()}")
+        return ends_of_reports(text)
 
     def _tail(self) -> str:
         return self.log.read_bytes()[-500:].decode("utf-8", "replace").strip()
@@ -179,6 +161,14 @@ def cost_of_reports(text: str) -> Cost:
     rows = [list(map(float, line.split())) for line in text.splitlines()]
     start, end = min(row[0] for row in rows), max(row[1] for row in rows)
     return Cost(end - start, sum(row[2] for row in rows), int(sum(row[3] for row in rows)))
+
+
+def ends_of_reports(text: str) -> tuple[float, list[Ended]]:
+    """Of commands that ran at once, from what `burst.c` wrote (start, end, wait status of each): the seconds from the first start to
+    the last end, and each one's end."""
+    rows = [(float(start), float(end), int(status)) for start, end, status in map(str.split, text.splitlines())]
+    ended = [Ended(end - start, status == 0) for start, end, status in rows]
+    return max(row[1] for row in rows) - min(row[0] for row in rows), ended
 
 
 def cpu_of_stat(text: str, ticks: int) -> float:

@@ -81,7 +81,7 @@ class Bench:
 
     def __init__(self, scratch: Path, results: Results, say: Callable[[str], None]) -> None:
         self._scratch = scratch
-        self._runner = Runner(scratch / "output.log", build("launch", scratch))
+        self._runner = Runner(scratch / "output.log", build("launch", scratch), build("burst", scratch))
         self._floor = build("snapshot", scratch)
         self._results = results
         self._say = say

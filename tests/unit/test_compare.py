@@ -110,7 +110,7 @@ def test_peak() -> None:
 
 
 def make_runner(folder: Path) -> process.Runner:
-    return process.Runner(folder / "log", build("launch", folder))
+    return process.Runner(folder / "log", build("launch", folder), build("burst", folder))
 
 
 def test_cost_of_a_pipeline_is_from_the_first_start_to_the_last_end() -> None:
@@ -150,6 +150,17 @@ def test_together_times_each_and_counts_failures(tmp_path: Path) -> None:
     slowest = max(ended, key=lambda end: end.seconds)
     assert slowest.ok and 0.3 <= slowest.seconds <= seconds
     assert min(ended, key=lambda end: end.seconds).seconds < 0.3
+
+
+def test_together_sees_every_end_of_many_short_commands(tmp_path: Path) -> None:
+    seconds, ended = make_runner(tmp_path).together([["true"], ["false"]] * 100)
+    assert [end.ok for end in ended] == [True, False] * 100
+    assert all(0 < end.seconds <= seconds for end in ended)
+
+
+def test_together_refuses_what_cannot_be_started(tmp_path: Path) -> None:
+    with pytest.raises(process.Failed, match=r"code 125: .*/no/such: No such file"):
+        make_runner(tmp_path).together([["true"], ["/no/such"]])
 
 
 # -- images --------------------------------------------------------------------
