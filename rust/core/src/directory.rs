@@ -172,17 +172,18 @@ fn copy_entry(
         sparse: false,
     }))?;
     if let (Kind::File, Some(mut file)) = (kind, file) {
-        let mut buffer = vec![0; CHUNK.min(stat.st_size.cast_unsigned() as usize + 1)];
         let mut offset = 0;
         loop {
             if cancel.load(Ordering::Relaxed) {
                 return Err(Error::Cancelled);
             }
+            let mut buffer = vec![0; CHUNK.min(stat.st_size.cast_unsigned() as usize + 1)];
             let n = file.read(&mut buffer).map_err(fail)?;
             if n == 0 {
                 break;
             }
-            extractor.data(offset, &buffer[..n])?;
+            buffer.truncate(n);
+            extractor.data(offset, buffer.into())?;
             offset += n as u64;
         }
     }

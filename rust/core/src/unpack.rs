@@ -1,6 +1,6 @@
-//! The pipeline: blob -> digest -> inflate -> diff id in one thread, tar -> files in another.
+//! The pipeline: blob -> digest -> inflate -> diff id in one thread, tar -> names in another, content in a third (`Extractor`).
 //!
-//! The two meet in a bounded channel of buffers that go round, so that memory does not depend on the layer.
+//! They meet in bounded channels of buffers that go round, so that memory does not depend on the layer.
 
 use crate::blob::{BlobReader, Expected, Source, check_digest};
 use crate::error::{Error, Result};
@@ -8,6 +8,7 @@ use crate::inflate::Decoder;
 use crate::layer::{Extractor, Options, Stats};
 use crate::sys;
 use crate::tar::{Event, TarReader};
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
@@ -17,6 +18,25 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 const CHUNK: usize = 256 << 10;
 /// Buffers in flight.
 const CHUNKS: usize = 8;
+
+/// A buffer on its way. Its memory goes home when the last piece of it is dropped.
+struct Chunk {
+    bytes: Vec<u8>,
+    home: SyncSender<Vec<u8>>,
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        // Nobody is home when everything is inflated.
+        let _ = self.home.try_send(std::mem::take(&mut self.bytes));
+    }
+}
 
 /// One layer to unpack.
 pub struct Job {
@@ -47,13 +67,12 @@ pub fn unpack(job: Job, cancel: &AtomicBool) -> Result<Report> {
     let Job { source, expected, media_type, root, options } = job;
     let limits = options.limits.clone();
     std::thread::scope(|scope| {
-        let (full_in, full_out) = sync_channel::<Vec<u8>>(CHUNKS);
-        let (free_in, free_out) = sync_channel::<Vec<u8>>(CHUNKS);
+        let (full_in, full_out) = sync_channel(CHUNKS);
         let producer = std::thread::Builder::new()
             .name("inflate".into())
             .spawn_scoped(scope, move || {
                 let diff_id = expected.diff_id.clone();
-                inflate(BlobReader::new(source, expected, cancel), diff_id.as_deref(), &media_type, &full_in, &free_out)
+                inflate(BlobReader::new(source, expected, cancel), diff_id.as_deref(), &media_type, &full_in)
             })
             .map_err(|e| Error::io("starting a thread", e))?;
         let consumer = std::thread::Builder::new()
@@ -62,7 +81,7 @@ pub fn unpack(job: Job, cancel: &AtomicBool) -> Result<Report> {
                 // The modes in the archive are final; ours must not take bits away.
                 sys::unshare_fs().map_err(|e| Error::io("unshare", e))?;
                 rustix::process::umask(rustix::fs::Mode::empty());
-                extract(TarReader::new(limits), Extractor::new(root, options)?, &full_out, &free_in)
+                extract(TarReader::new(limits), Extractor::new(root, options)?, &full_out)
             })
             .map_err(|e| Error::io("starting a thread", e))?;
         let stats = join(consumer);
@@ -88,13 +107,8 @@ fn join<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     })
 }
 
-fn inflate(
-    blob: BlobReader<'_>,
-    diff_id: Option<&str>,
-    media_type: &str,
-    full: &SyncSender<Vec<u8>>,
-    free: &Receiver<Vec<u8>>,
-) -> Result<Vec<String>> {
+fn inflate(blob: BlobReader<'_>, diff_id: Option<&str>, media_type: &str, full: &SyncSender<Bytes>) -> Result<Vec<String>> {
+    let (home, free) = sync_channel::<Vec<u8>>(CHUNKS);
     let (mut decoder, note) = match Decoder::new(blob, media_type) {
         Ok(started) => started,
         Err((error, blob)) => {
@@ -114,7 +128,8 @@ fn inflate(
         };
         buffer.truncate(filled);
         sha.update(&buffer);
-        if filled > 0 && full.send(buffer).is_err() {
+        let chunk = Chunk { bytes: buffer, home: home.clone() };
+        if filled > 0 && full.send(Bytes::from_owner(chunk)).is_err() {
             // The other side gave up. Its reason counts unless the blob itself is bad, which only its end tells.
             decoder.into_blob().verdict()?;
             return Ok(Vec::new());
@@ -136,18 +151,16 @@ fn inflate(
     Ok(note.into_iter().collect())
 }
 
-fn extract(mut tar: TarReader, mut extractor: Extractor, full: &Receiver<Vec<u8>>, free: &SyncSender<Vec<u8>>) -> Result<Stats> {
-    while let Ok(buffer) = full.recv() {
-        let mut input = buffer.as_slice();
+fn extract(mut tar: TarReader, mut extractor: Extractor, full: &Receiver<Bytes>) -> Result<Stats> {
+    for chunk in full {
+        let mut input = chunk.as_ref();
         while let Some(event) = tar.next(&mut input)? {
             match event {
                 Event::Entry(entry) => extractor.begin(entry)?,
-                Event::Data { offset, bytes } => extractor.data(offset, bytes)?,
+                Event::Data { offset, bytes } => extractor.data(offset, chunk.slice_ref(bytes))?,
                 Event::End => extractor.end()?,
             }
         }
-        // Full only when the other side ended; the buffer is then simply dropped.
-        let _ = free.try_send(buffer);
     }
     tar.finish()?;
     extractor.finish()

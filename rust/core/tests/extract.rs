@@ -221,6 +221,33 @@ fn replacing() {
     assert_eq!(place.tree(), tree(&[("s", "new"), ("one", "own"), ("two", "shared"), ("d", "file"), ("t", "/")]));
 }
 
+/// Files are filled behind the extractor; what counts is their size when they are full.
+#[test]
+fn what_a_layer_takes_away_of_its_own_counts_in_full() {
+    let place = Place::new();
+    let large = vec![b'x'; 20 << 20];
+    let stats = place.apply(&[file("f", &large), file("f", b"1")]).unwrap();
+    assert_eq!((stats.content, stats.removed), ((20 << 20) + 1, 20 << 20));
+    let stats = place.apply(&[dir("d", 0o755), file("d/f", &large), file("d", b"12")]).unwrap();
+    assert_eq!(stats.removed, 20 << 20);
+    place.apply(&[dir("e", 0o755)]).unwrap();
+    let stats = place.apply(&[file("e/f", &large), file("e", b"123")]).unwrap();
+    assert_eq!(stats.removed, 20 << 20);
+    assert_eq!(place.tree(), tree(&[("f", "1"), ("d", "12"), ("e", "123")]));
+}
+
+#[test]
+fn a_file_that_cannot_be_completed_stops_the_layer() {
+    // No file system takes an attribute without a name. Files behind it are made before that is known.
+    let mut parts = vec![pax(&[("SCHILY.xattr.user.", "x")]), file("f", b"content")];
+    parts.extend((0..1000).map(|i| file(&format!("behind/{i}"), b"x")));
+    let text = Place::new().apply(&parts).unwrap_err().to_string();
+    assert!(text.starts_with("extended attributes of `f`: setxattr `user.`"), "{text}");
+    // Also where nothing comes behind it.
+    let text = Place::new().apply(&parts[..2]).unwrap_err().to_string();
+    assert!(text.starts_with("extended attributes of `f`: setxattr `user.`"), "{text}");
+}
+
 #[test]
 fn parents_are_made_and_dangling_links_lead_inside() {
     let place = Place::new();

@@ -243,7 +243,7 @@ impl Place {
         while let Some(event) = reader.next(&mut input)? {
             match event {
                 Event::Entry(entry) => extractor.begin(entry)?,
-                Event::Data { offset, bytes } => extractor.data(offset, bytes)?,
+                Event::Data { offset, bytes } => extractor.data(offset, bytes.to_vec().into())?,
                 Event::End => extractor.end()?,
             }
         }

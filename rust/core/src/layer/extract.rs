@@ -1,11 +1,10 @@
 //! One entry after the other.
 //!
-//! The order of calls on one file matters and is always: create, write, owner, mode, attributes, time, close.
-//! Owner before mode, because `chown` clears setuid and setgid; before attributes, because it drops file
-//! capabilities; time last, because writing changes it. Directories get their time at the very end (`Dirs::settle`),
-//! because every entry made in them changes it.
+//! Files are only made here and filled by another thread (`Filler`). Directories get their time at the very end
+//! (`Dirs::settle`), because every entry made in them changes it.
 
-use super::dirs::{Dir, Dirs, Owed, is_dir, normalise, set_times, stat_below, times};
+use super::dirs::{Dir, Dirs, Owed, is_dir, normalise, stat_below, times};
+use super::filler::{Filler, Made};
 use super::remove::{purge, purge_children, remove};
 use super::whiteout::{self, Marker};
 use super::xattr;
@@ -15,13 +14,14 @@ use crate::limits::Limits;
 use crate::listing::{self, Attributes, ContentHash, Listing, Step, Target};
 use crate::resolve::open_beneath;
 use crate::tar::{Entry, Kind, Time};
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec};
+use bytes::Bytes;
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Modification times that every kernel takes; the file system cuts further (`timestamp_truncate`).
 const MAX_SECONDS: i64 = 1 << 53;
@@ -55,18 +55,18 @@ pub struct Stats {
 }
 
 struct Open {
-    file: File,
     /// The directory it is in (inode number), and its name there.
     place: (u64, Vec<u8>),
-    entry: Box<Entry>,
-    owner: (u32, u32),
-    group_given: bool,
-    written: u64,
+    entry: Arc<Entry>,
+    size: u64,
+    /// The file itself, where only the kernel can say what attributes it got.
+    acl: Option<File>,
 }
 
 /// Applies entries to a directory. Feed it `begin`, `data`, `end` for each entry and `finish` once.
 pub struct Extractor {
     dirs: Dirs,
+    files: Filler,
     base: Vec<Vec<u8>>,
     options: Options,
     stats: Stats,
@@ -95,7 +95,7 @@ impl Extractor {
             Ok(None) | Err(Error::Io { .. }) => return Err(Error::layer("base directory not found in parent layer")),
             Err(error) => return Err(error),
         }
-        Ok(Self { dirs, base, options, stats: Stats::default(), open: None, content })
+        Ok(Self { dirs, files: Filler::start()?, base, options, stats: Stats::default(), open: None, content })
     }
 
     /// Start an entry.
@@ -136,7 +136,7 @@ impl Extractor {
     }
 
     /// Content of the entry that was begun.
-    pub fn data(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+    pub fn data(&mut self, offset: u64, bytes: Bytes) -> Result<()> {
         // Content of entries that are not files is drained: whiteouts may carry some.
         let Some(open) = &mut self.open else { return Ok(()) };
         self.stats.content += bytes.len() as u64;
@@ -144,42 +144,32 @@ impl Extractor {
             return Err(Error::Limit("uncompressed layer size exceeds quota".into()));
         }
         if let Some(content) = &mut self.content {
-            content.update(offset, bytes);
+            content.update(offset, &bytes);
         }
-        open.file.write_all_at(bytes, offset).map_err(|e| entry_error("write", &open.entry, e))?;
-        open.written = offset + bytes.len() as u64;
-        Ok(())
+        open.size = open.size.max(offset + bytes.len() as u64);
+        self.files.data(offset, bytes)
     }
 
     /// The entry is complete.
     pub fn end(&mut self) -> Result<()> {
-        let Some(open) = self.open.take() else { return Ok(()) };
-        let entry = &open.entry;
-        if open.written < entry.size {
-            open.file.set_len(entry.size).map_err(|e| entry_error("truncate", entry, e))?;
-        }
-        self.dirs.set_owner(&open.file, open.owner, open.group_given).map_err(|e| entry_error("chown", entry, e))?;
-        // Creating gives the permission bits; setuid, setgid and sticky are only safe once the owner is right.
-        if entry.mode & 0o7000 != 0 {
-            rustix::fs::fchmod(&open.file, Mode::from_raw_mode(entry.mode)).map_err(|e| entry_error("chmod", entry, e))?;
-        }
-        let xattrs = self.set_xattrs(&open.file, entry)?;
-        set_times(&open.file, timespec(entry.mtime)).map_err(|e| entry_error("chtimes", entry, e))?;
-        if let Some(content) = &mut self.content {
-            self.dirs.note(&Step::File {
-                at: (open.place.0, &open.place.1),
-                attributes: attributes(&open.file, entry, xattrs)?,
-                mtime: noted(timespec(entry.mtime)),
-                size: open.written.max(entry.size),
-                content: content.finish(),
-                sparse: entry.sparse,
-            })?;
-        }
-        Ok(())
+        let Some(Open { place, entry, size, acl }) = self.open.take() else { return Ok(()) };
+        self.files.end()?;
+        let Some(content) = &mut self.content else { return Ok(()) };
+        let content = content.finish();
+        let attributes = match acl {
+            None => plain_attributes(&entry),
+            Some(file) => {
+                self.files.drain()?;
+                attributes(&file, &entry)?
+            }
+        };
+        let (mtime, sparse) = (noted(timespec(entry.mtime)), entry.sparse);
+        self.dirs.note(&Step::File { at: (place.0, &place.1), attributes, mtime, size, content, sparse })
     }
 
     /// All entries are done: settle the directories and give the root the mode that every root file system has.
     pub fn finish(mut self) -> Result<Stats> {
+        self.files.finish()?;
         self.dirs.settle()?;
         let root = self.dirs.root();
         let context = |e| Error::io("chmod the root", e);
@@ -250,8 +240,16 @@ impl Extractor {
         if let Some(content) = &mut self.content {
             content.start(entry.sparse);
         }
-        let place = (parent.ino, name.to_vec());
-        self.open = Some(Open { file: fd.into(), place, entry, owner, group_given: parent.gives_group.get(), written: 0 });
+        self.count_left_out(&entry);
+        let (file, entry) = (File::from(fd), Arc::from(entry));
+        let acl = if self.content.is_some() && has_acl(&entry) {
+            Some(file.try_clone().map_err(|e| entry_error("dup", &entry, e))?)
+        } else {
+            None
+        };
+        let owner = (!self.dirs.gives_owner(owner, parent.gives_group.get())).then_some(owner);
+        self.files.begin(Made { file, entry: Arc::clone(&entry), owner });
+        self.open = Some(Open { place: (parent.ino, name.to_vec()), size: entry.size, entry, acl });
         Ok(())
     }
 
@@ -261,6 +259,11 @@ impl Extractor {
         match create() {
             Ok(made) => Ok(made),
             Err(Errno::EXIST) => {
+                let entered = |stat: Stat| is_dir(&stat) && self.dirs.holds_new_entries(stat.st_ino);
+                if self.dirs.is_made(parent, name) || stat_below(parent, name)?.is_some_and(entered) {
+                    // The sizes of files count, and this layer's may not be there yet.
+                    self.files.drain()?;
+                }
                 self.stats.removed += remove(&mut self.dirs, parent, name)?;
                 create().map_err(|e| Error::io("", e))
             }
@@ -309,12 +312,12 @@ impl Extractor {
             // Its group rule may have changed under a kept descriptor.
             self.dirs.forget();
         }
-        let xattrs = self.set_xattrs(dir, entry)?;
-        let noted = if locked {
-            Attributes { mode: entry.mode & 0o7777, ..attributes(dir, entry, xattrs)? }
-        } else {
-            attributes(dir, entry, xattrs)?
-        };
+        self.count_left_out(entry);
+        xattr::set_kept(dir, &entry.xattrs).map_err(|e| within("extended attributes of", entry, e))?;
+        let mut noted = attributes(dir, entry)?;
+        if locked {
+            noted.mode = entry.mode & 0o7777;
+        }
         self.dirs.note(&Step::Describe { dir: dir.ino, attributes: noted })?;
         let owed = Owed { path: self.dirs.path_of(dir, path), mtime: timespec(entry.mtime), mode: locked.then_some(entry.mode) };
         self.dirs.owe(dir.ino, owed);
@@ -367,17 +370,10 @@ impl Extractor {
         self.dirs.note(&Step::Link { at: (dir.ino, name), from: (source.ino, target_name) })
     }
 
-    /// Gives the hash over what is there now.
-    fn set_xattrs(&mut self, fd: impl AsFd, entry: &Entry) -> Result<Option<u64>> {
-        for (name, value) in &entry.xattrs {
-            if xattr::is_kept(name) {
-                xattr::set(&fd, name, value).map_err(|e| within("extended attributes of", entry, e))?;
-            } else {
-                self.leave_out(&format!("extended attribute {}", printable(name)));
-            }
+    fn count_left_out(&mut self, entry: &Entry) {
+        for (name, _) in entry.xattrs.iter().filter(|(name, _)| !xattr::is_kept(name)) {
+            self.leave_out(&format!("extended attribute {}", printable(name)));
         }
-        // The kernel stores an access list in its own way, and not at all where the mode says the same.
-        if has_acl(entry) { xattr::digest_of(&fd) } else { Ok(listing::xattrs_of(&entry.xattrs)) }
     }
 }
 
@@ -385,27 +381,37 @@ fn has_acl(entry: &Entry) -> bool {
     entry.xattrs.iter().any(|(name, _)| name == xattr::ACL)
 }
 
-/// What a listing says of an entry that was just applied to `fd`.
-fn attributes(fd: impl AsFd, entry: &Entry, xattrs: Option<u64>) -> Result<Attributes> {
-    let mode = if has_acl(entry) { rustix::fs::fstat(fd).map_err(|e| entry_error("stat", entry, e))?.st_mode } else { entry.mode };
+/// What a listing says of an entry that was applied to `fd`.
+fn attributes(fd: impl AsFd, entry: &Entry) -> Result<Attributes> {
+    if !has_acl(entry) {
+        return Ok(plain_attributes(entry));
+    }
+    // The kernel stores an access list in its own way, and not at all where the mode says the same.
+    let mode = rustix::fs::fstat(&fd).map_err(|e| entry_error("stat", entry, e))?.st_mode & 0o7777;
+    Ok(Attributes { mode, xattrs: xattr::digest_of(fd)?, ..plain_attributes(entry) })
+}
+
+/// The same where the entry says it all.
+fn plain_attributes(entry: &Entry) -> Attributes {
     // `owner` has refused what does not fit.
-    Ok(Attributes { mode: mode & 0o7777, uid: entry.uid as u32, gid: entry.gid as u32, xattrs })
+    let (uid, gid) = (entry.uid as u32, entry.gid as u32);
+    Attributes { mode: entry.mode & 0o7777, uid, gid, xattrs: listing::xattrs_of(&entry.xattrs) }
 }
 
 fn noted(time: Timespec) -> listing::Time {
     (time.tv_sec, time.tv_nsec.cast_unsigned() as u32)
 }
 
-fn timespec(time: Time) -> Timespec {
+pub(super) fn timespec(time: Time) -> Timespec {
     Timespec { tv_sec: time.seconds.clamp(-MAX_SECONDS, MAX_SECONDS), tv_nsec: i64::from(time.nanos) }
 }
 
-fn entry_error(what: &str, entry: &Entry, error: impl Into<std::io::Error>) -> Error {
+pub(super) fn entry_error(what: &str, entry: &Entry, error: impl Into<std::io::Error>) -> Error {
     Error::io(format!("{what} `{}`", printable(&entry.path)), error)
 }
 
 /// Put the entry's name in front of an error that does not have it.
-fn within(what: &str, entry: &Entry, error: Error) -> Error {
+pub(super) fn within(what: &str, entry: &Entry, error: Error) -> Error {
     match error {
         Error::Io { context, source } if context.is_empty() => entry_error(what, entry, source),
         Error::Io { context, source } => Error::io(format!("{what} `{}`: {context}", printable(&entry.path)), source),

@@ -1,7 +1,8 @@
 //! From entries to files below one directory.
 //!
 //! ```text
-//! extract.rs   one entry after the other, and the order of calls that keeps its metadata
+//! extract.rs   one entry after the other
+//! filler.rs    content of files, and the order of calls that keeps their metadata
 //! dirs.rs      directories by descriptor: every name resolved by the kernel below the root
 //! whiteout.rs  which names are markers, and what they take away
 //! remove.rs    removing trees
@@ -10,6 +11,7 @@
 
 mod dirs;
 mod extract;
+mod filler;
 mod remove;
 mod whiteout;
 pub(crate) mod xattr;

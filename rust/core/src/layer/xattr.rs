@@ -23,13 +23,18 @@ pub(crate) fn is_kept(name: &[u8]) -> bool {
     }
 }
 
+/// Set those attributes that are kept.
+pub(super) fn set_kept(fd: impl AsFd, attributes: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
+    attributes.iter().filter(|(name, _)| is_kept(name)).try_for_each(|(name, value)| set(&fd, name, value))
+}
+
 /// Name and value together that BTRFS can always hold: an attribute lies in one leaf, and a leaf may have 4 KiB.
 const SAFE: usize = 3_900;
 /// Free space with which a refusal cannot be for want of it.
 const PLENTY: u64 = 16 << 20;
 
 /// Set one attribute on an open file or directory.
-pub(super) fn set(fd: impl AsFd, name: &[u8], value: &[u8]) -> Result<()> {
+fn set(fd: impl AsFd, name: &[u8], value: &[u8]) -> Result<()> {
     match rustix::fs::fsetxattr(&fd, name, value, XattrFlags::empty()) {
         Ok(()) => Ok(()),
         // What the kernel says then would be taken for a full disk.
