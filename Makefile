@@ -23,7 +23,7 @@ PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi') pyproject.t
 help: ## Show this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-build: $(BUILD)/bin/grootfs $(BUILD)/lib/groot_fast/grootfs-program $(BUILD)/bin/drax ## Build build/bin/grootfs and build/bin/drax
+build: $(BUILD)/bin/grootfs $(BUILD)/lib/groot_fast/grootfs-program.pyc $(BUILD)/bin/drax ## Build build/bin/grootfs and build/bin/drax
 
 deps: ## Install what the build and the tests need (Debian packages)
 	./scripts/install-deps
@@ -43,8 +43,8 @@ $(BUILD)/.wheel: $(RUST_SOURCES) $(PYTHON_SOURCES) README.md $(VENV)/.stamp
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall $(BUILD)/wheels/*.whl
 	@touch $@
 
-$(BUILD)/lib/groot_fast/grootfs-program: $(BUILD)/.wheel scripts/make-launcher
-	./scripts/make-launcher $(VENV) $@
+$(BUILD)/lib/groot_fast/grootfs-program.pyc: $(BUILD)/.wheel scripts/make-launcher
+	./scripts/make-launcher $(VENV) $(basename $@)
 
 # Without a C library, and so without its start and without relocations.
 $(BUILD)/bin/grootfs: $(RUST_SOURCES) $(VENV)/.stamp

@@ -116,6 +116,17 @@ for broken in (b"\xc3", b"\xff"):
         codecs.decode(broken, "utf-8")
     except UnicodeDecodeError as error:
         print(error)
+decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+print(ascii(decoder.decode(b"a\xc3")), decoder.getstate(), ascii(decoder.decode(b"\xa9\xff")), decoder.getstate())
+print(ascii(decoder.decode(b"\xc3", final=True)), decoder.decode(b"\xe2\x82"), decoder.reset(), decoder.decode(b"b"))
+print(decoder.setstate((b"\xc3", 0)), ascii(decoder.decode(b"\xa9")))
+encoder = codecs.getincrementalencoder("utf-8")()
+print(encoder.encode("\u00e9"), encoder.getstate(), encoder.setstate(0), encoder.reset(), encoder.encode("x", final=True))
+target = io.BytesIO()
+codecs.getwriter("utf-8")(target).write("\u00e9")
+print(target.getvalue(), codecs.encode("\u20ac", "utf8"), open("/dev/null", encoding="utf-8").read() == "")
+text = io.TextIOWrapper(io.BytesIO("\u00e9\r\n\u20acx".encode() * 5000), "utf-8")
+print(len(text.read(3)), text.seek(text.tell()), ascii(text.readline()), len(text.read()))
 import encodings, encodings.aliases
 for name in sorted({*encodings.aliases.aliases.values(), "undefined", "unicode_escape"}):
     try:

@@ -22,8 +22,13 @@ use server::Outcome;
 use sys::Process;
 use text::Text;
 
-/// The program, from the directory that this executable is in.
-const PROGRAM: &[u8] = b"/../lib/groot_fast/grootfs-program\0";
+/// The interpreter and the program, from the directory that this executable is in. Started by its own name, the interpreter need not
+/// be found by the kernel from the program's first line, nor be a stranger in the list of processes.
+const INTERPRETER: &[u8] = b"/../lib/groot_fast/start/bin/grootfs-program\0";
+const PROGRAM: &[u8] = b"/../lib/groot_fast/grootfs-program.pyc\0";
+
+/// As in the first line of the program's source (`scripts/make-launcher`).
+const OPTIONS: &CStr = c"-ISXutf8";
 
 /// The longest path (`PATH_MAX` of limits.h).
 const MAX_PATH: usize = 4096;
@@ -41,16 +46,17 @@ fn main(process: &Process, memory: &mut [u8]) -> u8 {
             sys::say(b"the grootfs server ended before the command did; run the command again\n");
             1
         }
-        Outcome::NotRun => run_program(process),
+        Outcome::NotRun => run_program(process, memory),
     }
 }
 
-/// Become the program. Only returns where that fails.
-fn run_program(process: &Process) -> u8 {
-    let mut space = [0; MAX_PATH];
-    let error = match find_program(&mut space) {
-        Ok(program) => process.execute(program),
-        Err(error) => error,
+/// Become the program. Only returns where that fails. `memory` is overwritten.
+fn run_program(process: &Process, memory: &mut [u8]) -> u8 {
+    let mut spaces = [[0; MAX_PATH]; 2];
+    let [interpreter, program] = &mut spaces;
+    let error = match (find(INTERPRETER, interpreter), find(PROGRAM, program)) {
+        (Ok(interpreter), Ok(program)) => process.execute([interpreter, OPTIONS, program], memory),
+        (Err(error), _) | (_, Err(error)) => error,
     };
     let mut space = [0; 64];
     let mut message = Text::new(&mut space);
@@ -61,11 +67,10 @@ fn run_program(process: &Process) -> u8 {
     1
 }
 
-/// The path of the program, put together in `space`.
-fn find_program(space: &mut [u8]) -> Result<&CStr> {
+/// A path beside this executable, put together in `space`.
+fn find<'a>(path: &[u8], space: &'a mut [u8]) -> Result<&'a CStr> {
     let length = readlinkat_raw(CWD, c"/proc/self/exe", &mut *space)?;
     let directory = space[..length].iter().rposition(|&byte| byte == b'/').ok_or(Errno::NOENT)?;
-    let path = space.get_mut(directory..directory + PROGRAM.len()).ok_or(Errno::NAMETOOLONG)?;
-    path.copy_from_slice(PROGRAM);
+    space.get_mut(directory..directory + path.len()).ok_or(Errno::NAMETOOLONG)?.copy_from_slice(path);
     CStr::from_bytes_until_nul(space).map_err(|_| Errno::NAMETOOLONG)
 }

@@ -70,21 +70,20 @@ impl Process {
         })
     }
 
-    /// Become another program with the same arguments and environment. Only returns where that fails.
-    pub fn execute(&self, program: &CStr) -> Errno {
-        let mut arguments = self.arguments.0.cast_mut();
-        let mut only_name = [ptr::null_mut(); 2];
-        // SAFETY: our own arguments, of which nobody holds the first; the kernel reads three arrays and the strings in them.
-        unsafe {
-            if (*arguments).is_null() {
-                arguments = only_name.as_mut_ptr();
-            }
-            *arguments = program.as_ptr().cast_mut();
-            match check(call(__NR_execve, [program.as_ptr() as usize, arguments as usize, self.environment.0 as usize, 0])) {
-                Ok(_) => Errno::NOENT, // it has not returned
-                Err(error) => error,
-            }
+    /// Become another program, with `first`, its own name before all, in place of the name of this one, and with our arguments and
+    /// environment. Only returns where that fails. `memory` is overwritten.
+    pub fn execute(&self, first: [&CStr; 3], memory: &mut [u8]) -> Errno {
+        // SAFETY: whatever the bytes are, they are addresses until they are overwritten, and nobody follows them.
+        let (_, places, _) = unsafe { memory.align_to_mut::<usize>() };
+        let address = |string: &CStr| string.as_ptr() as usize;
+        let addresses = first.map(address).into_iter().chain(self.arguments().map(address)).chain([0]);
+        for (number, address) in addresses.enumerate() {
+            let Some(place) = places.get_mut(number) else { return Errno::TOOBIG };
+            *place = address;
         }
+        // SAFETY: the kernel reads two arrays of strings that end with a null pointer.
+        let result = unsafe { call(__NR_execve, [first[0].as_ptr() as usize, places.as_ptr() as usize, self.environment.0 as usize, 0]) };
+        check(result).err().unwrap_or(Errno::NOENT) // it has not returned
     }
 
     /// Overwrite an argument where it is, which is what the process list shows, up to its end or that of `bytes`. `number` is the
