@@ -5,9 +5,9 @@ opening and checking modules one by one takes as long as a warm command; what ev
 straight from the file, in the order in which the modules need each other, and the import system is not asked at all. Other
 modules are found when they are imported.
 
-The file: the marshalled tuple that the launcher loads (this module and a table of the warm ones), the marshalled code of the
-warm modules in the order in which they run, the marshalled index of the others, their marshalled code. It belongs to one build
-of the interpreter; another one leaves it alone and imports as usual.
+The file: the marshalled tuple that the launcher loads (this module and a table of the warm ones), the marshalled codes of the
+warm modules, some at once, in the order in which they run, the marshalled index of the others, their marshalled code. It belongs
+to one build of the interpreter; another one leaves it alone and imports as usual.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from posix import pread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import ModuleType
+    from types import CodeType, ModuleType
     from typing import Any
 
-    Warm = tuple[str, bool, str, int]
-    """Name, whether it is a package, source file, bytes (0: an extension module)."""
+    Warm = tuple[int, tuple[tuple[str, bool, str], ...]]
+    """Bytes of the codes of some modules, and of each its name, whether it is a package, source file."""
     Index = dict[str, tuple[bool, str, int, int]]
     """By name: whether it is a package, source file, offset behind the index, bytes (0: an extension module)."""
 
@@ -41,24 +41,27 @@ class Bundle:
         self._index: Index | None = None
 
     def run(self, warm: tuple[Warm, ...], offset: int) -> None:
-        """Run these modules, each behind those it imports; their code begins at ``offset``."""
-        for name, is_package, source, size in warm:
-            spec = self._spec(name, is_package, source, is_extension=size == 0)
-            module = type(sys)(name) if size else create_dynamic(spec)
-            module.__spec__ = spec
-            module.__file__ = source
-            if spec.submodule_search_locations is not None:
-                module.__path__ = spec.submodule_search_locations
-            sys.modules[name] = module
-            if size:
-                # One by one: memory that is touched for the first time is dear, and this is the same each time.
-                exec(marshal.loads(pread(self._file, size, offset)), module.__dict__)
-                offset += size
-            else:
-                exec_dynamic(module)
-            parent, _, last = name.rpartition(".")
-            if parent:
-                setattr(sys.modules[parent], last, module)
+        """Run these modules, each behind those it imports; their codes begin at ``offset``. An extension module has None for one."""
+        for size, modules in warm:
+            codes = marshal.loads(pread(self._file, size, offset))
+            offset += size
+            for (name, is_package, source), code in zip(modules, codes, strict=True):
+                self._run_one(self._spec(name, is_package, source, is_extension=code is None), source, code)
+
+    def _run_one(self, spec: ModuleSpec, source: str, code: CodeType | None) -> None:
+        module = create_dynamic(spec) if code is None else type(sys)(spec.name)
+        module.__spec__ = spec
+        module.__file__ = source
+        if spec.submodule_search_locations is not None:
+            module.__path__ = spec.submodule_search_locations
+        sys.modules[spec.name] = module
+        if code is None:
+            exec_dynamic(module)
+        else:
+            exec(code, module.__dict__)
+        parent, _, last = spec.name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], last, module)
 
     def _spec(self, name: str, is_package: bool, source: str, *, is_extension: bool) -> ModuleSpec:
         loader: Any = ExtensionFileLoader(name, source) if is_extension else self
@@ -92,6 +95,6 @@ class Bundle:
 def install(file: int, warm_at: int, warm: tuple[Warm, ...], index_bytes: int) -> None:
     """Run the warm modules and let the others be found, behind what the interpreter has built in."""
     # Known before a module runs, which may import something that is not warm.
-    bundle = Bundle(file, warm_at + sum(size for *_, size in warm), index_bytes)
+    bundle = Bundle(file, warm_at + sum(size for size, _ in warm), index_bytes)
     sys.meta_path.insert(2, bundle)
     bundle.run(warm, warm_at)

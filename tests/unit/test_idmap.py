@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from groot_fast import idmap
 from groot_fast.errors import Cancelled, UsageError
 from groot_fast.idmap import MAX_ID, Mapping, Mappings, parse_mapping, parse_mappings, read_subordinate
-from groot_fast.idmap.operations import Namespaced
+from groot_fast.idmap.namespaced import Namespaced
 from groot_fast.sources.image import Layer
 
 

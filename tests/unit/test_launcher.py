@@ -149,11 +149,12 @@ def test_all_codecs_are_there(before: str) -> None:
 
 def test_a_warm_module_may_import_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
-    warm, other = (marshal.dumps(compile(text, name, "exec")) for name, text in (("w", "import bundled_other"), ("o", "VALUE = 7")))
+    warm_code, other_code = (compile(text, name, "exec") for name, text in (("w", "import bundled_other"), ("o", "VALUE = 7")))
+    warm, other = marshal.dumps((warm_code,)), marshal.dumps(other_code)
     index = marshal.dumps({"bundled_other": (False, "o", 0, len(other))})
     (tmp_path / "bundle").write_bytes(b"head" + warm + index + other)
     with (tmp_path / "bundle").open("rb") as file:
-        install(file.fileno(), 4, (("bundled_warm", False, "w", len(warm)),), len(index))
+        install(file.fileno(), 4, ((len(warm), (("bundled_warm", False, "w"),)),), len(index))
     try:
         assert sys.modules["bundled_warm"].bundled_other.VALUE == 7
     finally:

@@ -6,7 +6,8 @@ import os
 import pty
 
 from groot_fast.cli.commands import open_progress
-from groot_fast.telemetry.progress import Listener, Terminal, human
+from groot_fast.telemetry.progress import Listener
+from groot_fast.telemetry.terminal import Terminal, human
 
 
 def test_numbers_for_people() -> None:

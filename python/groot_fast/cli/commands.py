@@ -9,7 +9,7 @@ from groot_fast._core import format_json
 from groot_fast.cli.flags import COUNT, INTEGER, LIST, SWITCH, TEXT, Flag, Value
 from groot_fast.errors import Cancelled, GrootError, ImageNotFound, StoreError, Unhealthy, UsageError
 from groot_fast.groot import Groot
-from groot_fast.telemetry.progress import Listener, Terminal
+from groot_fast.telemetry.progress import Listener
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,7 +113,11 @@ def create(request: Request) -> str:
 
 def open_progress() -> Listener:
     """Progress for people: only where stderr is a terminal."""
-    return Terminal(2) if posix.isatty(2) else Listener()
+    if not posix.isatty(2):
+        return Listener()
+    from groot_fast.telemetry.terminal import Terminal
+
+    return Terminal(2)
 
 
 def delete(request: Request) -> str:
