@@ -199,6 +199,18 @@ def test_the_password_is_not_in_the_process_list(server: Server, registry: FakeR
     server.store.finish(process)
 
 
+def test_the_program_has_its_name_and_the_arguments_in_the_process_list(store: Store, registry: FakeRegistry) -> None:
+    image, create = stalled(registry)
+    process = store.start(*create, "one")
+    wait_for(lambda: registry.gets(image.layers[0]), "a download")
+    assert Path(f"/proc/{process.pid}/comm").read_text() == "grootfs-program\n"
+    _, option, program, *arguments = Path(f"/proc/{process.pid}/cmdline").read_text().removesuffix("\0").split("\0")
+    assert option == "-ISXutf8" and program.endswith("/lib/groot_fast/grootfs-program.pyc")
+    assert arguments == [*store.options, *create, "one"]
+    kill(process, signal.SIGTERM)
+    store.finish(process)
+
+
 def test_the_socket_comes_from_option_variable_or_file(server: Server, scratch: Path) -> None:
     config = scratch / "grootfs.yml"
     config.write_text(f"store: {server.store.path}\nsocket: {server.socket}\n")
