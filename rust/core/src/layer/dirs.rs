@@ -125,8 +125,7 @@ impl Dirs {
         if self.gives_owner(owner, group_given) {
             return Ok(());
         }
-        let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
-        rustix::fs::fchown(fd, Some(uid), Some(gid))
+        change_owner(fd, owner)
     }
 
     pub(super) fn max_depth(&self) -> usize {
@@ -345,6 +344,11 @@ pub(super) fn stat_below(dir: impl AsFd, name: &[u8]) -> Result<Option<rustix::f
 
 pub(super) fn is_dir(stat: &rustix::fs::Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}
+
+/// Give an open file or directory an owner: user and group on the host.
+pub(super) fn change_owner(fd: impl AsFd, (uid, gid): (u32, u32)) -> rustix::io::Result<()> {
+    rustix::fs::fchown(fd, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)))
 }
 
 /// Set the modification time and leave the access time.

@@ -8,13 +8,13 @@
 //! Owner before mode, because `chown` clears setuid and setgid; before attributes, because it drops file
 //! capabilities; time last, because writing changes it.
 
-use super::dirs::set_times;
+use super::dirs::{change_owner, set_times};
 use super::extract::{entry_error, timespec, within};
 use super::xattr;
 use crate::error::{Error, Result};
 use crate::tar::Entry;
 use bytes::Bytes;
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::Mode;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -152,8 +152,8 @@ fn complete(made: &Made, written: u64) -> Result<()> {
     if written < entry.size {
         file.set_len(entry.size).map_err(|e| entry_error("truncate", entry, e))?;
     }
-    if let Some((uid, gid)) = *owner {
-        rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(|e| entry_error("chown", entry, e))?;
+    if let Some(owner) = *owner {
+        change_owner(file, owner).map_err(|e| entry_error("chown", entry, e))?;
     }
     // Creating gives the permission bits; setuid, setgid and sticky are only safe once the owner is right.
     if entry.mode & 0o7000 != 0 {

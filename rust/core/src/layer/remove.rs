@@ -1,6 +1,6 @@
 //! Removing what lower layers gave: whole trees, or all of a tree but what this layer made.
 
-use super::dirs::{Dir, Dirs, is_dir, stat_below};
+use super::dirs::{Dir, Dirs, change_owner, is_dir, stat_below};
 use crate::error::{Error, Result, printable};
 use crate::listing::Step;
 use crate::resolve::open_beneath;
@@ -62,10 +62,9 @@ pub(super) fn purge_children(dirs: &mut Dirs, dir: &Dir, depth: usize) -> Result
 
 fn reset(dirs: &mut Dirs, child: &Dir) -> Result<()> {
     let context = |e| Error::io("reset directory", e);
-    let (uid, gid) = dirs.owner();
     dirs.adopt(child)?;
     super::xattr::clear(&child.fd)?;
-    rustix::fs::fchown(child, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid))).map_err(context)?;
+    change_owner(child, dirs.owner()).map_err(context)?;
     rustix::fs::fchmod(child, Mode::from_raw_mode(0o755)).map_err(context)
 }
 
