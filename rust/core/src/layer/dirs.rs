@@ -156,6 +156,16 @@ impl Dirs {
         self.stack.clear();
     }
 
+    /// Keep a directory that was just made: what comes next is most likely in it. `path` leads to it.
+    pub(super) fn keep(&mut self, path: &[&[u8]], dir: Dir) {
+        let Some((name, parent)) = path.split_last() else { return };
+        if self.stack.len() == parent.len() && self.stack.iter().zip(parent).all(|((kept, _), wanted)| kept == *wanted) {
+            // As for all that is kept.
+            self.entered.insert(dir.ino);
+            self.stack.push((name.to_vec(), Rc::new(dir)));
+        }
+    }
+
     /// What the directory gets at the end; the last entry for it wins.
     pub(super) fn owe(&mut self, ino: u64, owed: Owed) {
         self.owed.insert(ino, owed);

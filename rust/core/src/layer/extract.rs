@@ -292,7 +292,11 @@ impl Extractor {
         if fresh {
             self.dirs.note(&Step::Directory { at: (parent.ino, name), dir: dir.ino })?;
         }
-        self.describe(&dir, path, entry, fresh)
+        self.describe(&dir, path, entry, fresh)?;
+        if fresh {
+            self.dirs.keep(path, dir);
+        }
+        Ok(())
     }
 
     /// Owner, mode and attributes of a directory now, its time at the end.
