@@ -16,8 +16,11 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Bytes of one buffer: large enough that handing over costs nothing, small enough to stay in the second-level cache.
 const CHUNK: usize = 256 << 10;
-/// Buffers in flight.
-const CHUNKS: usize = 8;
+/// Buffers in flight. A layer has stretches of small files, in which the writing is behind, and of large ones, in which the
+/// inflating is: 24 MiB bridge most of them.
+const CHUNKS: usize = 96;
+/// The same for a blob that is still being downloaded: what is ahead of the unpacking is kept there already, compressed.
+const CHUNKS_OF_DOWNLOAD: usize = 8;
 
 /// A buffer on its way. Its memory goes home when the last piece of it is dropped.
 struct Chunk {
@@ -66,8 +69,12 @@ pub struct Report {
 pub fn unpack(job: Job, cancel: &AtomicBool) -> Result<Report> {
     let Job { source, expected, media_type, root, options } = job;
     let limits = options.limits.clone();
+    let chunks = match source {
+        Source::File(_) => CHUNKS,
+        Source::Spool(_) => CHUNKS_OF_DOWNLOAD,
+    };
     std::thread::scope(|scope| {
-        let (full_in, full_out) = sync_channel(CHUNKS);
+        let (full_in, full_out) = sync_channel(chunks);
         let producer = std::thread::Builder::new()
             .name("inflate".into())
             .spawn_scoped(scope, move || {

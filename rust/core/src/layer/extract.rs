@@ -169,8 +169,9 @@ impl Extractor {
 
     /// All entries are done: settle the directories and give the root the mode that every root file system has.
     pub fn finish(mut self) -> Result<Stats> {
-        self.files.finish()?;
+        // Filling a file changes no directory, so the last ones are filled meanwhile.
         self.dirs.settle()?;
+        self.files.finish()?;
         let root = self.dirs.root();
         let context = |e| Error::io("chmod the root", e);
         let mode = rustix::fs::fstat(&root.fd).map_err(context)?.st_mode & 0o7777;

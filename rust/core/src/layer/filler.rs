@@ -25,8 +25,8 @@ use std::thread::JoinHandle;
 const FILES: usize = 32;
 /// Bytes handed over at once.
 const BYTES: usize = 256 << 10;
-/// Batches that wait. With the one in work and the one in the making, at most 4 * `FILES` files are open.
-const BATCHES: usize = 2;
+/// Batches that wait. With the one in work and the one in the making, at most 6 * `FILES` files are open.
+const BATCHES: usize = 4;
 
 /// A file that was made, and what is still to be done to it.
 pub(super) struct Made {
