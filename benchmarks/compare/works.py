@@ -138,9 +138,10 @@ class Bench:
                             self._maybe(store, store.stats("cold") if work == "stats" else store.list(), work, image, number)
                     for store, name in made:
                         if isinstance(store, SnapshotFloor):
-                            self._try(store.delete(name))
+                            self._remove(store, [name])
                         else:
                             self._maybe(store, store.delete(name), f"delete{end}", image, number)
+                            store.filesystem.settle()
                 for store in turns(stores, number):
                     self._maybe(store, store.clean(), "clean", image, number)
 
@@ -156,8 +157,7 @@ class Bench:
                     for store in turns(stores, number):
                         ids = [self._id() for _ in range(count)]
                         self._burst(store, "warm at once", image, number, partial(store.warm_together, self._runner, image, ids))
-                        for name in ids:
-                            self._try(store.delete(name))
+                        self._remove(store, ids)
 
     def pulls(self, image: Image, peers: Sequence[tuple[Peer, int]], registry: str, count: int) -> None:
         """One cold pull, and ``count`` at once, each on a fresh file system."""
@@ -190,7 +190,7 @@ class Bench:
                         steps = store.warm(image, name, limited=not isinstance(store, SnapshotFloor))
                         if steps is not None:
                             self._weigh(store, steps, f"{work} warm", image, turn, images)
-                            self._try(store.delete(name))
+                            self._remove(store, [name])
                     for store, work, images in turns(stores, number):
                         self._maybe(store, store.stats("cold"), f"{work} stats", image, turn, images)
                         self._maybe(store, store.list(), f"{work} list", image, turn, images)
@@ -220,9 +220,13 @@ class Bench:
         if steps is not None:
             self._weigh(store, steps, work, image, number, images)
 
-    def _try(self, steps: Steps | None) -> None:
-        if steps is not None:
-            self._runner.run(steps)
+    def _remove(self, store: Store, image_ids: Sequence[str]) -> None:
+        """Delete images, and wait until the kernel is done with them: it would be at work on them during somebody else's turn."""
+        for image_id in image_ids:
+            steps = store.delete(image_id)
+            if steps is not None:
+                self._runner.run(steps)
+        store.filesystem.settle()
 
     def _weigh(self, store: Store, steps: Steps, work: str, image: Image, number: int, images: int = 0) -> None:
         store.filesystem.settle()
