@@ -68,7 +68,7 @@ pub fn copy(source: &Path, root: OwnedFd, options: Options, cancel: &AtomicBool)
             Ok(stats)
         });
         let copier = copier.map_err(|e| Error::io("starting a thread", e))?;
-        copier.join().unwrap_or_else(|_| Err(Error::layer("internal error: thread panicked")))
+        copier.join().unwrap_or_else(|panic| Err(Error::panicked(&*panic)))
     })
 }
 

@@ -1,5 +1,6 @@
 //! One error type. Its variants are the distinctions a caller acts on; its text is what a person reads.
 
+use std::any::Any;
 use std::fmt::{self, Write};
 use std::io;
 
@@ -35,6 +36,13 @@ impl Error {
     /// A malformed or unusable archive.
     pub fn layer(text: impl Into<String>) -> Self {
         Self::Layer(text.into())
+    }
+
+    /// A thread of ours panicked: what its `join` gave.
+    #[must_use]
+    pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        Self::layer(format!("internal error: {}", text.unwrap_or("thread panicked")))
     }
 
     /// The error number, where the operating system gave one.
@@ -107,6 +115,14 @@ mod tests {
         let error = Error::io("open `a`", io::Error::from_raw_os_error(libc::ENOENT));
         assert_eq!(error.to_string(), "open `a`: no such file or directory");
         assert_eq!(error.errno(), Some(libc::ENOENT));
+    }
+
+    #[test]
+    fn a_panic_says_why() {
+        let why = |work: fn()| Error::panicked(&*std::thread::spawn(work).join().unwrap_err()).to_string();
+        assert_eq!(why(|| panic!("plain")), "internal error: plain");
+        assert_eq!(why(|| panic!("number {}", 7)), "internal error: number 7");
+        assert_eq!(why(|| std::panic::panic_any(7)), "internal error: thread panicked");
     }
 
     #[test]

@@ -108,10 +108,7 @@ fn settle(stats: Result<Stats>, notes: Result<Vec<String>>) -> Result<Report> {
 }
 
 fn join<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    thread.join().unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(Error::layer(format!("internal error: {}", text.unwrap_or("thread panicked"))))
-    })
+    thread.join().unwrap_or_else(|panic| Err(Error::panicked(&*panic)))
 }
 
 fn inflate(blob: BlobReader<'_>, diff_id: Option<&str>, media_type: &str, full: &SyncSender<Bytes>) -> Result<Vec<String>> {

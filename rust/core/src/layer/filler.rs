@@ -111,7 +111,7 @@ impl Filler {
         self.queue = None;
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(result)) => result,
-            Some(Err(_)) => Err(Error::layer("internal error: thread panicked")),
+            Some(Err(panic)) => Err(Error::panicked(&*panic)),
             None => Ok(()),
         }
     }
