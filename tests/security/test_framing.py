@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import random
@@ -499,9 +500,12 @@ def test_C11_extension_type_with_a_hostile_name(attack: Attack) -> None:
 
 
 def repeated(chunk: bytes, times: int, rest: bytes) -> Layer:
-    """A layer with a chunk that is repeated, as gzip members: large unpacked, small here. Its diff id is a lie that is
-    found out only at the end."""
-    return Layer(b"", blob=gzip.compress(chunk, 6, mtime=0) * times + gzip.compress(rest, 6, mtime=0), diff_id="0" * 64)
+    """A layer with a chunk that is repeated, as gzip members: large unpacked, small here."""
+    digest = hashlib.sha256()
+    for _ in range(times):
+        digest.update(chunk)
+    digest.update(rest)
+    return Layer(b"", blob=gzip.compress(chunk, 6, mtime=0) * times + gzip.compress(rest, 6, mtime=0), diff_id=digest.hexdigest())
 
 
 def test_C12_more_entries_than_the_bound(attack: Attack) -> None:
