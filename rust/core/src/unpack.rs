@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes of one buffer: large enough that handing over costs nothing, small enough to stay in the second-level cache.
 const CHUNK: usize = 256 << 10;
@@ -22,22 +23,28 @@ const CHUNKS: usize = 96;
 /// The same for a blob that is still being downloaded: what is ahead of the unpacking is kept there already, compressed.
 const CHUNKS_OF_DOWNLOAD: usize = 8;
 
-/// A buffer on its way. Its memory goes home when the last piece of it is dropped.
-struct Chunk {
-    bytes: Vec<u8>,
-    home: SyncSender<Vec<u8>>,
+/// Buffers that are not in use. The next layer takes those of the one before: the allocator would keep both.
+static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+fn spare() -> MutexGuard<'static, Vec<Vec<u8>>> {
+    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// A buffer on its way. It is spare when the last piece of it is dropped.
+struct Chunk(Vec<u8>);
 
 impl AsRef<[u8]> for Chunk {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        &self.0
     }
 }
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        // Nobody is home when everything is inflated.
-        let _ = self.home.try_send(std::mem::take(&mut self.bytes));
+        let mut spare = spare();
+        if spare.len() < CHUNKS {
+            spare.push(std::mem::take(&mut self.0));
+        }
     }
 }
 
@@ -112,7 +119,6 @@ fn join<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
 }
 
 fn inflate(blob: BlobReader<'_>, diff_id: Option<&str>, media_type: &str, full: &SyncSender<Bytes>) -> Result<Vec<String>> {
-    let (home, free) = sync_channel::<Vec<u8>>(CHUNKS);
     let (mut decoder, note) = match Decoder::new(blob, media_type) {
         Ok(started) => started,
         Err((error, blob)) => {
@@ -124,7 +130,7 @@ fn inflate(blob: BlobReader<'_>, diff_id: Option<&str>, media_type: &str, full: 
     };
     let mut sha = Sha256::new();
     let ended = loop {
-        let mut buffer = free.try_recv().unwrap_or_default();
+        let mut buffer = spare().pop().unwrap_or_default();
         buffer.resize(CHUNK, 0);
         let filled = match decoder.fill(&mut buffer) {
             Ok(filled) => filled,
@@ -132,8 +138,7 @@ fn inflate(blob: BlobReader<'_>, diff_id: Option<&str>, media_type: &str, full: 
         };
         buffer.truncate(filled);
         sha.update(&buffer);
-        let chunk = Chunk { bytes: buffer, home: home.clone() };
-        if filled > 0 && full.send(Bytes::from_owner(chunk)).is_err() {
+        if filled > 0 && full.send(Bytes::from_owner(Chunk(buffer))).is_err() {
             // The other side gave up. Its reason counts unless the blob itself is bad, which only its end tells.
             decoder.into_blob().verdict()?;
             return Ok(Vec::new());
