@@ -4,7 +4,7 @@
 //! in it (`fingerprint`); any change of content shows in a change time.
 
 use crate::blob::hex;
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, Result, joined, printable};
 use crate::layer::{Extractor, Options, Stats};
 use crate::sys;
 use crate::tar::{Entry, Kind, Time};
@@ -68,7 +68,7 @@ pub fn copy(source: &Path, root: OwnedFd, options: Options, cancel: &AtomicBool)
             Ok(stats)
         });
         let copier = copier.map_err(|e| Error::io("starting a thread", e))?;
-        copier.join().unwrap_or_else(|panic| Err(Error::panicked(&*panic)))
+        joined(copier.join())
     })
 }
 

@@ -1,6 +1,5 @@
 //! One error type. Its variants are the distinctions a caller acts on; its text is what a person reads.
 
-use std::any::Any;
 use std::fmt::{self, Write};
 use std::io;
 
@@ -38,13 +37,6 @@ impl Error {
         Self::Layer(text.into())
     }
 
-    /// A thread of ours panicked: what its `join` gave.
-    #[must_use]
-    pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        Self::layer(format!("internal error: {}", text.unwrap_or("thread panicked")))
-    }
-
     /// The error number, where the operating system gave one.
     #[must_use]
     pub fn errno(&self) -> Option<i32> {
@@ -67,6 +59,14 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// The result of a thread of ours, from what its `join` gave; a panic is an error too.
+pub(crate) fn joined<T>(ended: std::thread::Result<Result<T>>) -> Result<T> {
+    ended.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(Error::layer(format!("internal error: {}", text.unwrap_or("thread panicked"))))
+    })
+}
 
 /// The system's text the way Go programs print it (`no such file or directory`), because callers of the
 /// original match on it.
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_panic_says_why() {
-        let why = |work: fn()| Error::panicked(&*std::thread::spawn(work).join().unwrap_err()).to_string();
+        let why = |work: fn() -> Result<()>| joined(std::thread::spawn(work).join()).unwrap_err().to_string();
         assert_eq!(why(|| panic!("plain")), "internal error: plain");
         assert_eq!(why(|| panic!("number {}", 7)), "internal error: number 7");
         assert_eq!(why(|| std::panic::panic_any(7)), "internal error: thread panicked");

@@ -3,7 +3,7 @@
 //! They meet in bounded channels of buffers that go round, so that memory does not depend on the layer.
 
 use crate::blob::{BlobReader, Expected, Source, check_digest};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, joined};
 use crate::inflate::Decoder;
 use crate::layer::{Extractor, Options, Stats};
 use crate::sys;
@@ -98,8 +98,8 @@ pub fn unpack(job: Job, cancel: &AtomicBool) -> Result<Report> {
                 extract(TarReader::new(limits), Extractor::new(root, options)?, &full_out)
             })
             .map_err(|e| Error::io("starting a thread", e))?;
-        let stats = join(consumer);
-        let notes = join(producer);
+        let stats = joined(consumer.join());
+        let notes = joined(producer.join());
         settle(stats, notes)
     })
 }
@@ -112,10 +112,6 @@ fn settle(stats: Result<Stats>, notes: Result<Vec<String>>) -> Result<Report> {
         (Err(Error::Layer(_)) | Ok(_), Err(blob)) | (Err(_), Err(blob @ (Error::Blob(_) | Error::Cancelled))) => Err(blob),
         (Err(error), _) => Err(error),
     }
-}
-
-fn join<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    thread.join().unwrap_or_else(|panic| Err(Error::panicked(&*panic)))
 }
 
 fn inflate(blob: BlobReader<'_>, diff_id: Option<&str>, media_type: &str, full: &SyncSender<Bytes>) -> Result<Vec<String>> {

@@ -156,10 +156,15 @@ impl Dirs {
         self.stack.clear();
     }
 
+    /// How many levels of `path` are those of the last path.
+    fn common(&self, path: &[&[u8]]) -> usize {
+        self.stack.iter().zip(path).take_while(|((name, _), wanted)| name == *wanted).count()
+    }
+
     /// Keep a directory that was just made: what comes next is most likely in it. `path` leads to it.
     pub(super) fn keep(&mut self, path: &[&[u8]], dir: Dir) {
         let Some((name, parent)) = path.split_last() else { return };
-        if self.stack.len() == parent.len() && self.stack.iter().zip(parent).all(|((kept, _), wanted)| kept == *wanted) {
+        if self.stack.len() == parent.len() && self.common(parent) == parent.len() {
             // As for all that is kept.
             self.entered.insert(dir.ino);
             self.stack.push((name.to_vec(), Rc::new(dir)));
@@ -183,7 +188,7 @@ impl Dirs {
     }
 
     fn walk(&mut self, path: &[&[u8]], make: bool, links: u32) -> Result<Option<Rc<Dir>>> {
-        let common = self.stack.iter().zip(path).take_while(|((name, _), wanted)| name == *wanted).count();
+        let common = self.common(path);
         self.stack.truncate(common);
         let mut dir = self.stack.last().map_or_else(|| self.root(), |(_, dir)| Rc::clone(dir));
         for (i, name) in path.iter().enumerate().skip(common) {

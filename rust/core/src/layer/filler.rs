@@ -11,7 +11,7 @@
 use super::dirs::{change_owner, set_times};
 use super::extract::{entry_error, timespec, within};
 use super::xattr;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, joined};
 use crate::tar::Entry;
 use bytes::Bytes;
 use rustix::fs::Mode;
@@ -109,11 +109,7 @@ impl Filler {
 
     fn join(&mut self) -> Result<()> {
         self.queue = None;
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(result)) => result,
-            Some(Err(panic)) => Err(Error::panicked(&*panic)),
-            None => Ok(()),
-        }
+        self.thread.take().map_or(Ok(()), |thread| joined(thread.join()))
     }
 }
 
