@@ -8,7 +8,7 @@
 //! main.rs        arguments, dispatch
 //! privilege.rs   what the process may do when
 //! target.rs      open the volume as the caller, and check it
-//! quota.rs       quota groups
+//! quota.rs       quota groups (by `groot_btrfs`, which is linked in)
 //! sys.rs         system calls (the only unsafe code)
 //! ```
 //!
@@ -19,8 +19,9 @@ mod quota;
 mod sys;
 mod target;
 
+use groot_btrfs::quota::{Accounting, Groups};
+use groot_btrfs::subvolume::Limit;
 use privilege::Caller;
-use quota::{Accounting, Groups, Limit};
 use rustix::io::Errno;
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -86,7 +87,7 @@ fn run() -> Result<Option<String>, Failure> {
 fn set_limit(caller: Caller, path: &Path, limit: Limit) -> Result<(), Failure> {
     caller.require_admin()?;
     let volume = Volume::open(path)?;
-    let accounting = groups(&volume)?.accounting();
+    let accounting = groups(&volume)?.accounting().map_err(|e| Failure::os("looking at the file system's accounting", e))?;
     let target = volume.authorise(&caller)?;
     if accounting == Accounting::Off {
         return Err(quota::quota_off());
@@ -119,10 +120,10 @@ fn stats(path: &Path, sync: bool) -> Result<String, Failure> {
     privilege::give_up()?;
     let volume = Volume::open(path)?;
     if sync {
-        quota::sync(&volume.dir).map_err(|e| Failure::os("syncing the file system", e))?;
+        groot_btrfs::sync(&volume.dir).map_err(|e| Failure::os("syncing the file system", e))?;
     }
-    let (total, exclusive) = groups(&volume)?.usage(volume.id).ok_or("qgroup usage: can't list qgroups: quotas not enabled")?;
-    Ok(format!(r#"{{"disk_usage":{{"total_bytes_used":{total},"exclusive_bytes_used":{exclusive}}}}}"#))
+    let used = groups(&volume)?.usage(volume.id).ok_or("qgroup usage: can't list qgroups: quotas not enabled")?;
+    Ok(format!(r#"{{"disk_usage":{{"total_bytes_used":{},"exclusive_bytes_used":{}}}}}"#, used.referenced, used.exclusive))
 }
 
 fn groups(volume: &Volume) -> Result<Groups, Failure> {

@@ -5,18 +5,14 @@
 
 use crate::Failure;
 use crate::privilege::Caller;
-use crate::sys::{self, Plain};
+use groot_btrfs::abi::FIRST_FREE;
+use groot_btrfs::subvolume;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use rustix::{fs, io};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-
-const BTRFS_MAGIC: u64 = 0x9123_683e;
-
-/// Inode number of every subvolume's root directory, and the lowest id of a subvolume that somebody made.
-pub const FIRST_FREE: u64 = 256;
 
 /// How the file begins that `init-store` writes as root.
 const NAMESPACE_FILE: &str = "meta/namespace.json";
@@ -46,21 +42,19 @@ impl Volume {
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let dir = open_last(path).map_err(|e| Failure::os("opening the volume", e))?;
         let failed = |e| Failure::os("looking at the volume", e);
-        let kind = fs::fstatfs(&dir).map_err(failed)?.f_type;
-        if u64::try_from(kind) != Ok(BTRFS_MAGIC) {
+        if !groot_btrfs::is_btrfs(&dir).map_err(failed)? {
             return Err("the volume is not on a BTRFS file system".into());
         }
         let stat = fs::fstat(&dir).map_err(failed)?;
-        if stat.st_ino != FIRST_FREE {
+        if !subvolume::looks_like_root(&stat) {
             return Err("the volume is not a BTRFS subvolume".into());
         }
-        let mut lookup = sys::InoLookup::zeroed();
-        lookup.object = FIRST_FREE;
-        sys::ioctl(&dir, sys::INO_LOOKUP, &mut lookup).map_err(failed)?;
-        if lookup.tree < FIRST_FREE {
+        let id = subvolume::id_of(&dir).map_err(failed)?;
+        // Numbers of subvolumes that somebody made begin there.
+        if id < FIRST_FREE {
             return Err("the top level of a file system is no volume".into());
         }
-        Ok(Self { dir, id: lookup.tree, stat })
+        Ok(Self { dir, id, stat })
     }
 
     /// Whether the caller may change the limits of this volume: it is root, or the volume is its own and belongs to an

@@ -1,46 +1,66 @@
-//! Structures and numbers of `linux/btrfs.h`.
+//! Structures and numbers of `linux/btrfs.h` and `linux/btrfs_tree.h`.
 
 #![allow(unsafe_code)]
 
 use crate::sys::Plain;
 
-pub(super) const QGROUP_INHERIT: u64 = 1 << 2;
-pub(super) const INHERIT_SET_LIMITS: u64 = 1;
-pub(super) const LIMIT_MAX_RFER: u64 = 1;
-pub(super) const LIMIT_MAX_EXCL: u64 = 1 << 1;
-pub(super) const SUBVOL_RDONLY: u64 = 1 << 1;
+pub(crate) const QGROUP_INHERIT: u64 = 1 << 2;
+pub(crate) const INHERIT_SET_LIMITS: u64 = 1;
+pub(crate) const LIMIT_MAX_RFER: u64 = 1;
+pub(crate) const LIMIT_MAX_EXCL: u64 = 1 << 1;
+pub(crate) const LIMIT_RSV_RFER: u64 = 1 << 2;
+pub(crate) const SUBVOL_RDONLY: u64 = 1 << 1;
 /// Inode number of every subvolume's root directory.
-pub(super) const FIRST_FREE: u64 = 256;
+pub const FIRST_FREE: u64 = 256;
 
-/// The tree that lists all trees, and the type of its items.
-pub(super) const ROOT_TREE: u64 = 1;
-pub(super) const ROOT_ITEM: u32 = 132;
+/// In `VolArgsV2`: the name is a subvolume's number.
+pub(crate) const SPEC_BY_ID: u64 = 1 << 4;
 
-pub(super) const SYNC: u32 = 0x9408;
-pub(super) const START_SYNC: u32 = 0x8008_9418;
-pub(super) const FS_INFO: u32 = 0x8400_941f;
-pub(super) const SUBVOL_CREATE_V2: u32 = 0x5000_9418;
-pub(super) const SNAP_CREATE_V2: u32 = 0x5000_9417;
-pub(super) const SNAP_DESTROY: u32 = 0x5000_940f;
-pub(super) const SUBVOL_GETFLAGS: u32 = 0x8008_9419;
-pub(super) const SUBVOL_SETFLAGS: u32 = 0x4008_941a;
-pub(super) const TREE_SEARCH: u32 = 0xd000_9411;
-pub(super) const INO_LOOKUP: u32 = 0xd000_9412;
-pub(super) const INO_LOOKUP_USER: u32 = 0xd000_943e;
-pub(super) const GET_SUBVOL_ROOTREF: u32 = 0xd000_943d;
-pub(super) const QUOTA_CTL: u32 = 0xc010_9428;
-pub(super) const QGROUP_ASSIGN: u32 = 0x4018_9429;
-pub(super) const QGROUP_CREATE: u32 = 0x4010_942a;
-pub(super) const QGROUP_LIMIT: u32 = 0x8030_942b;
+/// The tree that lists all trees, and the types of its items.
+pub(crate) const ROOT_TREE: u64 = 1;
+pub(crate) const INODE_ITEM: u32 = 1;
+pub(crate) const DIR_ITEM: u32 = 84;
+pub(crate) const ROOT_ITEM: u32 = 132;
+/// Key (subvolume, this, parent subvolume).
+pub(crate) const ROOT_BACKREF: u32 = 144;
+/// Key (parent subvolume, this, subvolume).
+pub(crate) const ROOT_REF: u32 = 156;
+/// The directory of the root tree, whose one entry names the default subvolume.
+pub(crate) const ROOT_TREE_DIR: u64 = 6;
+pub(crate) const QUOTA_TREE: u64 = 8;
+/// Keys (group, this, other group), for either direction.
+pub(crate) const QGROUP_RELATION: u32 = 246;
+/// Key (0, this, group).
+pub(crate) const QGROUP_LIMIT_ITEM: u32 = 244;
+/// Inode flags of `chattr` (`linux/fs.h`).
+pub(crate) const IMMUTABLE: u32 = 0x10;
+pub(crate) const APPEND: u32 = 0x20;
 
-pub(super) const QUOTA_ENABLE: u64 = 1;
-pub(super) const QUOTA_DISABLE: u64 = 2;
-pub(super) const QUOTA_ENABLE_SIMPLE: u64 = 4;
+pub(crate) const SYNC: u32 = 0x9408;
+pub(crate) const FS_INFO: u32 = 0x8400_941f;
+pub(crate) const SUBVOL_CREATE_V2: u32 = 0x5000_9418;
+pub(crate) const SNAP_CREATE_V2: u32 = 0x5000_9417;
+pub(crate) const SNAP_DESTROY: u32 = 0x5000_940f;
+pub(crate) const SNAP_DESTROY_V2: u32 = 0x5000_943f;
+pub(crate) const SUBVOL_GETFLAGS: u32 = 0x8008_9419;
+pub(crate) const SUBVOL_SETFLAGS: u32 = 0x4008_941a;
+pub(crate) const TREE_SEARCH: u32 = 0xd000_9411;
+pub(crate) const INO_LOOKUP: u32 = 0xd000_9412;
+pub(crate) const INO_LOOKUP_USER: u32 = 0xd000_943e;
+pub(crate) const GET_SUBVOL_ROOTREF: u32 = 0xd000_943d;
+pub(crate) const QUOTA_CTL: u32 = 0xc010_9428;
+pub(crate) const QGROUP_ASSIGN: u32 = 0x4018_9429;
+pub(crate) const QGROUP_CREATE: u32 = 0x4010_942a;
+pub(crate) const QGROUP_LIMIT: u32 = 0x8030_942b;
+
+pub(crate) const QUOTA_ENABLE: u64 = 1;
+pub(crate) const QUOTA_DISABLE: u64 = 2;
+pub(crate) const QUOTA_ENABLE_SIMPLE: u64 = 4;
 
 macro_rules! plain {
     ($type:ident, $size:literal, { $($(#[$doc:meta])* $field:ident: $kind:ty,)* }) => {
         #[repr(C)]
-        pub(super) struct $type { $($(#[$doc])* pub $field: $kind,)* }
+        pub(crate) struct $type { $($(#[$doc])* pub $field: $kind,)* }
         // SAFETY: integers and byte arrays only, and the size is the one the ioctl number encodes (checked here).
         unsafe impl Plain for $type {}
         const _: () = assert!(std::mem::size_of::<$type>() == $size);
@@ -57,6 +77,16 @@ plain!(FsInfo, 1024, {
 plain!(VolArgs, 4096, {
     fd: i64,
     name: [u8; 4088],
+});
+
+plain!(DestroyById, 4096, {
+    fd: i64,
+    transid: u64,
+    flags: u64,
+    unused: [u64; 4],
+    /// A union in C, with the name.
+    id: u64,
+    rest: [u8; 4032],
 });
 
 plain!(VolArgsV2, 4096, {
@@ -146,10 +176,10 @@ plain!(RootRef, 16, {
 });
 
 /// As many references as one call gives.
-pub(super) const ROOT_REFS: usize = 255;
+pub(crate) const ROOT_REFS: usize = 255;
 
 #[repr(C)]
-pub(super) struct RootRefs {
+pub(crate) struct RootRefs {
     pub min_tree: u64,
     pub refs: [RootRef; ROOT_REFS],
     pub count: u8,
