@@ -17,10 +17,6 @@ Unpacked = tuple[int, int, int, dict[str, int], list[str]]
 """(bytes of file content written, bytes of lower layers' content taken away, entries, what was left out and how
 often, notes for the log)."""
 
-Listing = tuple[StrPath, StrPath, tuple[int, int] | None, str]
-"""Where the listing of what was done goes: path, temporary path, owner on the host (None: the caller), and what the volume
-was built on: its chain id and its listing's id with a space between, ``- -`` for nothing."""
-
 class Cancel:
     """A switch that stops the calls it was given to; usable from any thread."""
 
@@ -52,8 +48,20 @@ class Spool:
     def fail(self, reason: str) -> None:
         """Readers end with `BadBlob(reason)`."""
 
+class Listing:
+    """Where the listing of what a layer did goes. It is taken once, by `unpack` or `copy_directory`."""
+
+    def __init__(self, at: tuple[int, str], temporary: tuple[int, str], parent: str) -> None:
+        """In a user namespace: from what `parts` gave, with descriptors of this process. Raises OSError."""
+    def parts(self) -> tuple[tuple[int, str], tuple[int, str], str] | None:
+        """(directory, name), (directory of temporary files, temporary name), and what the volume was built on; the descriptors are
+        valid as long as this object. None after it was taken."""
+    @property
+    def owner(self) -> tuple[int, int] | None:
+        """Owner of the file on the host, if not the caller."""
+
 def unpack(
-    root: StrPath,
+    root: int,
     blob: StrPath | Spool | int,
     *,
     digest: str | None,
@@ -67,9 +75,9 @@ def unpack(
     listing: Listing | None,
     cancel: Cancel,
 ) -> Unpacked:
-    """Unpack one layer into the directory ``root``, which holds the layers below it.
+    """Unpack one layer into the directory that ``root`` is open on, which holds the layers below it.
 
-    ``blob`` is a path, a growing file, or a descriptor (which the caller keeps). ``digest`` and ``diff_id`` are hex; None
+    ``blob`` is a path, a growing file, or a descriptor; descriptors stay the caller's. ``digest`` and ``diff_id`` are hex; None
     is not checked. ``base`` is the directory the names are relative to (empty for the root). When it
     returns, the blob was what was promised to its last byte, and the listing is in its place. When it raises, ``root`` holds
     something in between, and there may be a listing of that.
@@ -77,21 +85,16 @@ def unpack(
     Raises `BadBlob` (digest, size), `BadLayer` (archive), `LimitExceeded`, `Cancelled`, OSError.
     """
 
-def copy_directory(root: StrPath, source: StrPath, *, uids: Ranges, gids: Ranges, listing: Listing | None, cancel: Cancel) -> Unpacked:
-    """Copy the tree below ``source`` into the empty directory ``root``. Raises as `unpack`."""
+def copy_directory(root: int, source: StrPath, *, uids: Ranges, gids: Ranges, listing: Listing | None, cancel: Cancel) -> Unpacked:
+    """Copy the tree below ``source`` into the empty directory that ``root`` is open on. Raises as `unpack`."""
 
-def verify(root: StrPath, listings: list[StrPath], *, uids: Ranges, gids: Ranges, cancel: Cancel) -> tuple[int, int, list[str]]:
-    """Hold the volume ``root`` against the listings of its layers, bottom to top. Gives how many paths were looked at, how many
-    are not as they were unpacked, and what is wrong with the first of them. Changes nothing.
+def verify(root: int, listings: list[tuple[str, int]], *, uids: Ranges, gids: Ranges, cancel: Cancel) -> tuple[int, int, list[str]]:
+    """Compare the volume that ``root`` is open on with the listings of its layers (name for messages, descriptor), bottom to top.
+    Gives how many paths were looked at, how many are not as they were unpacked, and what is wrong with the first of them.
+    Changes nothing.
 
     Raises `BadLayer` (a listing that is damaged or does not fit the others), `Cancelled`, OSError.
     """
-
-def mount_idmapped(source: StrPath, target: StrPath, uids: Ranges, gids: Ranges) -> None:
-    """Bind ``source`` on the directory ``target`` with translated owners (Linux 5.15 for BTRFS). Privileged."""
-
-def unmount(target: StrPath) -> None:
-    """Unmount what is on ``target``. Raises OSError (EINVAL where nothing is). Privileged."""
 
 def fingerprint(path: StrPath, cancel: Cancel) -> str:
     """Hash (hex) over names and metadata of the tree below ``path``: another one whenever anything in it changed."""
@@ -106,80 +109,289 @@ def hide_in_arguments(secret: bytes) -> int:
     """Overwrite a secret in the arguments that the process list shows; gives how many arguments held it. Call it before
     there are threads."""
 
-def create_subvolume(path: StrPath) -> None:
-    """Make an empty subvolume. No commit."""
+ImageParts = tuple[list[str], bytes, list[str], list[str], int]
+"""What the store knows an image by: chain ids (bottom to top), configuration, variables, declared volumes, bytes of all blobs."""
 
-def snapshot(source: StrPath, path: StrPath, *, limit: int | None = None, exclusive: bool = False) -> None:
-    """Make a writable snapshot; one commit, so all written before is durable, data of the source included.
+class Lock:
+    """A held lock; let go by `release`, at the end of a ``with`` block, or when nothing refers to it any more."""
 
-    ``limit`` (bytes) holds from the first moment under simple accounting; full accounting ignores it (`set_limit`).
+    @property
+    def waited(self) -> int:
+        """Nanoseconds that it took to get it."""
+    def write_note(self, note: str) -> None:
+        """Leave a note of at most 128 bytes in the lock file for the next holder. Raises OSError."""
+    def read_note(self) -> str:
+        """The note that an earlier holder left, or nothing."""
+    def release(self) -> None:
+        """Let go. Harmless when already done."""
+    def __enter__(self) -> Lock: ...
+    def __exit__(self, _kind: object, _error: object, _trace: object) -> None: ...
+
+class Volume:
+    """A volume, finished or being built, with the locks on it and on those below. After it was handed on (`Store.create_image`,
+    `Store.destroy_incomplete`, `release`) its properties raise StoreError."""
+
+    @property
+    def chain_id(self) -> str:
+        """Its chain id."""
+    @property
+    def is_published(self) -> bool:
+        """Whether it has its final name."""
+    def fileno(self) -> int:
+        """Descriptor of its root directory; the volume's own."""
+    def hold(self, lock: Lock, below: Volume | None) -> None:
+        """Hold ``lock`` on it, and the locks that ``below`` has."""
+    def release(self) -> None:
+        """Let clean have the volume and those below it."""
+
+class Store:
+    """A store that is open: its directory is held by a descriptor, and everything below it is reached from there, through no link
+    and no mount. Paths in messages and results begin with the path it was opened by.
+
+    ``folder`` is one of ``images``, ``volumes``, ``meta``, ``meta/dependencies``, ``meta/sources``, ``locks``, ``tmp``, or empty for
+    the store's own directory. Methods raise OSError for what the system refuses, `StoreError` for what is wrong with the store.
     """
 
-def delete_subvolume(path: StrPath) -> None:
-    """Delete a subvolume and those nested in it. Missing is fine. Space is freed later by the kernel."""
+    @staticmethod
+    def open(path: StrPath, *, drax: str, helper: object | None = None) -> Store:
+        """Open an initialised store. ``drax`` is the program for quota groups; ``helper`` works in a user namespace if this user
+        may not do something outside: ``snapshot(source, parent, name, limit)`` and ``remove(parent, name) -> ids``.
 
-def is_subvolume(path: StrPath) -> bool:
-    """Whether ``path`` is the root of a subvolume; False for anything else. Raises OSError where the disk cannot be read."""
+        Raises StoreError if there is no store, for links and mounts in it, and for mappings that cannot be trusted."""
+    @staticmethod
+    def open_any(path: StrPath) -> Store:
+        """Open as much of a store as there is. Raises OSError."""
+    @staticmethod
+    def initialise(path: StrPath, maps: tuple[Ranges, Ranges]) -> Store:
+        """Make the directory a store, or put right what is missing of one. Raises StoreError, OSError."""
+    @staticmethod
+    def is_initialised(path: StrPath) -> bool:
+        """Whether everything that makes a store is there; what may not be looked at counts as there. Raises StoreError for links."""
+    @property
+    def path(self) -> str:
+        """The path it was opened by."""
+    @property
+    def owner(self) -> tuple[int, int] | None:
+        """Host ids of the images' root, if the mappings give it ids of its own."""
+    @property
+    def uids(self) -> Ranges:
+        """User mappings."""
+    @property
+    def gids(self) -> Ranges:
+        """Group mappings."""
 
-def subvolume_id(path: StrPath) -> int:
-    """Id of the subvolume that ``path`` is in."""
+    def try_lock(self, key: str, *, shared: bool = False) -> Lock | None:
+        """The lock if it is free now. Raises StoreError if its file cannot be used."""
+    def observe(self, key: str) -> Lock | None:
+        """The lock, shared, if nobody holds it exclusively; writes nothing. Raises OSError."""
+    def lock(self, key: str, *, shared: bool = False, deadline: float, cancel: Cancel) -> Lock:
+        """The lock, waiting at most ``deadline`` seconds. Raises LockTimeout, Cancelled, StoreError."""
+    def lock_missing(self, chain_id: str, cancel: Cancel) -> Lock | None:
+        """The exclusive lock on a volume that is missing; None as soon as somebody else has made it. Raises LockTimeout, Cancelled."""
+    def lock_image(self, id: str) -> Lock | None:
+        """The directory of an image, locked; None if somebody else holds it or it is gone."""
 
-def has_group(path: StrPath, id: int) -> bool:
-    """Whether `enclose` made a group for subvolume ``id``."""
+    def check_new_image(self, id: str) -> None:
+        """Refuse an id that a new image cannot have. Raises StoreError, ImageExists."""
+    def has_image(self, id: str) -> bool:
+        """Whether there is a finished image of this id."""
+    def images(self) -> list[str]:
+        """Ids of all finished images, sorted."""
+    def image_tree(self, id: str) -> str | None:
+        """Name of the tree in an image's directory: ``rootfs`` or ``snapshot``; None if the image is missing or unfinished."""
+    def create_image(
+        self,
+        volume: Volume,
+        id: str,
+        image_parts: ImageParts,
+        *,
+        limit: int,
+        exclude_image: bool,
+        without_mount: bool,
+        idmapped: tuple[Ranges, Ranges] | None,
+        source: str,
+        log: object,
+        metrics: object,
+        cancel: Cancel,
+    ) -> str:
+        """Make the image from the volume with all its layers, publish the volume and let its locks go; gives the image's path.
+        ``limit`` is in bytes, 0 for none. Raises ImageExists, QuotaError, StoreError; then nothing of the image stays."""
+    def delete_image(self, id: str, cancel: Cancel) -> None:
+        """Remove an image, or what is left of an unfinished one. Raises ImageNotFound, StoreError, Cancelled."""
+    def image_usage(self, id: str) -> tuple[int, int]:
+        """(all bytes, own bytes) of an image, as of now. Raises ImageNotFound, QuotaError."""
+    def counted_usage(self, id: str) -> tuple[int, int]:
+        """The same as of the last commit."""
+    def image_size(self, id: str) -> int:
+        """Bytes of an image as it was created. Raises ImageNotFound."""
+    def image_limit(self, id: str) -> int | None:
+        """The disk limit of an image in bytes."""
+    def kernel_limits(self, id: str) -> tuple[int | None, int | None]:
+        """Limits that the kernel has for an image: on all it refers to, and on what is its own."""
+    def committed_limits(self) -> int:
+        """Sum of the disk limits of all images."""
+    def image_attribute(self, id: str, attribute: str) -> bytes | None:
+        """An attribute of an image's directory. Raises OSError if there is no such directory."""
+    def set_image_attribute(self, id: str, attribute: str, value: bytes | None) -> None:
+        """Set it; None removes it."""
+    def remove_unfinished(self) -> list[tuple[str, str]]:
+        """Remove the directories of images that were never finished. Gives (path, reason) of what could not be removed."""
+    def is_mounted(self, id: str) -> bool:
+        """Whether something is mounted on an image's ``rootfs``."""
 
-def subvolume_ids(path: StrPath) -> list[int]:
-    """Ids of the subvolume and of those nested in it, outermost first."""
+    def has_volume(self, volume: str) -> bool:
+        """Whether there is a volume of this name."""
+    def volumes(self) -> list[str]:
+        """Names of the finished volumes, sorted."""
+    def cached_bytes(self) -> int:
+        """Bytes of file content in all cached layers."""
+    def unused_bytes(self) -> int:
+        """Bytes of file content in the layers that no image uses."""
+    def existing_volume(self, chain_ids: list[str], cancel: Cancel) -> Volume | None:
+        """The volume with a whole image if it is there, locked with all below it. Raises LockTimeout, Cancelled."""
+    def make_volume(self, chain_id: str, below: Volume | None) -> Volume:
+        """Make the volume of a layer under a temporary name, with the content of the volume below."""
+    def destroy_incomplete(self, volume: Volume, full: bool, cancel: Cancel) -> None:
+        """Throw away a volume whose building failed; ``full``: for want of space, so wait until that is free."""
+    def publish(self, volume: Volume, durable: bool) -> None:
+        """Give a volume its final name; ``durable`` says that a snapshot of it was made, else everything is synced first."""
+    def listing(self, chain_id: str, below: str | None) -> Listing:
+        """Where the listing of a layer goes that is unpacked over the volume ``below``."""
+    def record_missing_sizes(self, cancel: Cancel) -> None:
+        """Write the size record of each volume that has none."""
+    def open_listings(self, volume: str) -> list[tuple[str, int]] | None:
+        """The listings of a volume's layers, bottom to top, for `verify`; the descriptors are the caller's to close."""
+    def open_volume(self, volume: str) -> int:
+        """A descriptor of a volume's root directory, the caller's to close."""
+    def content_of_volume(self, volume: str, cancel: Cancel) -> int:
+        """Bytes of all regular files in a volume, by walking it."""
+    def content_of_image(self, id: str, cancel: Cancel) -> int:
+        """The same of an image's tree."""
 
-def subvolume_exists(path: StrPath, id: int) -> bool:
-    """Whether the file system still has a subvolume of this id; deleted ones count until the kernel is done. Privileged."""
+    def read_size(self, chain_id: str) -> tuple[int, int | None] | None:
+        """Bytes of a layer's files and of all files in its volume, as recorded."""
+    def write_size(self, chain_id: str, layer: int, tree: int | None) -> None:
+        """Record them."""
+    def tree_size(self, chain_ids: list[str]) -> int:
+        """Bytes of all files in an image."""
+    def read_dependencies(self, id: str) -> list[str] | None:
+        """The volumes of an image; None if there is no usable record."""
+    def write_dependencies(self, id: str, chain_ids: list[str]) -> None:
+        """Record them."""
+    def configured_volumes(self, id: str) -> list[str] | None:
+        """The volumes of an image as its configuration names them."""
+    def recorded_images(self) -> list[str]:
+        """Ids of all images that have a record, sorted."""
+    def used_volumes(self) -> set[str]:
+        """Volumes that some image uses."""
+    def recall(self, source: str) -> ImageParts | None:
+        """The image a name stood for when it was last created."""
+    def write_source(self, source: str, image_parts: ImageParts) -> None:
+        """Record what an image name stands for."""
+    def read_source(self, source: str) -> list[str]:
+        """The volumes an image name stood for when it was last created."""
+    def damaged_sources(self) -> list[str]:
+        """Names in ``meta/sources`` that are no such record."""
+    def remove_source(self, file: str) -> None:
+        """Remove one of them."""
 
-def sync(path: StrPath) -> None:
-    """Write all data and commit the file system."""
+    def clean(self, *, threshold: int, ignore_images: list[str], on_create: bool, log: object, metrics: object, cancel: Cancel) -> str:
+        """Remove what is unused: ``done``, ``below threshold`` or ``running`` (another clean). Raises StoreError if something
+        could not be removed; all else is gone then."""
+    def doom(self, volumes: list[str], log: object) -> None:
+        """Mark volumes for removal, but those that somebody uses or builds."""
+    def destroy_marked(self, log: object, cancel: Cancel) -> list[tuple[str, str]]:
+        """Destroy what is marked. Gives (path, reason) of what could not be destroyed."""
+    def drop_stale_records(self, log: object) -> None:
+        """Remove the records of images that are gone. Only with the store's lock."""
+    def prune_volumes(self) -> None:
+        """Drop the records of volumes that are gone. Only with the store's lock."""
+    def remove_lock_files(self) -> None:
+        """Remove the lock files of volumes that are gone."""
+    def remove_temporary(self, alone: bool, keep_downloads: float) -> None:
+        """Remove what processes left in ``tmp``; downloads younger than so many seconds stay."""
+    def take_apart(self, cancel: Cancel) -> list[tuple[str, str]]:
+        """Remove all but the mappings. Gives (path, reason) of what could not be removed."""
+    def forget_mappings(self) -> None:
+        """Remove the folder with the mappings."""
 
-def start_sync(path: StrPath) -> None:
-    """Begin what `sync` does and do not wait for it."""
+    def names(self, folder: str) -> list[str]:
+        """Everything in a folder, sorted."""
+    def stat(self, folder: str, entry: str) -> tuple[int, int, int, int, float] | None:
+        """(mode, uid, gid, size, modification time in seconds) of an entry itself, or of the folder if ``entry`` is empty."""
+    def is_subvolume(self, folder: str, entry: str) -> bool:
+        """Whether an entry is the root of a subvolume."""
+    def is_locked(self, folder: str, entry: str) -> bool:
+        """Whether a process holds an entry, or took it away."""
+    def nested_in_volume(self, volume: str) -> list[str]:
+        """Subvolumes in a volume, as paths in it."""
+    def subvolumes(self) -> list[str]:
+        """Subvolumes below the store, as paths in it; not those nested in others of them, nor where the caller may not walk."""
+    def open_download(self, digest: str) -> int:
+        """A descriptor of ``tmp/blob-<digest>``, made if it is missing; the caller's to close."""
+    def is_download_at(self, digest: str, descriptor: int) -> bool:
+        """Whether the name still stands for what the descriptor is open on."""
+    def remove_download(self, digest: str) -> None:
+        """Remove the file. Missing is fine."""
+    def space(self) -> tuple[int, int, int, bool]:
+        """Bytes of the file system, free, available to users; and whether it is read-only."""
+
+    def sync(self) -> None:
+        """Commit the file system."""
+    def accounting(self) -> str | None:
+        """``simple``, ``full`` or None (off). Raises OSError if it cannot be told."""
+    def uuid(self) -> str:
+        """UUID of the file system."""
+    def is_inconsistent(self) -> bool:
+        """Whether full accounting has lost count."""
+    def stale_groups(self) -> list[tuple[int, int]]:
+        """(level, id) of the quota groups that count nothing and whose subvolume is gone. Privileged."""
+    def is_own_group(self, id: int) -> bool:
+        """Whether the level-1 group of this number was made for an image. Privileged."""
+    def remove_stale_groups(self) -> int:
+        """Remove stale groups that are ours; gives how many. Privileged."""
+    def subvolume_of_image(self, id: str) -> int | None:
+        """Number of an image's subvolume."""
+    def subvolume_exists(self, id: int) -> bool:
+        """Whether the file system still has a subvolume of this number. Privileged."""
+    def restrict(self, id: str, left: int) -> None:
+        """Let an image grow by so many bytes and no more (simple accounting). Privileged."""
+
+def parse_mappings(uids: list[str], gids: list[str]) -> tuple[Ranges, Ranges]:
+    """Parse the values of ``--uid-mapping`` and ``--gid-mapping``. Raises UsageError."""
+
+def read_ranges(path: StrPath) -> list[tuple[str, int, int]]:
+    """The lines of a file like ``/etc/subuid`` as (user, first id, count)."""
+
+def image_id_of(store: StrPath, argument: str) -> str:
+    """The id that an argument of delete or stats names: an id, or the path of an image. Raises StoreError."""
+
+def check_compressed(compressed: int, limit: int, exclude_image: bool) -> None:
+    """Refuse a limit that the blobs of an image alone exceed. Raises QuotaError."""
+
+def describe_image(image_parts: ImageParts, path: StrPath, mounted: bool) -> str:
+    """The partial runtime specification of an image, as JSON (contract, section 7.3)."""
+
+def mounts() -> list[tuple[str, str, str, list[str]]]:
+    """What is mounted where: (mount point, type, source, options). Raises OSError."""
+
+def snapshot(source: int, parent: int, name: str, limit: tuple[int, bool] | None) -> None:
+    """Snapshot the tree that ``source`` is open on as ``name`` in ``parent``, with (bytes, exclusive) as its limit."""
+
+def remove_entry(parent: int, name: str) -> list[int]:
+    """Remove what is called ``name`` in a directory, whatever it is; gives the numbers of the subvolumes that went."""
 
 def uuid(path: StrPath) -> str:
-    """UUID of the file system."""
+    """UUID of the file system at ``path``. Raises OSError (ENOTTY, EINVAL and their kin if it is not BTRFS)."""
 
 def accounting(path: StrPath) -> str | None:
-    """``"simple"``, ``"full"`` or None (off)."""
+    """``simple``, ``full`` or None (off)."""
 
 def enable_quota(path: StrPath, simple: bool) -> None:
     """Turn accounting on. Privileged."""
 
 def disable_quota(path: StrPath) -> None:
     """Turn accounting off: all groups and limits of the file system are gone. Privileged."""
-
-def limits(path: StrPath) -> tuple[int | None, int | None]:
-    """Limits of a subvolume on referenced and on exclusive bytes; None where there is no such limit."""
-
-def usage(path: StrPath) -> tuple[int, int] | None:
-    """(referenced, exclusive) bytes as of the last commit; None where nobody counts."""
-
-def set_limit(path: StrPath, limit: int, exclusive: bool) -> None:
-    """Set the limit of an existing subvolume. Privileged."""
-
-def lift_limits(path: StrPath) -> None:
-    """Remove the limits of a subvolume and of the group that `enclose` made. Privileged."""
-
-def enclose(path: StrPath, limit: int, exclusive: bool) -> None:
-    """Charge subvolumes that are later made inside ``path`` too (simple accounting). Privileged."""
-
-def disband_group(path: StrPath, id: int, members: list[int]) -> None:
-    """Undo `enclose` of subvolume ``id``; ``path`` is any directory of the file system. Missing is fine. Privileged."""
-
-def stale_groups(path: StrPath) -> list[tuple[int, int]]:
-    """(level, id) of the quota groups that count nothing and whose subvolume is gone. Privileged."""
-
-def remove_stale_groups(path: StrPath) -> int:
-    """Remove those of level 0; gives how many. Privileged."""
-
-def is_inconsistent(path: StrPath) -> bool:
-    """Whether full accounting has lost count."""
-
-def list_subvolumes(path: StrPath) -> list[str]:
-    """Subvolumes below a directory, relative to it; not those nested in others of them, nor where the caller may not walk."""
 
 def parse_json(document: bytes) -> Any:
     """Parse one JSON document. At most 128 levels, no duplicate keys, UTF-8 only. Raises ValueError."""
@@ -192,9 +404,3 @@ def parse_yaml(text: str) -> Any:
 
 def sha256(data: bytes) -> str:
     """SHA-256 in hex."""
-
-def write_record(path: StrPath, temporary: StrPath, data: bytes, *, mode: int, owner: tuple[int, int] | None = None) -> None:
-    """Write ``data`` to ``temporary``, then rename it to ``path``. The data is on disk before the name can be."""
-
-def rename_new(source: StrPath, target: StrPath, /) -> None:
-    """Rename; FileExistsError where something is at ``target``, an empty directory included."""

@@ -143,6 +143,19 @@ def stale_group(store: Store) -> None:
     )
 
 
+def group_of_a_lost_image(store: Store) -> None:
+    """What a delete leaves that is killed after the tree and before the group."""
+    known = {group for group in store.groups() if group.startswith("0/")}
+    mounts.tool("btrfs", "subvolume", "delete", store.rootfs("two"))
+    shutil.rmtree(store.image("two"))
+    store.record("two").unlink()
+    wait_for(
+        lambda: mounts.tool("btrfs", "filesystem", "sync", store.path) == "" and not known <= store.groups(),
+        "a dropped subvolume",
+        pause=0.1,
+    )
+
+
 def nested(store: Store) -> None:
     subvolume(store.path / "volumes" / CHAIN[0] / "d" / "inner")
 
@@ -200,9 +213,7 @@ DAMAGES = {
         lambda s: next((s.path / "meta" / "sources").iterdir()).write_text("["), "warning", "damaged-source", "meta/sources/", True
     ),
     "stale group": Damage(stale_group, "warning", "stale-group", ":0/", True),
-    "stale level-1 group": Damage(
-        lambda s: mounts.tool("btrfs", "qgroup", "create", "1/9999", s.path), "warning", "stale-group", ":1/9999", True
-    ),
+    "stale level-1 group": Damage(group_of_a_lost_image, "warning", "stale-group", "", True),
     "foreign at the top": Damage(lambda s: (s.path / "notes").touch(), "warning", "foreign-entry", "notes", False),
     "foreign volume": Damage(lambda s: (s.path / "volumes" / "notes").mkdir(), "warning", "foreign-entry", "volumes/notes", False),
     "foreign subvolume": Damage(lambda s: subvolume(s.path / "volumes" / "mine"), "warning", "foreign-entry", "volumes/mine", False),
@@ -238,6 +249,16 @@ def test_damage_is_found_and_repaired(used: Store, name: str) -> None:
     assert check(used) == ([] if damage.repairable else found)
     for image_id, tree in trees.items():
         assert_same(photograph(used.rootfs(image_id), change_time=True), tree)
+
+
+def test_a_group_that_an_administrator_made_is_left_alone(used: Store) -> None:
+    """It counts nothing and there is no subvolume of its number: neither says whose it is."""
+    mounts.tool("btrfs", "qgroup", "create", "1/9999", used.path)
+    mounts.tool("btrfs", "qgroup", "limit", "1G", "1/9999", used.path)
+    assert check(used) == []
+    used.run("check", "--repair").ok()
+    used.clean()
+    assert "1/9999" in used.groups()
 
 
 def test_records_are_written_as_they_were(used: Store) -> None:

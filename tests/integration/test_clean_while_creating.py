@@ -6,20 +6,12 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from groot_fast.idmap import Mappings
-from groot_fast.store import clean, records
-from groot_fast.store.layout import FOLDERS
-from groot_fast.store.layout import Store as Layout
-from groot_fast.telemetry.metrics import Metrics
 from support.archive import Archive, Layer, layers_of
 from support.command import MIB, Store, new_id, wait_for
 from support.layout import chain_ids
-from support.plain import PlainDriver
 
 LOW = Layer(Archive().file("low", "1").tar)
 MIDDLE = Layer(Archive().file("middle", "2").tar)
@@ -61,48 +53,3 @@ def test_other_images_use_a_layer_while_the_next_is_unpacked(store: Store, image
     with paused_at_the_top(store, image(LOW, MIDDLE, TOP)):
         store.create(image(LOW, MIDDLE), new_id())
         store.create(image(LOW, Layer(Archive().file("other").tar)), new_id())
-
-
-class Silent:
-    """A log that says nothing."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *args, **kwargs: None
-
-
-def test_an_image_that_came_after_the_first_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in FOLDERS:
-        (tmp_path / name).mkdir()
-    store = Layout(str(tmp_path), Mappings([], []))
-    for name in ("one", "two", "unused"):
-        (tmp_path / "volumes" / name).mkdir()
-    look = records.Dependencies.volumes
-
-    def look_then_create(self: records.Dependencies) -> set[str]:
-        seen = look(self)
-        if not (tmp_path / "images" / "new").exists():
-            (tmp_path / "images" / "new" / "rootfs").mkdir(parents=True)
-            records.write_dependencies(store, "new", ["one", "two"])
-        return seen
-
-    monkeypatch.setattr(records.Dependencies, "volumes", look_then_create)
-    driver: Any = PlainDriver()
-    driver.reclaim = lambda *args: None
-    log: Any = Silent()
-    assert clean.clean(store, driver, log, Metrics())
-    assert sorted(os.listdir(tmp_path / "volumes")) == ["one", "two"]
-
-
-def test_records_are_read_once_and_again_when_replaced(store: Store) -> None:
-    layout = Layout(str(store.path), Mappings([], []))
-    records.write_dependencies(layout, "i", ["a", "b"])
-    dependencies = records.Dependencies(layout)
-    assert dependencies.volumes() == {"a", "b"}
-    for n in range(50):
-        records.write_dependencies(layout, "i", [f"c{n}"])
-        assert dependencies.volumes() == {f"c{n}"}
-    records.write_dependencies(layout, "j", ["b"])
-    (store.path / "meta/dependencies/image:k.json").write_text("not JSON")
-    assert dependencies.volumes() == {"b", "c49"}
-    records.remove_dependencies(layout, "j")
-    assert dependencies.volumes() == {"c49"}

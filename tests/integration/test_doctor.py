@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from groot_fast.config import Settings
-from groot_fast.doctor import BROKEN, OK, WARN, examine
+from groot_fast.upkeep.doctor import BROKEN, OK, WARN, examine
 from support import mounts
 from support.accounts import User
 from support.command import MIB, Store
@@ -165,6 +165,6 @@ def test_metadata_space(store: Store, monkeypatch: pytest.MonkeyPatch, used: int
     """Room for metadata ends when what is set aside is full and nothing is left to set aside. In MiB of a 1024 MiB device."""
     numbers = {"metadata/total_bytes": 100 * MIB, "metadata/bytes_used": used * MIB, "data/disk_total": allocated * MIB}
     numbers |= {"metadata/disk_total": 0, "system/disk_total": 0}
-    monkeypatch.setattr("groot_fast.doctor.Patient.number", lambda _, name: numbers.get(name.removeprefix("allocation/"), 0))
-    monkeypatch.setattr("groot_fast.doctor.LOW_UNALLOCATED", 64 * MIB)
+    monkeypatch.setattr("groot_fast.upkeep.doctor.Patient.number", lambda _, name: numbers.get(name.removeprefix("allocation/"), 0))
+    monkeypatch.setattr("groot_fast.upkeep.doctor.LOW_UNALLOCATED", 64 * MIB)
     assert by_name(store=str(store.path))["metadata space"].state == expected

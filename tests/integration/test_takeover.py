@@ -345,7 +345,7 @@ def test_kernel_without_simple_quotas(full: Taken, monkeypatch: pytest.MonkeyPat
     from groot_fast.groot import Groot
     from groot_fast.telemetry.lager import Logger, Sink
 
-    monkeypatch.setattr("groot_fast.drivers.sysfs.has_simple_quotas", lambda: False)
+    monkeypatch.setattr("groot_fast.upkeep.sysfs.has_simple_quotas", lambda: False)
     groot = Groot(Settings({"store": str(full.new.path)}), Logger(Sink(2, 9), "test"))
     with pytest.raises(StoreError, match="has no simple quotas"):
         groot.migrate("simple")

@@ -1,19 +1,17 @@
-"""A driver without BTRFS, for tests of what goes on around volumes."""
+"""A store without BTRFS, for tests of what goes on around volumes."""
 
 from __future__ import annotations
 
-import os
-from typing import Any
+from pathlib import Path
+
+from groot_fast._core import Store
+
+FOLDERS = ("images", "volumes", "meta", "locks", "tmp", "meta/dependencies")
 
 
-class PlainDriver:
-    """Volumes and trees are ordinary directories."""
-
-    operations: Any = None
-
-    def is_volume(self, path: str) -> bool:
-        return os.path.isdir(path)
-
-    def destroy(self, path: str) -> list[int]:
-        os.rmdir(path)
-        return []
+def plain_store(path: Path) -> Store:
+    """A store in an ordinary directory: locks, records and downloads work, images and volumes do not."""
+    for name in FOLDERS:
+        (path / name).mkdir(exist_ok=True)
+    (path / "meta" / "namespace.json").write_text('{"uid-mappings":[],"gid-mappings":[]}')
+    return Store.open(path, drax="drax")

@@ -1,6 +1,6 @@
 """The protocol of create, delete and clean on one store, as programs for the explorer.
 
-Each function follows the code it is named after, step by step: what is one system call there is one step here. Layers are
+Each function follows the code in ``rust/store/src`` that it is named after, step by step: what is one system call there is one step here. Layers are
 letters; the volume of a layer is `volumes/<letter>` and stands for all below it too. Downloads, quotas and sizes are left
 out: they take no part in the protocol. ``without`` takes single rules of the protocol away; the explorer must then find out.
 """
@@ -16,18 +16,18 @@ Rules = frozenset[str]
 Part = Generator[Step, Any, Any]
 
 RULES = {
-    "identity": "a lock counts only while its file still has its name (locks.is_at)",
-    "recheck": "behind a lock on a volume, look again whether it is there (builder)",
-    "base lock": "the volume that is built upon is locked, shared (builder._lock_existing)",
-    "lower locks": "and so is everything below it (builder._lock_below, Volume.publish)",
-    "chain lock": "a volume is built by who holds its lock (builder._plan)",
-    "top down": "locks are taken from the top of the image downwards (builder._plan)",
-    "publish whole": "a volume gets its name when it is complete (volumes.Volume.publish)",
-    "clean locks": "clean takes only volumes it can lock (clean.doom)",
-    "clean looks again": "behind that lock, clean looks for images that came meanwhile (clean.doom)",
-    "record first": "the record of an image is there before its tree (images.Reservation.commit)",
-    "held directory": "an image directory is locked before it has its name (images.Reservation)",
-    "tree first": "delete removes the tree first and the record last (images.delete_image)",
+    "identity": "a lock counts only while its file still has its name (locks::is_at)",
+    "recheck": "behind a lock on a volume, look again whether it is there (locks::lock_unless)",
+    "base lock": "the volume that is built upon is locked, shared (volumes::existing_volume)",
+    "lower locks": "and so is everything below it (volumes::existing_volume, volumes::publish)",
+    "chain lock": "a volume is built by who holds its lock (volumes::lock_missing)",
+    "top down": "locks are taken from the top of the image downwards (volumes::lock_missing)",
+    "publish whole": "a volume gets its name when it is complete (volumes::publish)",
+    "clean locks": "clean takes only volumes it can lock (clean::doom)",
+    "clean looks again": "behind that lock, clean looks for images that came meanwhile (clean::doom)",
+    "record first": "the record of an image is there before its tree (images::commit)",
+    "held directory": "an image directory is locked before it has its name (images::make_locked)",
+    "tree first": "delete removes the tree first and the record last (images::remove_image)",
 }
 
 

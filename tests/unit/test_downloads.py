@@ -13,14 +13,13 @@ from time import sleep
 import pytest
 
 from groot_fast._core import Spool
-from groot_fast.idmap import Mappings
 from groot_fast.pull.downloads import AHEAD, Downloads, Network
 from groot_fast.sources.image import Layer
-from groot_fast.store.layout import Store
 from groot_fast.telemetry.lager import Logger, Sink
 from groot_fast.telemetry.metrics import Metrics
 from groot_fast.telemetry.progress import Listener
 from support.command import MIB, wait_for
+from support.plain import plain_store
 
 SIZE = 24 * MIB
 CHUNK = bytes(256 << 10)
@@ -38,7 +37,7 @@ def downloads(tmp_path: Path) -> Iterator[Downloads]:
     (tmp_path / "tmp").mkdir()
     network = Network()
     try:
-        yield Downloads(Store(str(tmp_path), Mappings([], [])), network, stream, Logger(Sink(2, 9), "test"), Listener(), Metrics())
+        yield Downloads(plain_store(tmp_path), network, stream, Logger(Sink(2, 9), "test"), Listener(), Metrics())
     finally:
         network.close()
 

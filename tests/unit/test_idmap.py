@@ -9,11 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groot_fast import idmap
+from groot_fast import _core, idmap
+from groot_fast._core import parse_mappings
 from groot_fast.errors import Cancelled, UsageError
-from groot_fast.idmap import MAX_ID, Mapping, Mappings, parse_mapping, parse_mappings, read_subordinate
+from groot_fast.idmap import read_subordinate
 from groot_fast.idmap.namespaced import Namespaced
 from groot_fast.sources.image import Layer
+from support.plain import plain_store
+
+MAX_ID = 0xFFFF_FFFE
 
 
 @pytest.mark.parametrize(
@@ -27,9 +31,7 @@ from groot_fast.sources.image import Layer
     ],
 )
 def test_accepted(text: str, numbers: tuple[int, int, int]) -> None:
-    mapping = parse_mapping(text)
-    assert (mapping.inside, mapping.host, mapping.size) == numbers
-    assert str(mapping) == ":".join(map(str, numbers))
+    assert parse_mappings([text], []) == ([numbers], [])
 
 
 @pytest.mark.parametrize(
@@ -57,10 +59,8 @@ def test_accepted(text: str, numbers: tuple[int, int, int]) -> None:
     ],
 )
 def test_refused(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        parse_mapping(text)
     with pytest.raises(UsageError, match=f"parsing uid-mapping: {message}"):
-        parse_mappings([text], "uid")
+        parse_mappings([text], [])
 
 
 NUMBER = st.integers(0, MAX_ID)
@@ -70,21 +70,22 @@ NUMBER = st.integers(0, MAX_ID)
 def test_every_range_that_fits(inside: int, host: int, size: int) -> None:
     fits = size > 0 and inside + size - 1 <= MAX_ID and host + size - 1 <= MAX_ID
     try:
-        mapping = parse_mapping(f"{inside}:{host}:{size}")
-    except ValueError:
+        mappings = parse_mappings([], [f"{inside}:{host}:{size}"])
+    except UsageError:
         assert not fits
     else:
-        assert fits and mapping == Mapping(inside, host, size)
+        assert fits and mappings == ([], [(inside, host, size)])
 
 
 @given(st.text(alphabet="0123456789:x -", max_size=20))
 def test_any_text_is_a_mapping_or_a_refusal(text: str) -> None:
     try:
-        mapping = parse_mapping(text)
-    except ValueError as error:
-        assert str(error).startswith(("unexpected EOF", "expected integer", "ids out of range"))
+        ((numbers,), _) = parse_mappings([text], [])
+    except UsageError as error:
+        reason = str(error).removeprefix("parsing uid-mapping: ")
+        assert reason.startswith(("unexpected EOF", "expected integer", "ids out of range"))
     else:
-        assert parse_mapping(str(mapping)) == mapping
+        assert parse_mappings([":".join(map(str, numbers))], []) == ([numbers], [])
 
 
 @pytest.mark.parametrize(
@@ -102,33 +103,26 @@ def test_any_text_is_a_mapping_or_a_refusal(text: str) -> None:
 def test_overlaps(texts: list[str], *, overlap: bool) -> None:
     if overlap:
         with pytest.raises(UsageError, match=f"gid mappings {texts[0]} and {texts[1]} overlap"):
-            parse_mappings(texts, "gid")
+            parse_mappings([], texts)
     else:
-        assert list(map(str, parse_mappings(texts, "gid"))) == texts
-
-
-@pytest.mark.parametrize(
-    ("uids", "gids", "owner"),
-    [
-        (["0:1000:1"], ["0:1001:1"], (1000, 1001)),
-        (["1:5:9", "0:1000:1"], ["0:1001:1", "1:5:9"], (1000, 1001)),
-        (["0:1000:2"], ["0:1001:1"], None),
-        (["0:1000:1"], [], None),
-        ([], [], None),
-    ],
-)
-def test_owner(uids: list[str], gids: list[str], owner: tuple[int, int] | None) -> None:
-    mappings = Mappings(parse_mappings(uids, "uid"), parse_mappings(gids, "gid"))
-    assert mappings.owner() == owner and bool(mappings) == bool(uids or gids)
+        assert [":".join(map(str, mapping)) for mapping in parse_mappings([], texts)[1]] == texts
 
 
 def test_subordinate_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "subuid"
     file.write_text("# comment\nroot:100000:65536\nother:5:5\n\nroot:x:1\nroot:1:0\n0:300000:10\nroot:1\nroot:-1:5\n")
-    monkeypatch.setattr(idmap, "read_ranges", lambda _path, read=idmap.read_ranges: read(str(file)))
-    mappings = read_subordinate("root", "root")
-    assert list(map(str, mappings.uids)) == ["0:0:1", "1:100000:65536", "65537:300000:10"]
-    assert mappings.owner() == (0, 0)
+    read = _core.read_ranges
+    monkeypatch.setattr(idmap._core, "read_ranges", lambda _path: read(str(file)))
+    uids, _ = read_subordinate("root", "root")
+    assert uids == [(0, 0, 1), (1, 100000, 65536), (65537, 300000, 10)]
+
+
+def test_a_range_that_is_given_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "subuid"
+    file.write_text("root:100000:65536\nroot:100000:65536\n")
+    read = _core.read_ranges
+    monkeypatch.setattr(idmap._core, "read_ranges", lambda _path: read(str(file)))
+    assert read_subordinate("root", "root")[0] == [(0, 0, 1), (1, 100000, 65536)]
 
 
 def test_subordinate_of_nobody_known() -> None:
@@ -140,16 +134,25 @@ def test_subordinate_of_nobody_known() -> None:
 
 def test_what_a_stopped_child_was_writing_goes(tmp_path: Path) -> None:
     """It is killed, and nobody else knows the name of the record."""
-    blob, leftover = tmp_path / "blob", tmp_path / "record"
+    store = plain_store(tmp_path)
+    blob = tmp_path / "blob"
     blob.write_bytes(b"")
+    listing = store.listing("a" * 64, None)
+    parts = listing.parts()
+    assert parts is not None
+    leftover = tmp_path / "tmp" / parts[1][1]
 
     class Stopped:
         def unpack(self, *_: object) -> None:
             leftover.write_bytes(b"half")
             raise Cancelled("stopped by signal 15")
 
-    operations: Any = Namespaced(Mappings([], []), cast(Any, None))
-    operations._started = Stopped()
+    class Volume:
+        def fileno(self) -> int:
+            return 0
+
+    trees = Namespaced(cast(Any, None))
+    trees._started = cast(Any, Stopped())
     with pytest.raises(Cancelled):
-        operations.unpack("volume", Layer(chain_id="a"), str(blob), ("listing", str(leftover), None, "- -"))
+        trees.unpack(cast(Any, Volume()), Layer(chain_id="a"), str(blob), listing)
     assert not leftover.exists()

@@ -108,7 +108,7 @@ def create(request: Request) -> str:
             request.log.error("failed-to-cleanup-store", error)
             raise type(error)(f"failed-to-cleanup-store: {error}", hint=error.hint) from error
     groot.report_sizes()
-    return format_json(created.spec()) if request.settings.json else created.path
+    return created.spec() if request.settings.json else created.path
 
 
 def open_progress() -> Listener:
@@ -197,7 +197,7 @@ def capacity(request: Request) -> str:
 
 def doctor(request: Request) -> str:
     """Say what is wrong, and how to cure it. Raises Unhealthy with the report where something is broken."""
-    from groot_fast.doctor import BROKEN, examine
+    from groot_fast.upkeep.doctor import BROKEN, examine
 
     findings = examine(request.settings)
     if request.given.get("json"):

@@ -6,7 +6,7 @@ from groot_fast._core import format_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from groot_fast.store.check import Finding
+    from groot_fast.upkeep.check import Finding
 
 
 def as_text(found: list[Finding]) -> str:

@@ -10,16 +10,13 @@ import os
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from groot_fast import errors
+from groot_fast import _core, errors
 from groot_fast._core import format_json, parse_json
 from groot_fast.config import Settings
 from groot_fast.errors import GrootError, StoreError
-from groot_fast.idmap import Mapping, Mappings
-
-if TYPE_CHECKING:
-    from groot_fast._core import Listing, Unpacked
+from groot_fast.idmap import Ranges
 
 CHILD = "import sys; sys.path[:] = {path!r}; from groot_fast.idmap.worker import main; main({fd})"
 MAX_REPLY = 16 << 20
@@ -28,45 +25,44 @@ MAX_REPLY = 16 << 20
 class Namespace:
     """A user namespace with a store's mappings and one child in it, started by the first call."""
 
-    def __init__(self, mappings: Mappings, settings: Settings) -> None:
-        self._mappings = mappings
+    def __init__(self, uids: Ranges, gids: Ranges, settings: Settings) -> None:
+        self._maps = {"uid": uids, "gid": gids}
         self._settings = settings
         self._child: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         # Inside, the kernel translates: the core only has to refuse what no range holds.
         self._ranges: dict[str, Any] = {
-            "uids": [(m.inside, m.inside, m.size) for m in mappings.uids],
-            "gids": [(m.inside, m.inside, m.size) for m in mappings.gids],
+            "uids": [(inside, inside, size) for inside, _, size in uids],
+            "gids": [(inside, inside, size) for inside, _, size in gids],
         }
 
-    def unpack(self, path: str, fd: int, arguments: dict[str, Any]) -> Unpacked:
+    def unpack(self, root: int, blob: int, listing: _core.Listing, arguments: dict[str, Any]) -> _core.Unpacked:
         """`_core.unpack` from a descriptor."""
-        return _unpacked(self._call("unpack", fd=fd, path=path, **arguments, **self._ranges))
+        fds, place = _parts(listing)
+        return _unpacked(self._call("unpack", [root, *fds, blob], listing=place, **arguments, **self._ranges))
 
-    def copy_directory(self, path: str, source: str, listing: Listing) -> Unpacked:
+    def copy_directory(self, root: int, source: str, listing: _core.Listing) -> _core.Unpacked:
         """`_core.copy_directory`."""
-        return _unpacked(self._call("copy_directory", path=path, source=source, listing=listing, **self._ranges))
+        fds, place = _parts(listing)
+        return _unpacked(self._call("copy_directory", [root, *fds], source=source, listing=place, **self._ranges))
 
-    def verify(self, path: str, listings: list[str]) -> tuple[int, int, list[str]]:
+    def verify(self, root: int, listings: list[tuple[str, int]]) -> tuple[int, int, list[str]]:
         """`_core.verify`."""
-        result = self._call("verify", path=path, listings=listings, **self._ranges)
+        names, fds = [name for name, _ in listings], [fd for _, fd in listings]
+        result = self._call("verify", [root, *fds], names=names, **self._ranges)
         if not isinstance(result, list) or len(result) != 3:
             raise StoreError("the process in the user namespace gave nonsense")
         entries, different, told = result
         return entries, different, told
 
-    def snapshot(self, source: str, path: str, limit: int | None, exclusive: bool) -> None:
+    def snapshot(self, source: int, parent: int, name: str, limit: tuple[int, bool] | None) -> None:
         """`_core.snapshot`."""
-        self._call("snapshot", source=source, path=path, limit=limit, exclusive=exclusive)
+        self._call("snapshot", [source, parent], entry=name, limit=limit)
 
-    def delete_subvolume(self, path: str) -> list[int]:
-        """`operations.delete_with_nested`."""
-        ids = self._call("delete_subvolume", path=path)
+    def remove(self, parent: int, name: str) -> list[int]:
+        """`_core.remove_entry`."""
+        ids = self._call("remove", [parent], entry=name)
         return ids if isinstance(ids, list) else []
-
-    def remove_tree(self, path: str) -> None:
-        """`operations.remove_directory`."""
-        self._call("remove_tree", path=path)
 
     def close(self) -> None:
         """End the child. What it was doing is stopped, not finished."""
@@ -78,13 +74,13 @@ class Namespace:
             self._child.wait()
             self._child = None
 
-    def _call(self, name: str, *, fd: int | None = None, **arguments: object) -> object:
+    def _call(self, name: str, fds: list[int], **arguments: object) -> object:
         if self._socket is None:
             self._start()
         assert self._socket is not None
         request = format_json({"call": name, "arguments": arguments}).encode() + b"\n"
         try:
-            socket.send_fds(self._socket, [request], [] if fd is None else [fd])
+            socket.send_fds(self._socket, [request], fds)
             reply = self._receive()
         except BaseException:
             # A signal handler raised, or the child died: it must not go on behind our back.
@@ -123,11 +119,8 @@ class Namespace:
             )
             theirs.close()
             self._expect("entered")
-            for kind, helper, mappings in (
-                ("uid", self._settings.newuidmap_bin, self._mappings.uids),
-                ("gid", self._settings.newgidmap_bin, self._mappings.gids),
-            ):
-                self._write_map(kind, helper, mappings)
+            for kind, helper in (("uid", self._settings.newuidmap_bin), ("gid", self._settings.newgidmap_bin)):
+                self._write_map(kind, helper, self._maps[kind])
             ours.sendall(b"mapped\n")
             self._expect("ready")
         except BaseException:
@@ -145,9 +138,9 @@ class Namespace:
         if reply.get("state") != state:
             raise StoreError("the process in the user namespace gave nonsense")
 
-    def _write_map(self, kind: str, helper: str, mappings: list[Mapping]) -> None:
+    def _write_map(self, kind: str, helper: str, mappings: Ranges) -> None:
         assert self._child is not None
-        numbers = [str(n) for m in mappings for n in (m.inside, m.host, m.size)]
+        numbers = [str(number) for mapping in mappings for number in mapping]
         try:
             done = subprocess.run(
                 [helper, str(self._child.pid), *numbers],
@@ -168,7 +161,15 @@ class Namespace:
             )
 
 
-def _unpacked(result: object) -> Unpacked:
+def _parts(listing: _core.Listing) -> tuple[list[int], object]:
+    """A listing's descriptors, and the rest of it."""
+    parts = listing.parts()
+    assert parts is not None  # it is taken once, by the child
+    (at, name), (scratch, temporary), parent = parts
+    return [at, scratch], [name, temporary, parent]
+
+
+def _unpacked(result: object) -> _core.Unpacked:
     if not isinstance(result, list) or len(result) != 5:
         raise StoreError("the process in the user namespace gave nonsense")
     content, removed, entries, left_out, notes = result

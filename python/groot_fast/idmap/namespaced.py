@@ -1,74 +1,74 @@
-"""Operations on trees by a user who is root over its subordinate ids inside a user namespace alone."""
+"""Work on trees by a user who is root over its subordinate ids inside a user namespace alone."""
 
 from __future__ import annotations
 
-import errno
-import posix
+import os
+import threading
+from typing import Any
 
-from groot_fast import _core, files
-from groot_fast.idmap.operations import delete_with_nested, remove_directory, unpack_arguments
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from groot_fast.config import Settings
-    from groot_fast.idmap import Mappings
-    from groot_fast.idmap.namespace import Namespace
-    from groot_fast.sources.image import Layer
+from groot_fast import _core
+from groot_fast.config import Settings
+from groot_fast.idmap.namespace import Namespace
+from groot_fast.idmap.trees import unpack_arguments
+from groot_fast.sources.image import Layer
 
 
 class Namespaced:
     """Done by a child inside a user namespace, started when it is first needed.
 
     Making and deleting snapshots needs no namespace as long as the root directory of the subvolume is ours, which is
-    almost always so; a warm create starts no child.
+    almost always so; the core asks for `snapshot` and `remove` only after the kernel has refused them outside. See `Trees` for
+    the others.
     """
 
-    def __init__(self, mappings: Mappings, settings: Settings) -> None:
-        self._mappings = mappings
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._store: _core.Store | None = None
         self._started: Namespace | None = None
+
+    def serve(self, store: _core.Store) -> None:
+        """Work on this store from now on: only when it is open its mappings are known."""
+        self._store = store
 
     @property
     def _namespace(self) -> Namespace:
         if self._started is None:
-            from groot_fast.idmap.namespace import Namespace
-
-            self._started = Namespace(self._mappings, self._settings)
+            assert self._store is not None
+            self._started = Namespace(self._store.uids, self._store.gids, self._settings)
         return self._started
 
-    def unpack(self, path: str, layer: Layer, blob: str | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
-        """See `Operations`. The child gets the bytes through a descriptor: it may not be able to open the file."""
+    def unpack(self, volume: _core.Volume, layer: Layer, blob: str | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
+        """See `Trees`. The child gets everything by descriptors: it may not be able to open the file."""
         try:
-            return self._unpack(path, layer, blob, listing)
+            return self._unpack(volume, layer, blob, listing)
         except BaseException:
             # A child that was stopped was killed, and may have been writing this record.
-            try:
-                posix.unlink(listing[1])
-            except OSError:
-                pass
+            parts = listing.parts()
+            if parts is not None:
+                scratch, temporary = parts[1]
+                try:
+                    os.unlink(temporary, dir_fd=scratch)
+                except OSError:
+                    pass
             raise
 
-    def _unpack(self, path: str, layer: Layer, blob: str | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
+    def _unpack(self, volume: _core.Volume, layer: Layer, blob: str | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
         if isinstance(blob, str):
-            if files.is_directory(blob):
-                return self._namespace.copy_directory(path, blob, listing)
-            fd = posix.open(blob, posix.O_RDONLY | posix.O_CLOEXEC)
+            if os.path.isdir(blob):
+                return self._namespace.copy_directory(volume.fileno(), blob, listing)
+            fd = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                return self._namespace.unpack(path, fd, unpack_arguments(layer, listing))
+                return self._namespace.unpack(volume.fileno(), fd, listing, unpack_arguments(layer))
             finally:
-                posix.close(fd)
-        return self._unpack_growing(path, blob, unpack_arguments(layer, listing))
+                os.close(fd)
+        return self._unpack_growing(volume.fileno(), blob, listing, unpack_arguments(layer))
 
-    def verify(self, path: str, listings: list[str]) -> tuple[int, int, list[str]]:
-        """See `Operations`."""
-        return self._namespace.verify(path, listings)
+    def verify(self, root: int, listings: list[tuple[str, int]]) -> tuple[int, int, list[str]]:
+        """See `Trees`."""
+        return self._namespace.verify(root, listings)
 
-    def _unpack_growing(self, path: str, blob: _core.Spool, arguments: dict[str, Any]) -> _core.Unpacked:
-        import threading
-
-        read, write = posix.pipe2(posix.O_CLOEXEC)
+    def _unpack_growing(self, root: int, blob: _core.Spool, listing: _core.Listing, arguments: dict[str, Any]) -> _core.Unpacked:
+        read, write = os.pipe2(os.O_CLOEXEC)
 
         def pump() -> None:
             try:
@@ -76,42 +76,25 @@ class Namespaced:
             except Exception:
                 pass
             finally:
-                posix.close(write)
+                os.close(write)
 
         thread = threading.Thread(target=pump, name="pump", daemon=True)
         thread.start()
         try:
-            return self._namespace.unpack(path, read, arguments)
+            return self._namespace.unpack(root, read, listing, arguments)
         finally:
-            posix.close(read)
+            os.close(read)
             thread.join()
 
-    def snapshot(self, source: str, path: str, limit: int | None, exclusive: bool) -> None:
-        """See `Operations`."""
-        try:
-            _core.snapshot(source, path, limit=limit, exclusive=exclusive)
-        except PermissionError:
-            if posix.stat(source).st_uid == posix.geteuid():
-                raise
-            self._namespace.snapshot(source, path, limit, exclusive)
+    def snapshot(self, source: int, parent: int, name: str, limit: tuple[int, bool] | None) -> None:
+        """For the core: snapshot a tree, given by descriptors."""
+        self._namespace.snapshot(source, parent, name, limit)
 
-    def delete_subvolume(self, path: str) -> list[int]:
-        """See `Operations`."""
-        try:
-            return delete_with_nested(path)
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EACCES):
-                raise
-            return self._namespace.delete_subvolume(path)
-
-    def remove_tree(self, path: str) -> None:
-        """See `Operations`."""
-        try:
-            remove_directory(path)
-        except PermissionError:
-            self._namespace.remove_tree(path)
+    def remove(self, parent: int, name: str) -> list[int]:
+        """For the core: remove what is called ``name`` in a directory; gives the numbers of the subvolumes that went."""
+        return self._namespace.remove(parent, name)
 
     def close(self) -> None:
-        """See `Operations`."""
+        """See `Trees`."""
         if self._started is not None:
             self._started.close()

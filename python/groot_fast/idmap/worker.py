@@ -13,9 +13,10 @@ from typing import Any
 
 from groot_fast import _core
 from groot_fast._core import format_json, parse_json
-from groot_fast.idmap.operations import delete_with_nested, remove_directory
 
 MAX_REQUEST = 1 << 20
+MAX_DESCRIPTORS = 253
+"""What the kernel takes in one message (unix(7), SCM_RIGHTS)."""
 
 
 def main(fd: int) -> None:
@@ -43,9 +44,9 @@ def _send(channel: socket.socket, message: dict[str, object]) -> None:
     channel.sendall(format_json(message).encode() + b"\n")
 
 
-def _receive(channel: socket.socket) -> tuple[dict[str, Any], int | None] | None:
-    """The next request with the descriptor that came with it; None at the end."""
-    data, fds, _flags, _address = socket.recv_fds(channel, 1 << 16, 1)
+def _receive(channel: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """The next request with the descriptors that came with it; None at the end."""
+    data, fds, _flags, _address = socket.recv_fds(channel, 1 << 16, MAX_DESCRIPTORS)
     line = bytearray(data)
     while line and not line.endswith(b"\n"):
         part = channel.recv(1 << 16)
@@ -54,39 +55,37 @@ def _receive(channel: socket.socket) -> tuple[dict[str, Any], int | None] | None
         line += part
     if not line:
         return None
-    return parse_json(bytes(line)), fds[0] if fds else None
+    return parse_json(bytes(line)), fds
 
 
-def _serve(request: dict[str, Any], fd: int | None) -> dict[str, object]:
+def _serve(request: dict[str, Any], fds: list[int]) -> dict[str, object]:
     try:
-        return {"result": _run(request["call"], fd, request["arguments"])}
+        return {"result": _run(request["call"], fds, request["arguments"])}
     except Exception as error:
         return {"error": _describe(error)}
     finally:
-        if fd is not None:
+        for fd in fds:
             os.close(fd)
 
 
-def _run(call: str, fd: int | None, arguments: dict[str, Any]) -> object:
+def _run(call: str, fds: list[int], arguments: dict[str, Any]) -> object:
     common: dict[str, Any] = {kind: [tuple(one) for one in arguments.pop(kind)] for kind in ("uids", "gids") if kind in arguments}
     if "listing" in arguments:
         # Who is root in here owns the store.
-        path, temporary, _owner, parent = arguments.pop("listing")
-        common["listing"] = (path, temporary, None, parent)
-    if call == "unpack" and fd is not None:
-        return _core.unpack(arguments.pop("path"), fd, cancel=_core.Cancel(), **common, **arguments)
+        name, temporary, parent = arguments.pop("listing")
+        common["listing"] = _core.Listing((fds[1], name), (fds[2], temporary), parent)
+    if call == "unpack":
+        return _core.unpack(fds[0], fds[3], cancel=_core.Cancel(), **common, **arguments)
     if call == "copy_directory":
-        return _core.copy_directory(arguments["path"], arguments["source"], cancel=_core.Cancel(), **common)
+        return _core.copy_directory(fds[0], arguments["source"], cancel=_core.Cancel(), **common)
     if call == "verify":
-        return _core.verify(arguments["path"], arguments["listings"], cancel=_core.Cancel(), **common)
-    if call == "delete_subvolume":
-        return delete_with_nested(arguments["path"])
+        return _core.verify(fds[0], list(zip(arguments["names"], fds[1:], strict=True)), cancel=_core.Cancel(), **common)
     if call == "snapshot":
-        _core.snapshot(arguments["source"], arguments["path"], limit=arguments["limit"], exclusive=arguments["exclusive"])
+        limit = arguments["limit"]
+        _core.snapshot(fds[0], fds[1], arguments["entry"], None if limit is None else tuple(limit))
         return None
-    if call == "remove_tree":
-        remove_directory(arguments["path"])
-        return None
+    if call == "remove":
+        return _core.remove_entry(fds[0], arguments["entry"])
     raise ValueError(f"unknown call {call}")
 
 

@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-from groot_fast import files
+import os
+from typing import Protocol
+
+from groot_fast._core import Spool
 from groot_fast.errors import SourceError
+from groot_fast.sources.image import Layer
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Protocol
 
-    from groot_fast._core import Spool
-    from groot_fast.sources.image import Layer
+class Blobs(Protocol):
+    """Access to the blobs of one image, used as a context manager around the building of its volumes."""
 
-    class Blobs(Protocol):
-        """Access to the blobs of one image, used as a context manager around the building of its volumes."""
+    @property
+    def is_worth_another_try(self) -> bool:
+        """Whether the building failed over bytes that a fresh fetch may not have."""
 
-        @property
-        def is_worth_another_try(self) -> bool:
-            """Whether the building failed over bytes that a fresh fetch may not have."""
+    def start(self, layers: list[Layer]) -> None:
+        """These layers will be opened, in this order; begin to fetch them."""
 
-        def start(self, layers: list[Layer]) -> None:
-            """These layers will be opened, in this order; begin to fetch them."""
+    def open(self, layer: Layer) -> str | Spool:
+        """The bytes of a layer: a complete file, or one that is still growing. Raises SourceError."""
 
-        def open(self, layer: Layer) -> str | Spool:
-            """The bytes of a layer: a complete file, or one that is still growing. Raises SourceError."""
+    def failure(self, layer: Layer) -> Exception | None:
+        """Why fetching a layer ended, where that is the reason for what the unpacker said."""
 
-        def failure(self, layer: Layer) -> Exception | None:
-            """Why fetching a layer ended, where that is the reason for what the unpacker said."""
+    def done(self, layer: Layer) -> None:
+        """The layer is unpacked; its bytes are no longer needed."""
 
-        def done(self, layer: Layer) -> None:
-            """The layer is unpacked; its bytes are no longer needed."""
+    def __enter__(self) -> Blobs: ...
 
-        def __enter__(self) -> Blobs: ...
-
-        def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None: ...
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None: ...
 
 
 class LocalBlobs:
@@ -53,7 +51,7 @@ class LocalBlobs:
     def open(self, layer: Layer) -> str:
         """The path, if there is something. Raises SourceError."""
         path = layer.path or ""
-        if not files.exists(path):
+        if not os.path.exists(path):
             raise SourceError(f"streaming blob `{layer.name}`: open {path}: no such file or directory")
         return path
 

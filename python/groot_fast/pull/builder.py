@@ -9,46 +9,56 @@ from __future__ import annotations
 
 import errno
 import time
+from dataclasses import dataclass
 
-from groot_fast import interrupts
+from groot_fast import _core, interrupts
 from groot_fast.errors import BadBlob, BadLayer, Cancelled, GrootError, SourceError, StoreError
-from groot_fast.store import locks, records
-from groot_fast.store.volumes import Volume, destroy_incomplete, incomplete_name
-from groot_fast.telemetry.metrics import NANOS
+from groot_fast.idmap.trees import Trees
+from groot_fast.pull.admission import Admission
+from groot_fast.pull.blobs import Blobs
+from groot_fast.sources.image import Image, Layer
+from groot_fast.telemetry.lager import Logger
+from groot_fast.telemetry.metrics import NANOS, Metrics
+from groot_fast.telemetry.progress import Listener
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from groot_fast._core import Spool
-    from groot_fast.drivers import Driver
-    from groot_fast.pull.admission import Admission
-    from groot_fast.pull.blobs import Blobs
-    from groot_fast.sources.image import Image, Layer
-    from groot_fast.store.layout import Store
-    from groot_fast.telemetry.lager import Logger
-    from groot_fast.telemetry.metrics import Metrics
-    from groot_fast.telemetry.progress import Listener
-
-BUILD_DEADLINE = 3600.0
-"""Seconds to wait for another process that pulls and unpacks the same layer."""
 ATTEMPTS = 10
 """How often to plan again because a base volume went away between planning and locking."""
+
+
+@dataclass
+class _Plan:
+    """Layers to build, bottom first; their locks, top first; and the volume below them."""
+
+    base: _core.Volume | None
+    missing: list[Layer]
+    held: list[_core.Lock]
 
 
 class Builder:
     """Makes the volumes of images in one store. ``content`` is the bytes of files in the layers it has built."""
 
-    def __init__(self, store: Store, driver: Driver, log: Logger, progress: Listener, metrics: Metrics, admission: Admission) -> None:
+    def __init__(
+        self,
+        store: _core.Store,
+        trees: Trees,
+        cancel: _core.Cancel,
+        log: Logger,
+        progress: Listener,
+        metrics: Metrics,
+        admission: Admission,
+    ) -> None:
         self._store = store
-        self._driver = driver
+        self._trees = trees
+        self._cancel = cancel
         self._log = log
         self._progress = progress
         self._metrics = metrics
         self._admission = admission
         self.content = 0
+        self.locked_since: list[int] = []
+        """When it got the exclusive lock on each volume that it builds; the locks are let go with the volume."""
 
-    def volume_of(self, image: Image, blobs: Blobs) -> Volume:
+    def volume_of(self, image: Image, blobs: Blobs) -> _core.Volume:
         """The volume with the whole image, locked against clean. The caller publishes and releases it.
 
         Raises SourceError and its kin, StoreError, OSError. Layers that were complete stay as volumes.
@@ -59,64 +69,36 @@ class Builder:
                 return self._build(plan, blobs)
         raise StoreError("the base volumes of the image were removed again and again while it was created")
 
-    def existing(self, image: Image) -> Volume | None:
-        """The volume with the whole image if it is there, locked against clean. Raises StoreError."""
-        return self._lock_existing(image.layers) if self._exists(image.layers[-1]) else None
-
-    def _lock_existing(self, layers: list[Layer]) -> Volume | None:
-        """The volume of the last layer, which was just seen, locked with all below it; None where it went away meanwhile."""
-        held: list[locks.Lock] = []
-        try:
-            top = layers[-1]
-            # Its builder may still be holding it for a moment.
-            held.append(locks.lock(self._store, top.chain_id, shared=True, deadline=BUILD_DEADLINE))
-            if not self._exists(top):
-                _release(held)
-                return None
-            for layer in reversed(layers[:-1]):
-                own = locks.try_lock(self._store, layer.chain_id, shared=True)
-                if own is None and self._exists(layer):
-                    own = locks.lock(self._store, layer.chain_id, shared=True, deadline=BUILD_DEADLINE)
-                # Else somebody builds it anew: an older clean took it, and this image does not need it.
-                if own is not None:
-                    held.append(own)
-            return Volume(self._store, top.chain_id, self._store.volume(top.chain_id), held)
-        except BaseException:
-            _release(held)
-            raise
-
     def _plan(self, image: Image) -> _Plan | None:
-        """What to build, everything locked. None where the store changed meanwhile and planning has to start again."""
-        held: list[locks.Lock] = []
+        """What to build, everything locked. None if the store changed meanwhile and planning has to start again."""
+        held: list[_core.Lock] = []
         try:
             for depth, layer in enumerate(reversed(image.layers)):
-                if self._exists(layer):
-                    base = self._lock_existing(image.layers[: len(image.layers) - depth])
+                below = len(image.layers) - depth
+                if self._store.has_volume(layer.chain_id):
+                    with interrupts.Waiting():
+                        base = self._store.existing_volume(image.chain_ids[:below], self._cancel)
                     if base is None:
                         _release(held)
                         return None
-                    return _Plan(base, image.layers[len(image.layers) - depth :], held)
+                    return _Plan(base, image.layers[below:], held)
                 self._admission.step_aside()
                 # Somebody may be building it: then all who wait go on together as soon as it is there.
-                own = locks.lock_unless(self._store, layer.chain_id, self._appearance_of(layer), deadline=BUILD_DEADLINE)
+                with interrupts.Waiting():
+                    own = self._store.lock_missing(layer.chain_id, self._cancel)
                 if own is not None:
                     held.append(own)
-                if own is None or self._exists(layer):
+                if own is None or self._store.has_volume(layer.chain_id):
                     _release(held)
                     return None
-                own.report(self._metrics, locks.EXCLUSIVE)
+                self._metrics.send("ExclusiveLockingTime", own.waited, NANOS)
+                self.locked_since.append(time.monotonic_ns())
             return _Plan(None, image.layers, held)
         except BaseException:
             _release(held)
             raise
 
-    def _exists(self, layer: Layer) -> bool:
-        return self._driver.is_volume(self._store.volume(layer.chain_id))
-
-    def _appearance_of(self, layer: Layer) -> Callable[[], bool]:
-        return lambda: self._exists(layer)
-
-    def _build(self, plan: _Plan, blobs: Blobs) -> Volume:
+    def _build(self, plan: _Plan, blobs: Blobs) -> _core.Volume:
         below = plan.base
         try:
             if plan.missing:
@@ -129,48 +111,48 @@ class Builder:
         except BaseException:
             if below is not None:
                 # Complete, so it is valid cache for the next attempt.
-                below.publish(durable=False)
+                self._store.publish(below, durable=False)
                 below.release()
             raise
         finally:
             _release(plan.held)
 
-    def _build_one(self, layer: Layer, below: Volume | None, held: list[locks.Lock], blobs: Blobs) -> Volume:
+    def _build_one(self, layer: Layer, below: _core.Volume | None, held: list[_core.Lock], blobs: Blobs) -> _core.Volume:
         asked = time.monotonic_ns()
         blob = blobs.open(layer)
         if isinstance(blob, str):
             # A file that is here; downloads report their own time.
             self._metrics.send("DownloadTime", time.monotonic_ns() - asked, NANOS)
-        path = self._store.volume(incomplete_name(layer.chain_id))
         try:
-            try:
-                self._driver.make_volume(path, below.path if below else None)
-            except OSError as error:
-                if error.errno == errno.ENOENT and below is not None:
-                    raise StoreError(f"volume {below.chain_id} went away while it was in use") from None
-                raise
+            volume = self._store.make_volume(layer.chain_id, below)
+        except OSError as error:
+            if error.errno == errno.ENOENT and below is not None:
+                raise StoreError(f"volume {below.chain_id} went away while it was in use") from None
+            raise
+        try:
             if below is not None:
                 # The snapshot wrote the data of the volume below: it may be seen now.
-                below.publish(durable=True)
-            self._unpack(layer, blob, path, below, blobs)
+                self._store.publish(below, durable=True)
+            self._unpack(layer, blob, volume, below, blobs)
         except BaseException as error:
             cause = error.__cause__ or error
             full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
-            destroy_incomplete(self._store, self._driver, path, layer.chain_id, full=full)
+            self._store.destroy_incomplete(volume, full, _core.Cancel())
             raise
         del blob  # what is left of it is for `done` to take apart
         blobs.done(layer)
-        return Volume(self._store, layer.chain_id, path, [held.pop(), *(below.give_locks() if below else [])])
+        volume.hold(held.pop(), below)
+        return volume
 
-    def _unpack(self, layer: Layer, blob: str | Spool, path: str, below: Volume | None, blobs: Blobs) -> None:
+    def _unpack(self, layer: Layer, blob: str | _core.Spool, volume: _core.Volume, below: _core.Volume | None, blobs: Blobs) -> None:
         log = self._log.session("unpacking-layer", layer=layer.name, chainID=layer.chain_id)
         start = time.monotonic_ns()
         log.info("starting")
         self._progress.unpacking(layer.name)
         try:
-            listing = records.new_listing(self._store, layer.chain_id, below.chain_id if below else None)
+            listing = self._store.listing(layer.chain_id, below.chain_id if below else None)
             with interrupts.Waiting():
-                unpacked = self._driver.operations.unpack(path, layer, blob, listing)
+                unpacked = self._trees.unpack(volume, layer, blob, listing)
         except (GrootError, OSError) as error:
             raise self._explain(layer, error, blobs.failure(layer)) from error
         content, removed, entries, left_out, notes = unpacked
@@ -183,15 +165,14 @@ class Builder:
         self.content += content
         self._admission.built(content)
         log.info("ending", entries=entries, bytes=content, duration=time.monotonic_ns() - start)
-        records.write_size(self._store, layer.chain_id, self._size(below, content, removed))
+        self._store.write_size(layer.chain_id, content, self._tree_size(below, content, removed))
 
-    def _size(self, below: Volume | None, content: int, removed: int) -> records.VolumeSize:
+    def _tree_size(self, below: _core.Volume | None, content: int, removed: int) -> int | None:
+        """Bytes of all files that one sees in a volume; None if that of the volume below is not known."""
         if below is None:
-            return records.VolumeSize(content, max(content - removed, 0))
-        base = records.read_size(self._store, below.chain_id)
-        if base is None or base.tree is None:
-            return records.VolumeSize(content, None)
-        return records.VolumeSize(content, max(base.tree + content - removed, 0))
+            return max(content - removed, 0)
+        base = self._store.read_size(below.chain_id)
+        return None if base is None or base[1] is None else max(base[1] + content - removed, 0)
 
     def _explain(self, layer: Layer, error: Exception, reason: Exception | None) -> Exception:
         """The error with the chain of prefixes that callers of the original match on (contract, section 7.4)."""
@@ -210,17 +191,6 @@ class Builder:
         return BadLayer(text + str(error.strerror), hint=hint)
 
 
-class _Plan:
-    """Layers to build, bottom first; their locks, top first; and the volume below them."""
-
-    __slots__ = ("base", "held", "missing")
-
-    def __init__(self, base: Volume | None, missing: list[Layer], held: list[locks.Lock]) -> None:
-        self.base = base
-        self.missing = missing
-        self.held = held
-
-
-def _release(held: list[locks.Lock]) -> None:
+def _release(held: list[_core.Lock]) -> None:
     while held:
         held.pop().release()

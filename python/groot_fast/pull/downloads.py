@@ -9,6 +9,7 @@ unpacked or found to be bad.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import os
 import threading
@@ -21,13 +22,10 @@ from typing import TypeVar
 import uvloop
 
 from groot_fast import interrupts
-from groot_fast._core import Spool
+from groot_fast._core import Spool, Store
 from groot_fast.errors import BadBlob, BadLayer, Cancelled, RegistryError, SourceError
 from groot_fast.sources.image import Layer
 from groot_fast.sources.registry.stream import RestartFromZero
-from groot_fast.store.clean import BLOB
-from groot_fast.store.layout import Store
-from groot_fast.store.locks import is_at, try_flock
 from groot_fast.telemetry.lager import Logger
 from groot_fast.telemetry.metrics import BYTES, NANOS, Metrics
 from groot_fast.telemetry.progress import Listener
@@ -200,14 +198,8 @@ class Downloads:
         # The last reference, and with it the descriptor.
         self._spools.pop(digest, None)
 
-    def _path(self, digest: str) -> str:
-        return self._store.folder(f"tmp/{BLOB}{digest}")
-
     def _remove(self, digest: str) -> None:
-        try:
-            os.unlink(self._path(digest))
-        except FileNotFoundError:
-            pass
+        self._store.remove_download(digest)
 
     async def _fetch(self, layer: Layer, slots: asyncio.Semaphore) -> None:
         digest = layer.digest or ""
@@ -310,18 +302,23 @@ class Downloads:
         The descriptor is kept while waiting. When the other process is done with the blob and removes the file, what we
         hold is still all of it, and nothing has to be fetched.
         """
-        path = self._path(digest)
         while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = self._store.open_download(digest)
             try:
-                while not try_flock(fd):
+                while not _try_flock(fd):
                     await asyncio.sleep(PAUSE)
-                if os.fstat(fd).st_size == size:
-                    return fd
-                if is_at(fd, path):
-                    self._store.give(path)
+                if os.fstat(fd).st_size == size or self._store.is_download_at(digest, fd):
                     return fd
             except BaseException:
                 os.close(fd)
                 raise
             os.close(fd)
+
+
+def _try_flock(fd: int) -> bool:
+    """Lock what a descriptor is open on, if nobody else has it locked."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

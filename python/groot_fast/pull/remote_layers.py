@@ -6,13 +6,12 @@ import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from groot_fast._core import Spool
+from groot_fast._core import Spool, Store
 from groot_fast.config import Settings
 from groot_fast.pull.downloads import Downloads, Network
 from groot_fast.sources.image import Layer
 from groot_fast.sources.registry.foreign import ForeignLayers
 from groot_fast.sources.registry.options import RegistryOptions
-from groot_fast.store.layout import Store
 from groot_fast.telemetry.lager import Logger
 from groot_fast.telemetry.metrics import Metrics
 from groot_fast.telemetry.progress import Listener

@@ -18,8 +18,6 @@ from groot_fast.server import messages
 from groot_fast.server.listener import Listener
 
 PRELOADED = (
-    "groot_fast.drivers.btrfs",
-    "groot_fast.drivers.drax",
     "groot_fast.idmap.namespace",
     "groot_fast.pull.builder",
     "groot_fast.pull.downloads",
@@ -28,8 +26,7 @@ PRELOADED = (
     "groot_fast.sources.local",
     "groot_fast.sources.oci",
     "groot_fast.sources.registry.client",
-    "groot_fast.store.clean",
-    "groot_fast.store.setup",
+    "groot_fast.groot",
     "pathlib",
     "shutil",
 )

@@ -5,25 +5,23 @@ from __future__ import annotations
 import os
 import time
 
-from groot_fast import files
-from groot_fast._core import sha256
+from groot_fast import files, interrupts
+from groot_fast._core import Cancel, sha256
 from groot_fast.config import MISSING
 from groot_fast.errors import GrootError, LockTimeout, RegistryError, SourceError
 from groot_fast.sources.base import Source, Turn
 from groot_fast.sources.image import Image, Layer
 from groot_fast.sources.registry.reference import parse_reference
-from groot_fast.store.locks import PULL, lock
-from groot_fast.store.records import recall_image
+from groot_fast.telemetry.metrics import NANOS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from groot_fast._core import Lock, Store
     from groot_fast.config import Settings
     from groot_fast.pull.downloads import Downloads, Network
     from groot_fast.sources.registry.client import RegistryClient
-    from groot_fast.store.layout import Store
-    from groot_fast.store.locks import Lock
     from groot_fast.telemetry.lager import Logger
     from groot_fast.telemetry.metrics import Metrics
     from groot_fast.telemetry.progress import Listener
@@ -45,14 +43,17 @@ class _Queue(Turn):
         self._metrics = metrics
         self._begun = time.monotonic_ns()
         self._asked = 0
+        self._held_since = 0
         self._lock: Lock | None = None
 
     def __enter__(self) -> bool:
         try:
-            self._lock = lock(self._store, self._key, deadline=PATIENCE)
+            with interrupts.Waiting():
+                self._lock = self._store.lock(self._key, deadline=PATIENCE, cancel=Cancel())
         except LockTimeout:
             return False  # a slow registry, or a large image: ask for ourselves, its layers are waited for anyway
-        self._lock.report(self._metrics, PULL)
+        self._metrics.send("PullLockingTime", self._lock.waited, NANOS)
+        self._held_since = time.monotonic_ns()
         boot, _, asked = self._lock.read_note().partition(" ")
         return boot == _boot() and asked.isdecimal() and int(asked) >= self._begun
 
@@ -69,6 +70,7 @@ class _Queue(Turn):
             except OSError:
                 pass  # the image is made; others ask for themselves
         self._lock.release()
+        self._metrics.send("PullLockHoldTime", time.monotonic_ns() - self._held_since, NANOS)
 
 
 def _boot() -> str:
@@ -105,7 +107,8 @@ class DockerSource(Source):
         """See `Source`. A digest says all there is to say; a tag is only taken from memory when the policy allows."""
         if not answered and self._reference.digest is None and self._settings.pull_policy != MISSING:
             return None
-        return recall_image(store, self.name)
+        parts = store.recall(self.name)
+        return None if parts is None else Image.recalled(parts)
 
     def turn(self, store: Store, metrics: Metrics) -> Turn:
         """See `Source`. Who asks with other credentials or another trust asks something else."""

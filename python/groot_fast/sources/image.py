@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from groot_fast import files
 from groot_fast._core import sha256
 
 EMPTY_CONFIG = b'{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[]}}'
@@ -62,9 +61,18 @@ class Image:
         """Bytes of all blobs as the manifest gives them."""
         return sum(layer.size or 0 for layer in self.layers)
 
-    def volume_sources(self, image_path: str) -> dict[str, str]:
-        """For each volume path of the configuration, the directory that a runtime binds there."""
-        return {volume: f"{image_path}/vol-{sha256(files.encode(volume))}" for volume in self.volumes}
+    @property
+    def parts(self) -> tuple[list[str], bytes, list[str], list[str], int]:
+        """What the store has to know of it besides the bytes of its layers."""
+        return self.chain_ids, self.config, self.env, self.volumes, self.compressed_size
+
+    @classmethod
+    def recalled(cls, parts: tuple[list[str], bytes, list[str], list[str], int]) -> Image:
+        """An image that the store remembers: its layers have names and no bytes."""
+        chain_ids, config, env, volumes, compressed = parts
+        layers = [Layer(chain_id=chain_id, size=0) for chain_id in chain_ids]
+        layers[-1].size = compressed
+        return cls(layers, config, env, volumes)
 
 
 def chain_ids(diff_ids: list[str]) -> list[str]:

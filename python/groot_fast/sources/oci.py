@@ -26,9 +26,9 @@ from groot_fast.sources.registry.digest import parse_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from groot_fast._core import Store
     from groot_fast.config import Settings
     from groot_fast.pull.blobs import Blobs
-    from groot_fast.store.layout import Store
     from groot_fast.telemetry.lager import Logger
     from groot_fast.telemetry.metrics import Metrics
     from groot_fast.telemetry.progress import Listener

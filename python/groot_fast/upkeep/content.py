@@ -1,47 +1,47 @@
-"""Check the content of volumes: hold each against the listings that its layers left when they were unpacked.
+"""Check the content of volumes: compare each with the listings that its layers left when they were unpacked.
 
 A volume is held (shared) while it is read, so that no clean takes it away; creates use it meanwhile as ever.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
+from groot_fast._core import Store
 from groot_fast.errors import BadLayer
-from groot_fast.store import locks, records
-from groot_fast.store.check import ERROR, NOTE, WARNING, Finding, is_chain_id
-from groot_fast.store.volumes import list_volumes
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from groot_fast.drivers import Driver
-    from groot_fast.store.layout import Store
+from groot_fast.idmap.trees import Trees
+from groot_fast.upkeep.check import ERROR, NOTE, WARNING, Finding, is_chain_id
 
 NAMED = 3
 """How many volumes a remark names."""
 
 
-def check_content(store: Store, driver: Driver) -> Iterator[Finding]:
+def check_content(store: Store, trees: Trees) -> Iterator[Finding]:
     """What is not as it was unpacked. Raises Cancelled, OSError."""
     unknown: list[str] = []
-    for name in sorted(filter(is_chain_id, list_volumes(store))):
-        held = locks.observe(store, name)
+    for name in filter(is_chain_id, store.volumes()):
+        held = store.observe(name)
         if held is None:
             continue  # being marked by a clean
         with held:
-            path = store.volume(name)
-            if not driver.is_volume(path):
+            if not store.has_volume(name):
                 continue
-            listings = _listings_of(store, name)
+            path = f"{store.path}/volumes/{name}"
+            listings = store.open_listings(name)
             if listings is None:
                 unknown.append(name)
                 continue
+            root = store.open_volume(name)
             try:
-                entries, different, told = driver.operations.verify(path, listings)
+                entries, different, told = trees.verify(root, listings)
             except BadLayer as error:
                 cure = "the volume is made anew, with a listing, once no image uses it and `grootfs clean` took it"
                 yield Finding(WARNING, "damaged-listing", path, f"cannot be verified: {error}", cure)
                 continue
+            finally:
+                for descriptor in (root, *(file for _, file in listings)):
+                    os.close(descriptor)
             if different:
                 more = f"; and {different - len(told)} more" if different > len(told) else ""
                 problem = f"{different} of {entries} paths are not as they were unpacked: {'; '.join(told)}{more}"
@@ -51,21 +51,4 @@ def check_content(store: Store, driver: Driver) -> Iterator[Finding]:
         problem = f"{len(unknown)} volume{'s' if len(unknown) > 1 else ''} without the listings to verify: {', '.join(unknown[:NAMED])}"
         more = ", ..." if len(unknown) > NAMED else ""
         cure = "none needed; the original and older releases wrote no listings"
-        yield Finding(NOTE, "not-verifiable", store.folder("volumes"), problem + more, cure)
-
-
-def _listings_of(store: Store, chain_id: str) -> list[str] | None:
-    """The listings of a volume's layers, bottom to top; None where one is missing, or speaks of another volume below."""
-    paths: list[str] = []
-    seen: set[str] = set()
-    head = records.read_listing_head(store, chain_id)
-    while head is not None and chain_id not in seen:
-        seen.add(chain_id)
-        paths.append(records.listing_path(store, chain_id))
-        if head.parent is None:
-            return paths[::-1]
-        chain_id, wanted = head.parent, head.parent_ident
-        head = records.read_listing_head(store, chain_id)
-        if head is not None and head.ident != wanted:
-            return None
-    return None
+        yield Finding(NOTE, "not-verifiable", f"{store.path}/volumes", problem + more, cure)

@@ -8,20 +8,15 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-from typing import TYPE_CHECKING
+import stat
+from collections.abc import Callable
 
 from groot_fast import _core
-from groot_fast.drivers import sysfs
-from groot_fast.drivers.drax import is_privileged
+from groot_fast.config import Settings
 from groot_fast.errors import GrootError
-from groot_fast.idmap import Mapping, Mappings, read_ranges
-from groot_fast.store.layout import is_initialised, read_namespace
-from groot_fast.store.setup import backing_file, loop_device
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from groot_fast.config import Settings
+from groot_fast.idmap import Ranges
+from groot_fast.upkeep import sysfs
+from groot_fast.upkeep.setup import backing_file, loop_device
 
 OK, WARN, BROKEN = "ok", "warn", "broken"
 
@@ -57,13 +52,19 @@ class Patient:
         self.settings = settings
         self.store = settings.store
         self.is_root = os.geteuid() == 0
-        self.is_store = os.path.isdir(self.store) and is_initialised(self.store)
-        self.mappings = Mappings([], [])
+        self.is_store = False
+        self.owner: tuple[int, int] | None = None
+        self.uids: Ranges = []
+        self.gids: Ranges = []
         self.trouble = ""
-        if self.is_store:
+        if os.path.isdir(self.store):
             try:
-                self.mappings = read_namespace(self.store)
+                self.is_store = _core.Store.is_initialised(self.store)
+                if self.is_store:
+                    opened = _core.Store.open(self.store, drax=settings.drax_bin)
+                    self.owner, self.uids, self.gids = opened.owner, opened.uids, opened.gids
             except GrootError as error:
+                self.is_store = True
                 self.trouble = str(error)
         self.uuid = ""
         if os.path.isdir(self.store):
@@ -107,7 +108,7 @@ def _store(patient: Patient) -> Finding:
     if patient.trouble:
         return Finding("store", BROKEN, patient.trouble, f"restore {patient.store}/meta/namespace.json")
     if not os.access(f"{patient.store}/images", os.R_OK | os.W_OK | os.X_OK):
-        owner = patient.mappings.owner()
+        owner = patient.owner
         cure = f"run as user id {owner[0]}, the store's owner" if owner else "run as root, or make a store of your own (docs/rootless.md)"
         return Finding("store", BROKEN, f"{patient.store} may not be written by this user", cure)
     return Finding("store", OK, patient.store)
@@ -120,7 +121,7 @@ def _mount(patient: Patient) -> Finding | None:
     where = f"the file system of {patient.store}"
     if "ro" in options:
         return Finding("mount options", BROKEN, f"{where} is mounted read-only", "see `dmesg`; `mount -o remount,rw` if it is healthy")
-    if "user_subvol_rm_allowed" not in options and (patient.mappings.owner() or not patient.is_root):
+    if "user_subvol_rm_allowed" not in options and (patient.owner or not patient.is_root):
         cure = "mount -o remount,user_subvol_rm_allowed (and in /etc/fstab): without it an ordinary user cannot delete images"
         return Finding("mount options", BROKEN, f"{where} is mounted without user_subvol_rm_allowed", cure)
     return Finding("mount options", OK, ",".join(options))
@@ -168,7 +169,7 @@ def _drax(patient: Patient) -> Finding | None:
 
 def _mapper(name: str, setting: Callable[[Settings], str]) -> Callable[[Patient], Finding | None]:
     def check(patient: Patient) -> Finding | None:
-        if patient.is_root or not patient.mappings:
+        if patient.is_root or not (patient.uids or patient.gids):
             return None  # root translates ids itself
         found = shutil.which(setting(patient.settings))
         if found is None:
@@ -182,22 +183,34 @@ def _mapper(name: str, setting: Callable[[Settings], str]) -> Callable[[Patient]
 
 
 def _subordinate_ids(patient: Patient) -> Finding | None:
-    owner = patient.mappings.owner()
+    owner = patient.owner
     if owner is None:
         return None
-    for path, own, mappings in (("/etc/subuid", owner[0], patient.mappings.uids), ("/etc/subgid", owner[1], patient.mappings.gids)):
-        allowed = [(start, count) for who, start, count in read_ranges(path) if who in (str(owner[0]), _user_name(owner[0]))]
-        for mapping in mappings:
-            if not _is_allowed(mapping, own, allowed):
-                cure = f"add `{_user_name(owner[0])}:{mapping.host}:{mapping.size}` to {path}"
-                return Finding("subordinate ids", BROKEN, f"{path} does not allow the store's mapping {mapping}", cure)
+    for path, own, mappings in (("/etc/subuid", owner[0], patient.uids), ("/etc/subgid", owner[1], patient.gids)):
+        allowed = [(start, count) for who, start, count in _core.read_ranges(path) if who in (str(owner[0]), _user_name(owner[0]))]
+        for inside, host, size in mappings:
+            if not _is_allowed(host, size, own, allowed):
+                cure = f"add `{_user_name(owner[0])}:{host}:{size}` to {path}"
+                text = f"{path} does not allow the store's mapping {inside}:{host}:{size}"
+                return Finding("subordinate ids", BROKEN, text, cure)
     return Finding("subordinate ids", OK, "allowed by /etc/subuid and /etc/subgid")
 
 
-def _is_allowed(mapping: Mapping, own: int, allowed: list[tuple[int, int]]) -> bool:
-    if mapping.size == 1 and mapping.host == own:
+def _is_allowed(host: int, size: int, own: int, allowed: list[tuple[int, int]]) -> bool:
+    if size == 1 and host == own:
         return True
-    return any(start <= mapping.host and mapping.host + mapping.size <= start + count for start, count in allowed)
+    return any(start <= host and host + size <= start + count for start, count in allowed)
+
+
+def is_privileged(path: str) -> bool:
+    """Whether a program has root's setuid bit or a file capability."""
+    status = os.stat(path)
+    if status.st_mode & stat.S_ISUID and status.st_uid == 0:
+        return True
+    try:
+        return bool(os.getxattr(path, "security.capability"))
+    except OSError:
+        return False
 
 
 def _user_name(uid: int) -> str:
@@ -281,21 +294,12 @@ CHECKS: tuple[Callable[[Patient], Finding | None], ...] = (
 
 
 def _mount_options(path: str) -> list[str] | None:
-    """Options of the mount that ``path`` is on: those of the mount point and those of the file system (proc(5))."""
+    """Options of the mount that ``path`` is on: those of the mount point and those of the file system."""
     place = os.path.realpath(path)
     best: tuple[int, list[str]] | None = None
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            fields, _, rest = line.partition(" - ")
-            point = _unescape(fields.split()[4])
-            inside = place == point or place.startswith(point.rstrip("/") + "/")
-            # The longest mount point above the path, and of several at one place the last, is the one that is seen.
-            if inside and (best is None or len(point) >= best[0]):
-                best = len(point), [*fields.split()[5].split(","), *rest.split()[2].split(",")]
+    for point, _, _, options in _core.mounts():
+        inside = place == point or place.startswith(point.rstrip("/") + "/")
+        # The longest mount point above the path, and of several at one place the last, is the one that is seen.
+        if inside and (best is None or len(point) >= best[0]):
+            best = len(point), options
     return None if best is None else list(dict.fromkeys(best[1]))
-
-
-def _unescape(point: str) -> str:
-    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        point = point.replace(code, char)
-    return point

@@ -1,36 +1,23 @@
 """Repair: what check can put right without touching anything that a living image uses.
 
-`clean` and the commands that work meanwhile are held off by the same locks as ever (locks.py), and every step looks again
-under its lock. What is left over is removed by the functions `clean` removes it with. What a person has to decide
+`clean` and the commands that work meanwhile are held off by the same locks as ever (``rust/store/src/locks.rs``), and every step
+looks again under its lock. What is left over is removed by the functions `clean` removes it with. What a person has to decide
 (subvolumes that nobody knows, foreign files, lost limits, damaged content of an image) is never touched.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
-from groot_fast import _core
+from groot_fast import interrupts
+from groot_fast._core import Cancel, Lock, Store
 from groot_fast.errors import GrootError
-from groot_fast.store import images, locks, records
-from groot_fast.store.check import Finding, check, is_chain_id
-from groot_fast.store.clean import (
-    KEEP_DOWNLOADS,
-    destroy_marked,
-    doom,
-    drop_stale_records,
-    remove_lock_files,
-    remove_temporary,
-)
-from groot_fast.store.volumes import list_volumes, record_missing_sizes
+from groot_fast.idmap.trees import Trees
+from groot_fast.telemetry.lager import Logger
+from groot_fast.upkeep.check import GARBAGE, KEEP_DOWNLOADS, SIZE_ATTRIBUTE, Finding, check, is_chain_id
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from groot_fast.drivers import Driver
-    from groot_fast.store.layout import Store
-    from groot_fast.telemetry.lager import Logger
-
+GLOBAL = "global-groot-lock"
 CLEAN_DEADLINE = 30.0
 """Seconds to wait for a running clean."""
 ROUNDS = 2
@@ -42,34 +29,34 @@ ALONE_DEADLINE = 5.0
 class Repairs:
     """Repairs of one store, by kind of finding."""
 
-    def __init__(self, store: Store, driver: Driver, log: Logger) -> None:
+    def __init__(self, store: Store, log: Logger, cancel: Cancel) -> None:
         self._store = store
-        self._driver = driver
         self._log = log
+        self._cancel = cancel
         # With the lock that keeps creates out, so quick ones only. Destroying a volume may make its lock file anew.
         self._alone: dict[str, Callable[[list[Finding]], None]] = {
-            "record-without-image": lambda _: drop_stale_records(store, log),
-            "record-without-volume": lambda _: records.prune_volumes(store, set(list_volumes(store))),
-            "leftover": lambda _: remove_temporary(store, True, KEEP_DOWNLOADS),
+            "record-without-image": lambda _: store.drop_stale_records(log),
+            "record-without-volume": lambda _: store.prune_volumes(),
+            "leftover": lambda _: store.remove_temporary(True, KEEP_DOWNLOADS),
             **dict.fromkeys(
                 ("stale-locks", "incomplete-volume", "damaged-content", "damaged-listing"),
-                lambda _: remove_lock_files(store, set(list_volumes(store))),
+                lambda _: store.remove_lock_files(),
             ),
         }
         self._others: dict[str, Callable[[list[Finding]], None]] = {
-            "unfinished-image": lambda _: images.remove_unfinished(store, driver),
+            "unfinished-image": self._remove_unfinished,
             "incomplete-volume": self._destroy,
             "damaged-content": self._destroy,
             "damaged-listing": self._destroy,
-            "doomed-volume": lambda _: destroy_marked(store, driver, log, wait=True),
-            "leaked-blob": lambda _: remove_temporary(store, False, KEEP_DOWNLOADS),
+            "doomed-volume": lambda _: self._destroy_marked(),
+            "leaked-blob": lambda _: store.remove_temporary(False, KEEP_DOWNLOADS),
             "volume-without-size": self._measure,
             "damaged-size": self._measure,
             "damaged-record": self._write_records,
             "image-without-record": self._write_records,
             "wrong-image-size": self._write_sizes,
             "damaged-source": self._remove_sources,
-            "stale-group": self._remove_groups,
+            "stale-group": lambda _: self._remove_groups(),
         }
 
     def can(self, finding: Finding) -> bool:
@@ -82,20 +69,24 @@ class Repairs:
         if finding.kind == "wrong-image-size":
             return self._size_of(finding.name) is not None
         if finding.kind in ("damaged-content", "damaged-listing"):
-            return finding.name not in records.Dependencies(self._store).volumes()
+            return finding.name not in self._store.used_volumes()
         return finding.kind in self._alone or finding.kind in self._others
 
     def run(self, found: list[Finding]) -> None:
         """Put right what can be. Raises LockTimeout while a clean goes on and on; a repair that fails leaves the finding."""
-        with locks.lock(self._store, locks.GARBAGE, deadline=CLEAN_DEADLINE):
+        with self._lock(GARBAGE, CLEAN_DEADLINE):
             self._run(found, self._others)
             wanted = [finding for finding in found if finding.kind in self._alone]
             if wanted:
                 try:
-                    with locks.lock(self._store, locks.GLOBAL, deadline=ALONE_DEADLINE):
+                    with self._lock(GLOBAL, ALONE_DEADLINE):
                         self._run(wanted, self._alone)
                 except GrootError as error:
                     self._log.error("store-is-busy", error)
+
+    def _lock(self, key: str, deadline: float) -> Lock:
+        with interrupts.Waiting():
+            return self._store.lock(key, deadline=deadline, cancel=self._cancel)
 
     def _run(self, found: list[Finding], repairs: dict[str, Callable[[list[Finding]], None]]) -> None:
         for kind, repair in repairs.items():
@@ -106,80 +97,75 @@ class Repairs:
                 except (OSError, GrootError) as error:
                     self._log.error("repair-failed", error, kind=kind)
 
-    def _destroy(self, found: list[Finding]) -> None:
-        dependencies = records.Dependencies(self._store)
-        used = dependencies.volumes()
-        for finding in found:
-            if finding.name not in used:
-                doom(self._store, finding.name, dependencies, self._log)
-        destroy_marked(self._store, self._driver, self._log, wait=True)
+    def _remove_unfinished(self, _: list[Finding]) -> None:
+        for path, reason in self._store.remove_unfinished():
+            self._log.error("removing-unfinished-image-failed", reason, path=path)
 
-    def _measure(self, found: list[Finding]) -> None:
-        record_missing_sizes(self._store)
+    def _destroy(self, found: list[Finding]) -> None:
+        used = self._store.used_volumes()
+        self._store.doom([finding.name for finding in found if finding.name not in used], self._log)
+        self._destroy_marked()
+
+    def _destroy_marked(self) -> None:
+        with interrupts.Waiting():
+            self._store.destroy_marked(self._log, self._cancel)
+
+    def _measure(self, _: list[Finding]) -> None:
+        with interrupts.Waiting():
+            self._store.record_missing_sizes(self._cancel)
 
     def _image_of(self, finding: Finding) -> str:
-        return (records.recorded_image(finding.name) or "") if finding.kind == "damaged-record" else finding.name
+        return finding.name.removeprefix("image:").removesuffix(".json") if finding.kind == "damaged-record" else finding.name
 
     def _chain_of(self, image_id: str) -> list[str] | None:
-        """The volumes of an image as its configuration names them, if the topmost is there; None where nothing says so."""
-        chain = records.configured_volumes(self._store, image_id)
+        """The volumes of an image as its configuration names them, if the topmost is there; None if nothing says so."""
+        chain = self._store.configured_volumes(image_id)
         if not chain or not all(map(is_chain_id, chain)):
             return None
-        return chain if self._driver.is_volume(self._store.volume(chain[-1])) else None
+        return chain if self._store.has_volume(chain[-1]) else None
 
     def _write_records(self, found: list[Finding]) -> None:
         for finding in found:
             image_id = self._image_of(finding)
-            with _Held(self._store, image_id) as held:
+            held = self._store.lock_image(image_id)
+            if held is None:
+                continue
+            with held:
                 chain = self._chain_of(image_id)
-                if held and chain is not None and images.image_tree(self._store, self._driver, image_id) is not None:
-                    records.write_dependencies(self._store, image_id, chain)
+                if chain is not None and self._store.has_image(image_id):
+                    self._store.write_dependencies(image_id, chain)
 
     def _size_of(self, image_id: str) -> int | None:
-        chain = records.read_dependencies(self._store, image_id)
-        top = records.read_size(self._store, chain[-1]) if chain else None
-        return None if top is None else top.tree
+        chain = self._store.read_dependencies(image_id)
+        top = self._store.read_size(chain[-1]) if chain else None
+        return None if top is None else top[1]
 
     def _write_sizes(self, found: list[Finding]) -> None:
         for finding in found:
-            with _Held(self._store, finding.name) as held:
+            held = self._store.lock_image(finding.name)
+            if held is None:
+                continue
+            with held:
                 size = self._size_of(finding.name)
-                if held and size is not None:
-                    os.setxattr(finding.path, images.SIZE_ATTRIBUTE, str(size).encode())
+                if size is not None:
+                    self._store.set_image_attribute(finding.name, SIZE_ATTRIBUTE, str(size).encode())
 
     def _remove_sources(self, found: list[Finding]) -> None:
-        damaged = set(records.damaged_sources(self._store))
+        damaged = set(self._store.damaged_sources())
         for finding in found:
-            if finding.path in damaged:
-                os.unlink(finding.path)
+            if finding.name in damaged:
+                self._store.remove_source(finding.name)
 
-    def _remove_groups(self, found: list[Finding]) -> None:
-        _core.remove_stale_groups(self._store.folder("volumes"))
-        wanted = {finding.path for finding in found}
-        for level, ident in _core.stale_groups(self._store.folder("volumes")):
-            if level == 1 and f"{self._store.path}:{level}/{ident}" in wanted:
-                _core.disband_group(self._store.folder("volumes"), ident, [])
+    def _remove_groups(self) -> None:
+        self._store.remove_stale_groups()
 
 
-class _Held:
-    """An image's directory, locked, for the time of a block; says whether nobody else has it."""
-
-    def __init__(self, store: Store, image_id: str) -> None:
-        self._path = store.image(image_id)
-
-    def __enter__(self) -> bool:
-        self._fd = images.lock_directory(self._path)
-        return self._fd >= 0
-
-    def __exit__(self, *_: object) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-
-
-def repair(store: Store, driver: Driver, log: Logger, found: list[Finding], *, deep: bool = False, dry_run: bool) -> list[Finding]:
+def repair(
+    store: Store, trees: Trees, log: Logger, cancel: Cancel, found: list[Finding], *, deep: bool = False, dry_run: bool
+) -> list[Finding]:
     """Put right what can be, and say of each finding what became of it; gives the findings. What is there afterwards is
     found by looking again. With ``dry_run`` nothing is changed. Raises LockTimeout, OSError."""
-    repairs = Repairs(store, driver, log)
+    repairs = Repairs(store, log, cancel)
     if dry_run:
         for finding in found:
             if repairs.can(finding):
@@ -190,7 +176,7 @@ def repair(store: Store, driver: Driver, log: Logger, found: list[Finding], *, d
         if not wanted:
             break
         repairs.run(wanted)
-        left = {(finding.kind, finding.path): finding for finding in check(store, driver, deep=deep)}
+        left = {(finding.kind, finding.path): finding for finding in check(store, trees, deep=deep)}
         for finding in found:
             finding.state = "remains" if left.pop((finding.kind, finding.path), None) else "repaired"
         found = [*found, *left.values()]

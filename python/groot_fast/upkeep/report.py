@@ -5,65 +5,56 @@ Everything comes from counters and records, never from walking a tree: a few sma
 
 from __future__ import annotations
 
-import os
-
-from groot_fast.errors import QuotaError
-from groot_fast.store import images, records
-from groot_fast.store.clean import is_download
-from groot_fast.store.volumes import list_volumes
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from groot_fast.drivers import Driver
-    from groot_fast.store.layout import Store
+from groot_fast._core import Store
+from groot_fast.errors import ImageNotFound, QuotaError
+from groot_fast.upkeep.check import is_download
 
 Report = dict[str, object]
 
 
-def describe_images(store: Store, driver: Driver) -> list[Report]:
+def describe_images(store: Store) -> list[Report]:
     """What `list --json` says of each finished image, sorted by id. Raises OSError.
 
     ``layers`` are chain ids, bottom to top; ``quota_size_bytes`` is None without a limit.
     """
     described: list[Report] = []
-    for image_id in images.list_images(store, driver):
-        path = store.image(image_id)
-        described.append(
-            {
-                "id": image_id,
-                "path": path,
-                "rootfs": f"{path}/rootfs",
-                "layers": records.read_dependencies(store, image_id) or [],
-                "image_size_bytes": images.image_size(store, image_id),
-                "quota_size_bytes": images.limit_of(store, driver, image_id),
-            }
-        )
+    for image_id in store.images():
+        path = f"{store.path}/images/{image_id}"
+        try:
+            described.append(
+                {
+                    "id": image_id,
+                    "path": path,
+                    "rootfs": f"{path}/rootfs",
+                    "layers": store.read_dependencies(image_id) or [],
+                    "image_size_bytes": store.image_size(image_id),
+                    "quota_size_bytes": store.image_limit(image_id),
+                }
+            )
+        except (ImageNotFound, FileNotFoundError):
+            continue  # deleted meanwhile
     return described
 
 
-def describe_store(store: Store, driver: Driver, threshold: int) -> Report:
+def describe_store(store: Store, threshold: int) -> Report:
     """What `stats --store` says; all sizes in bytes, largest first. Raises OSError.
 
-    ``exclusive_bytes_used`` is what a container wrote (None where nobody counts), ``reclaimable_bytes`` what `clean`
+    ``exclusive_bytes_used`` is what a container wrote (None if nobody counts), ``reclaimable_bytes`` what `clean`
     would free: layers without images and downloads. ``threshold`` is the configured one, 0 without.
     """
     # Counters move at commits only; one serves all images.
-    driver.settle(store.path)
-    by_image, users, committed = _by_image(store, driver)
+    store.sync()
+    by_image, users, committed = _by_image(store)
     by_layer = _by_layer(store, users)
-    downloads = [size for size in map(_file_size, _downloads(store)) if size is not None]
+    sizes = (_file_size(store, name) for name in store.names("tmp") if is_download(name))
+    downloads = [size for size in sizes if size is not None]
     unused = [layer for layer in by_layer if not layer["images"]]
     layer_bytes, unused_bytes = (sum(_number(layer["size_bytes"]) for layer in layers) for layers in (by_layer, unused))
-    file_system = os.statvfs(store.path)
-    block = file_system.f_frsize
+    size, free, available, _ = store.space()
     return {
         "store": store.path,
-        "accounting": driver.accounting(store.path),
-        "file_system": {
-            "size_bytes": file_system.f_blocks * block,
-            "used_bytes": (file_system.f_blocks - file_system.f_bfree) * block,
-            "available_bytes": file_system.f_bavail * block,
-        },
+        "accounting": store.accounting(),
+        "file_system": {"size_bytes": size, "used_bytes": size - free, "available_bytes": available},
         "images": {
             "count": len(by_image),
             "exclusive_bytes_used": sum(_number(image["exclusive_bytes_used"]) for image in by_image),
@@ -84,21 +75,24 @@ def describe_store(store: Store, driver: Driver, threshold: int) -> Report:
     }
 
 
-def _by_image(store: Store, driver: Driver) -> tuple[list[Report], dict[str, int], int]:
+def _by_image(store: Store) -> tuple[list[Report], dict[str, int], int]:
     """The images, how many of them use each volume, and the sum of their limits."""
     rows: list[Report] = []
     users: dict[str, int] = {}
     committed = 0
-    for image_id in images.list_images(store, driver):
-        for chain_id in records.read_dependencies(store, image_id) or ():
-            users[chain_id] = users.get(chain_id, 0) + 1
+    for image_id in store.images():
+        chain_ids = store.read_dependencies(image_id) or ()
+        exclusive: int | None
         try:
-            total, exclusive = images.counted_usage(store, driver, image_id)
-        except QuotaError:
-            total, exclusive = images.image_size(store, image_id), None
-        except OSError:
+            try:
+                total, exclusive = store.counted_usage(image_id)
+            except QuotaError:
+                total, exclusive = store.image_size(image_id), None
+            limit = store.image_limit(image_id)
+        except (ImageNotFound, OSError):
             continue  # deleted meanwhile
-        limit = images.limit_of(store, driver, image_id)
+        for chain_id in chain_ids:
+            users[chain_id] = users.get(chain_id, 0) + 1
         committed += limit or 0
         rows.append({"id": image_id, "total_bytes_used": total, "exclusive_bytes_used": exclusive, "quota_size_bytes": limit})
     rows.sort(key=lambda row: -_number(row["exclusive_bytes_used"] or row["total_bytes_used"]))
@@ -107,22 +101,16 @@ def _by_image(store: Store, driver: Driver) -> tuple[list[Report], dict[str, int
 
 def _by_layer(store: Store, users: dict[str, int]) -> list[Report]:
     rows: list[Report] = []
-    for chain_id in list_volumes(store):
-        size = records.read_size(store, chain_id)
-        rows.append({"id": chain_id, "size_bytes": size.layer if size else 0, "images": users.get(chain_id, 0)})
+    for chain_id in store.volumes():
+        size = store.read_size(chain_id)
+        rows.append({"id": chain_id, "size_bytes": size[0] if size else 0, "images": users.get(chain_id, 0)})
     rows.sort(key=lambda row: -_number(row["size_bytes"]))
     return rows
 
 
-def _downloads(store: Store) -> list[str]:
-    return [store.folder(f"tmp/{name}") for name in os.listdir(store.folder("tmp")) if is_download(name)]
-
-
-def _file_size(path: str) -> int | None:
-    try:
-        return os.lstat(path).st_size
-    except OSError:
-        return None
+def _file_size(store: Store, name: str) -> int | None:
+    found = store.stat("tmp", name)
+    return None if found is None else found[3]
 
 
 def _number(value: object) -> int:

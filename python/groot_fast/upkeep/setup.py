@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
+from collections.abc import Callable
 
 from groot_fast import _core, interrupts
-from groot_fast._core import format_json
-from groot_fast.errors import GrootError, StoreError
-from groot_fast.idmap import are_same
-from groot_fast.store import images
-from groot_fast.store.layout import FOLDERS, Store, read_namespace
-from groot_fast.store.volumes import DOOMED
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from groot_fast.drivers import Driver
-    from groot_fast.idmap import Mappings
-    from groot_fast.telemetry.lager import Logger
+from groot_fast._core import Cancel, Store
+from groot_fast.errors import StoreError
+from groot_fast.telemetry.lager import Logger
 
 NAMESPACE = "namespace.json"
 MOUNT_OPTIONS = "user_subvol_rm_allowed,noatime,rw"
@@ -43,7 +34,13 @@ LOOP_SET_DIRECT_IO = 0x4C08
 
 
 def init_store(
-    path: str, driver: Driver, mappings: Mappings, log: Logger, *, size: int = 0, tools: str = "", quota: str | None = None
+    path: str,
+    mappings: tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]],
+    log: Logger,
+    *,
+    size: int = 0,
+    tools: str = "",
+    quota: str | None = None,
 ) -> None:
     """Make a directory a store, or check and repair one that is. Never formats anything that exists.
 
@@ -63,11 +60,11 @@ def init_store(
         _remove_dismounted(path)
     made = _Undo()
     try:
-        _provide_filesystem(path, driver, log, size, tools, quota, made)
+        _provide_filesystem(path, log, size, tools, quota, made)
         if not os.path.isdir(path):
             os.mkdir(path, 0o755)
             made.add(lambda: os.rmdir(path))
-        _make_folders(path, mappings)
+        Store.initialise(path, mappings)
     except BaseException:
         made.run()
         raise
@@ -90,12 +87,12 @@ class _Undo:
                 pass
 
 
-def _provide_filesystem(path: str, driver: Driver, log: Logger, size: int, tools: str, quota: str | None, made: _Undo) -> None:
+def _provide_filesystem(path: str, log: Logger, size: int, tools: str, quota: str | None, made: _Undo) -> None:
     checked = path if size > 0 or os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(checked) and size <= 0:
         raise StoreError(f"stat {checked}: no such file or directory")
     # The accounting mode of a file system that we did not make is its operator's business.
-    if os.path.isdir(checked) and driver.is_compatible(checked):
+    if os.path.isdir(checked) and _is_on_btrfs(checked):
         log.debug("store-already-initialized", path=checked)
         _tune_loop(path, log)
         if _core.accounting(checked) is None:
@@ -202,97 +199,46 @@ def _run(*argv: str) -> None:
         raise StoreError(f"{os.path.basename(argv[0])}: {said or f'exit status {done.returncode}'}")
 
 
-def _make_folders(path: str, mappings: Mappings) -> None:
-    meta = f"{path}/meta"
-    if not os.path.isdir(meta):
-        os.mkdir(meta, 0o755)
-    _settle_namespace(path, mappings)
-    store = Store(path, mappings)
-    store.give(path)
-    os.chmod(path, 0o700)
-    for name in FOLDERS:
-        folder = store.folder(name)
-        if not os.path.isdir(folder):
-            os.mkdir(folder)
-        os.chmod(folder, 0o755)
-        store.give(folder)
-    _core.sync(path)
+FOREIGN = (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+"""How other file systems answer a call of BTRFS."""
 
 
-def _settle_namespace(path: str, mappings: Mappings) -> None:
-    """Write the mappings, or hold them against those that are there."""
-    file = f"{path}/meta/{NAMESPACE}"
-    if _exists(file):
-        stored = read_namespace(path)
-        for kind, old, new in (("UID", stored.uids, mappings.uids), ("GID", stored.gids, mappings.gids)):
-            if not are_same(old, new):
-                raise StoreError(f"provided {kind} mappings do not match those already configured in the store")
-        return
-    value = {"uid-mappings": sorted(map(str, mappings.uids)), "gid-mappings": sorted(map(str, mappings.gids))}
-    temporary = f"{file}.new"
-    if os.path.exists(temporary):
-        os.unlink(temporary)  # somebody was killed here
-    _core.write_record(file, temporary, (format_json(value) + "\n").encode(), mode=0o755)
+def _is_on_btrfs(path: str) -> bool:
+    """Whether the file system at ``path`` can hold a store. Raises OSError if it cannot be asked."""
+    try:
+        _core.uuid(path)
+    except OSError as error:
+        if error.errno not in FOREIGN:
+            raise
+        return False
+    return True
 
 
-def delete_store(path: str, driver: Driver) -> None:
+def delete_store(path: str, log: Logger, cancel: Cancel) -> None:
     """Remove a store with everything in it; a loop file that `init_store` made goes too. Missing is fine.
 
-    Raises StoreError for a directory that is no store: nothing in it is touched. An interrupted call is finished by the
-    next: the mappings go last, and behind them only what is empty.
+    Raises StoreError for a directory that is no store: nothing in it is touched; and if something could not be removed: all else
+    is gone then. An interrupted call is finished by the next: the mappings go last, and after them only what is empty.
     """
     if os.path.lexists(path):
-        if os.path.isdir(f"{path}/images") and os.path.isdir(f"{path}/meta"):
-            _remove_contents(path, driver)
-        elif not _is_emptied(path):
-            missing = "images" if not os.path.isdir(f"{path}/images") else "meta"
+        store = Store.open_any(path)
+        names = set(store.names(""))
+        if {"images", "meta"} <= names:
+            with interrupts.Waiting():
+                left = store.take_apart(cancel)
+            for place, reason in left:
+                log.error("not-removed", reason, path=place)
+            if left:
+                place, reason = left[0]
+                more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
+                raise StoreError(f"deleting store path: {place}{more}: {reason}", hint="the log names all of them (`--log-level error`)")
+        elif not (names <= {"meta"} and set(store.names("meta") if names else ()) <= {NAMESPACE}):
+            missing = "images" if "images" not in names else "meta"
             raise StoreError(f"listing images: open {path}/{missing}: no such file or directory")
-        _remove_folders(path, ("meta",))
+        store.forget_mappings()
+        del store  # it holds the directory, which could not be unmounted
         _dismount(path)
     _remove_dismounted(path)
-
-
-def _remove_contents(path: str, driver: Driver) -> None:
-    store = Store(path, _mappings_or_none(path))
-    for image_id in os.listdir(store.folder("images")):
-        interrupts.check()
-        images.delete_image(store, driver, image_id)
-    for name in os.listdir(store.folder("volumes")) if os.path.isdir(store.folder("volumes")) else ():
-        interrupts.check()
-        doomed = name if name.startswith(DOOMED) else DOOMED + name
-        os.rename(store.volume(name), store.volume(doomed))
-        driver.destroy(store.volume(doomed))
-    _remove_folders(path, ("volumes", "tmp", "locks", *(f"meta/{name}" for name in os.listdir(f"{path}/meta") if name != NAMESPACE)))
-    _remove_folders(path, ("images",))
-
-
-def _is_emptied(path: str) -> bool:
-    """Whether an interrupted `delete_store` left this: at most the folder with the mappings."""
-    return os.path.isdir(path) and set(_names(path)) <= {"meta"} and set(_names(f"{path}/meta")) <= {NAMESPACE}
-
-
-def _names(path: str) -> list[str]:
-    return os.listdir(path) if os.path.isdir(path) else []
-
-
-def _mappings_or_none(path: str) -> Mappings:
-    from groot_fast.idmap import Mappings
-
-    try:
-        return read_namespace(path)
-    except GrootError:
-        return Mappings([], [])
-
-
-def _remove_folders(path: str, names: tuple[str, ...]) -> None:
-    import shutil
-
-    for name in names:
-        entry = f"{path}/{name}"
-        if os.path.isdir(entry) and not os.path.islink(entry):
-            shutil.rmtree(entry)
-        elif os.path.lexists(entry):
-            os.unlink(entry)
 
 
 def _dismount(path: str) -> None:
@@ -337,8 +283,7 @@ def loop_device(path: str, file: str) -> str | None:
     if not os.path.exists(file):
         return None
     real = os.path.realpath(path)
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        sources = [line.split(" - ", 1)[1].split()[1] for line in lines if line.split()[4] == real]
+    sources = [source for point, _, source, _ in _core.mounts() if point == real]
     for source in sources:
         try:
             with open(f"/sys/block/{os.path.basename(source)}/loop/backing_file", encoding="utf-8") as backing:

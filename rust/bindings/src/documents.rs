@@ -1,7 +1,5 @@
 //! JSON and YAML without importing a parser, and with bounds: documents come from registries and from strangers.
 
-use crate::errors::to_python;
-use groot_core::record;
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -9,7 +7,6 @@ use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyT
 use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use std::fmt::{self, Write};
-use std::path::PathBuf;
 
 /// Levels of nesting in YAML; JSON has serde's own bound of 128.
 const MAX_DEPTH: usize = 64;
@@ -244,19 +241,6 @@ fn plain_scalar<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>>
         return number.into_bound_py_any(py);
     }
     text.into_bound_py_any(py)
-}
-
-/// Write a small file, whole or not at all.
-#[pyfunction]
-#[pyo3(signature = (path, temporary, data, *, mode, owner=None))]
-pub fn write_record(py: Python<'_>, path: PathBuf, temporary: PathBuf, data: &[u8], mode: u32, owner: Option<(u32, u32)>) -> PyResult<()> {
-    py.detach(|| record::write(&path, &temporary, data, mode, owner)).map_err(|e| to_python(py, e))
-}
-
-/// Rename, failing where something is at `to`.
-#[pyfunction]
-pub fn rename_new(py: Python<'_>, from: PathBuf, to: PathBuf) -> PyResult<()> {
-    py.detach(|| record::rename_new(&from, &to)).map_err(|e| to_python(py, e))
 }
 
 /// SHA-256 of `data` in hex.

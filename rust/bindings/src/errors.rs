@@ -1,8 +1,10 @@
 //! The one place where core errors become Python exceptions.
 
 use groot_core::Error;
+use groot_store::Kind;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 /// Classes live in `groot_fast.errors`; an operating system failure is an `OSError` with its `errno` (Python picks the
 /// subclass), whose text is the whole message.
@@ -19,9 +21,33 @@ pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
         Error::Limit(_) => "LimitExceeded",
         Error::Cancelled => "Cancelled",
     };
-    let raise = || -> PyResult<PyErr> {
-        let class = py.import("groot_fast.errors")?.getattr(class)?;
-        Ok(PyErr::from_value(class.call1((error.to_string(),))?))
+    raise(py, class, &error.to_string(), None)
+}
+
+/// The same for the errors of the store.
+pub fn store_error(py: Python<'_>, error: groot_store::Error) -> PyErr {
+    let class = match error.kind {
+        Kind::Os(errno) => return PyOSError::new_err((errno, error.text)),
+        // Only for who has no helper, and so for nobody in Python.
+        Kind::NeedsHelper => return PyOSError::new_err((rustix::io::Errno::PERM.raw_os_error(), error.text)),
+        Kind::Store => "StoreError",
+        Kind::LockTimeout => "LockTimeout",
+        Kind::ImageExists => "ImageExists",
+        Kind::ImageNotFound => "ImageNotFound",
+        Kind::Quota => "QuotaError",
+        Kind::Usage => "UsageError",
+        Kind::Layer => "BadLayer",
+        Kind::Cancelled => "Cancelled",
     };
-    raise().unwrap_or_else(|failure| failure)
+    raise(py, class, &error.text, error.hint.as_deref())
+}
+
+fn raise(py: Python<'_>, class: &str, text: &str, hint: Option<&str>) -> PyErr {
+    let make = || -> PyResult<PyErr> {
+        let class = py.import("groot_fast.errors")?.getattr(class)?;
+        let kwargs = PyDict::new(py);
+        kwargs.set_item("hint", hint)?;
+        Ok(PyErr::from_value(class.call((text,), Some(&kwargs))?))
+    };
+    make().unwrap_or_else(|failure| failure)
 }

@@ -1,12 +1,13 @@
 //! Unpacking.
 
-use crate::errors::to_python;
+use crate::errors::{store_error, to_python};
+use crate::store::Listing;
 use groot_core::blob::{Expected, Source};
 use groot_core::idmap::{IdMap, IdMaps, Range};
 use groot_core::layer::{Options, Stats};
 use groot_core::limits::Limits;
 use groot_core::listing::Target;
-use groot_core::{Error, Result, btrfs, directory, idmount, spool, unpack as core_unpack, verify as core_verify};
+use groot_core::{Error, Result, directory, spool, unpack as core_unpack, verify as core_verify};
 use pyo3::prelude::*;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -19,15 +20,14 @@ use std::time::Duration;
 /// How often a waiting call looks for signals.
 const TICK: Duration = Duration::from_millis(50);
 
-type Ranges = Vec<(u32, u32, u32)>;
-/// Path, temporary path, owner, parent.
-type Place = (PathBuf, PathBuf, Option<(u32, u32)>, String);
+/// Id ranges as (inside, on the host, count).
+pub type Ranges = Vec<(u32, u32, u32)>;
 type Counted = (u64, u64, u64, BTreeMap<String, u64>, Vec<String>);
 
 /// A switch that stops the calls it was given to.
 #[pyclass(frozen, module = "groot_fast._core")]
 #[derive(Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel(pub Arc<AtomicBool>);
 
 #[pymethods]
 impl Cancel {
@@ -92,8 +92,8 @@ fn id_maps(uids: Ranges, gids: Ranges) -> IdMaps {
     IdMaps { uid: map(uids), gid: map(gids) }
 }
 
-fn target(place: Option<Place>) -> Option<Target> {
-    place.map(|(path, temporary, owner, parent)| Target { path, temporary, owner, parent })
+fn target(listing: Option<&Listing>) -> Option<Target> {
+    listing.and_then(Listing::take)
 }
 
 fn counted(stats: Stats, notes: Vec<String>) -> Counted {
@@ -102,6 +102,21 @@ fn counted(stats: Stats, notes: Vec<String>) -> Counted {
 
 /// Run `work` in a thread with the GIL released; signals are handled meanwhile, and one that raises stops the work.
 fn run<T: Send>(py: Python<'_>, cancel: &AtomicBool, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
+    attend(py, cancel, work, to_python, || Error::layer("internal error: thread panicked"))
+}
+
+/// The same for work on a store.
+pub fn run_store<T: Send>(py: Python<'_>, cancel: &AtomicBool, work: impl FnOnce() -> groot_store::Result<T> + Send) -> PyResult<T> {
+    attend(py, cancel, work, store_error, || groot_store::Error::store("internal error: thread panicked"))
+}
+
+fn attend<T: Send, E: Send>(
+    py: Python<'_>,
+    cancel: &AtomicBool,
+    work: impl FnOnce() -> std::result::Result<T, E> + Send,
+    convert: fn(Python<'_>, E) -> PyErr,
+    panicked: fn() -> E,
+) -> PyResult<T> {
     std::thread::scope(|scope| {
         let (done_in, mut done_out) = sync_channel(1);
         scope.spawn(move || done_in.send(work()));
@@ -121,12 +136,12 @@ fn run<T: Send>(py: Python<'_>, cancel: &AtomicBool, work: impl FnOnce() -> Resu
                         raised.get_or_insert(error);
                     }
                 }
-                Err(RecvTimeoutError::Disconnected) => break Err(Error::layer("internal error: thread panicked")),
+                Err(RecvTimeoutError::Disconnected) => break Err(panicked()),
             }
         };
         match (raised, result) {
             (Some(error), _) => Err(error),
-            (None, result) => result.map_err(|e| to_python(py, e)),
+            (None, result) => result.map_err(|e| convert(py, e)),
         }
     })
 }
@@ -137,7 +152,7 @@ fn run<T: Send>(py: Python<'_>, cancel: &AtomicBool, work: impl FnOnce() -> Resu
 #[allow(clippy::too_many_arguments)]
 pub fn unpack(
     py: Python<'_>,
-    root: PathBuf,
+    root: i32,
     blob: &Bound<'_, PyAny>,
     digest: Option<String>,
     size: Option<u64>,
@@ -147,7 +162,7 @@ pub fn unpack(
     uids: Ranges,
     gids: Ranges,
     max_content: Option<u64>,
-    listing: Option<Place>,
+    listing: Option<&Listing>,
     cancel: &Cancel,
 ) -> PyResult<Counted> {
     let source = if let Ok(spool) = blob.cast::<Spool>() {
@@ -164,7 +179,7 @@ pub fn unpack(
         literal_names: false,
         listing: target(listing),
     };
-    let root = btrfs::open_dir(&root).map_err(|e| to_python(py, e))?;
+    let root = groot_core::process::duplicate(root).map_err(|e| to_python(py, e))?;
     let job = core_unpack::Job { source, expected: Expected { digest, size, diff_id }, media_type, root, options };
     let report = run(py, &cancel.0, || core_unpack::unpack(job, &cancel.0))?;
     Ok(counted(report.stats, report.notes))
@@ -175,47 +190,36 @@ pub fn unpack(
 #[pyo3(signature = (root, source, *, uids, gids, listing, cancel))]
 pub fn copy_directory(
     py: Python<'_>,
-    root: PathBuf,
+    root: i32,
     source: PathBuf,
     uids: Ranges,
     gids: Ranges,
-    listing: Option<Place>,
+    listing: Option<&Listing>,
     cancel: &Cancel,
 ) -> PyResult<Counted> {
     let options = Options { ids: id_maps(uids, gids), listing: target(listing), ..Options::default() };
-    let root = btrfs::open_dir(&root).map_err(|e| to_python(py, e))?;
+    let root = groot_core::process::duplicate(root).map_err(|e| to_python(py, e))?;
     let stats = run(py, &cancel.0, || directory::copy(&source, root, options, &cancel.0))?;
     Ok(counted(stats, Vec::new()))
 }
 
-/// Hold the volume `root` against the listings of its layers.
+/// Compare the volume `root` with the listings of its layers.
 #[pyfunction]
 #[pyo3(signature = (root, listings, *, uids, gids, cancel))]
 pub fn verify(
     py: Python<'_>,
-    root: PathBuf,
-    listings: Vec<PathBuf>,
+    root: i32,
+    listings: Vec<(String, i32)>,
     uids: Ranges,
     gids: Ranges,
     cancel: &Cancel,
 ) -> PyResult<(u64, u64, Vec<String>)> {
     let ids = id_maps(uids, gids);
-    let root = btrfs::open_dir(&root).map_err(|e| to_python(py, e))?;
+    let held = |descriptor| groot_core::process::duplicate(descriptor).map_err(|e| to_python(py, e));
+    let root = held(root)?;
+    let listings = listings.into_iter().map(|(name, file)| Ok((name, File::from(held(file)?)))).collect::<PyResult<Vec<_>>>()?;
     let report = run(py, &cancel.0, || core_verify::verify(&root, &listings, &ids, &cancel.0))?;
     Ok((report.entries, report.different, report.told))
-}
-
-/// Bind `source` on `target` with translated owners.
-#[pyfunction]
-pub fn mount_idmapped(py: Python<'_>, source: PathBuf, target: PathBuf, uids: Ranges, gids: Ranges) -> PyResult<()> {
-    let ids = id_maps(uids, gids);
-    py.detach(|| idmount::mount(&source, &target, &ids)).map_err(|e| to_python(py, e))
-}
-
-/// Undo `mount_idmapped`.
-#[pyfunction]
-pub fn unmount(py: Python<'_>, target: PathBuf) -> PyResult<()> {
-    py.detach(|| idmount::unmount(&target)).map_err(|e| to_python(py, e))
 }
 
 /// Hash over names and metadata of the tree below `path`.

@@ -4,8 +4,8 @@
 //! errors.rs      core errors -> Python exceptions, the one conversion
 //! layers.rs      unpack, copy_directory, verify, fingerprint, Spool, Cancel
 //! process.rs     the process itself: user namespace, arguments
-//! volumes.rs     BTRFS subvolumes and quotas
-//! documents.rs   JSON and YAML, bounded; records on disk
+//! store.rs       Store, Volume, Lock, Listing
+//! documents.rs   JSON and YAML, bounded
 //! ```
 
 // PyO3 hands arguments over by value.
@@ -15,7 +15,7 @@ mod documents;
 mod errors;
 mod layers;
 mod process;
-mod volumes;
+mod store;
 
 use pyo3::prelude::*;
 
@@ -23,15 +23,14 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use super::documents::{format_json, parse_json, parse_yaml, rename_new, sha256, write_record};
+    use super::documents::{format_json, parse_json, parse_yaml, sha256};
     #[pymodule_export]
-    use super::layers::{Cancel, Spool, copy_directory, fingerprint, mount_idmapped, unmount, unpack, verify};
+    use super::layers::{Cancel, Spool, copy_directory, fingerprint, unpack, verify};
     #[pymodule_export]
     use super::process::{become_namespace_root, enter_user_namespace, hide_in_arguments};
     #[pymodule_export]
-    use super::volumes::{
-        accounting, create_subvolume, delete_subvolume, disable_quota, disband_group, enable_quota, enclose, has_group, is_inconsistent,
-        is_subvolume, lift_limits, limits, list_subvolumes, remove_stale_groups, set_limit, snapshot, stale_groups, start_sync,
-        subvolume_exists, subvolume_id, subvolume_ids, sync, usage, uuid,
+    use super::store::{
+        Listing, Lock, Store, Volume, accounting, check_compressed, describe_image, disable_quota, enable_quota, image_id_of, mounts,
+        parse_mappings, read_ranges, remove_entry, snapshot, uuid,
     };
 }

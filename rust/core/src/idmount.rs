@@ -3,10 +3,10 @@
 use crate::error::{Error, Result};
 use crate::idmap::IdMaps;
 use crate::sys;
-use std::path::Path;
+use std::os::fd::BorrowedFd;
 
-/// Bind `source` on the directory `target`, with the owners that `ids` gives. Needs `CAP_SYS_ADMIN`.
-pub fn mount(source: &Path, target: &Path, ids: &IdMaps) -> Result<()> {
+/// Bind the directory `source` on the directory `target`, with the owners that `ids` gives. Needs `CAP_SYS_ADMIN`.
+pub fn mount(source: BorrowedFd<'_>, target: BorrowedFd<'_>, ids: &IdMaps) -> Result<()> {
     let fail = |what: &str, e| Error::io(format!("idmapped mount: {what}"), e);
     let namespace = sys::user_namespace(&map_text(&ids.uid), &map_text(&ids.gid)).map_err(|e| fail("user namespace", e))?;
     let tree = sys::clone_mount(source).map_err(|e| fail("open_tree", e))?;
@@ -14,9 +14,9 @@ pub fn mount(source: &Path, target: &Path, ids: &IdMaps) -> Result<()> {
     sys::attach_mount(&tree, target).map_err(|e| fail("move_mount", e))
 }
 
-/// Undo `mount`.
-pub fn unmount(target: &Path) -> Result<()> {
-    sys::unmount(target).map_err(|e| Error::io(format!("unmounting {}", target.display()), e))
+/// Undo `mount`; `root` is open on the root of the mount.
+pub fn unmount(root: BorrowedFd<'_>) -> Result<()> {
+    sys::unmount(root).map_err(|e| Error::io("unmounting the root file system", e))
 }
 
 /// The map in the form of `/proc/PID/uid_map`: spaces instead of colons, a line each.

@@ -3,7 +3,7 @@
 //! ```text
 //! source ─ blob ─ inflate ─┐ (a thread of its own)        unpack.rs joins the two
 //!                          └─ tar ─ layer ── files below one directory
-//! btrfs: subvolumes, quotas        record: small files that survive a power cut
+//! record: small files that survive a power cut
 //! listing: what a layer did        verify: whether it is still so
 //! ```
 //!
@@ -14,7 +14,6 @@
 compile_error!("groot-core needs 64-bit sizes");
 
 pub mod blob;
-pub mod btrfs;
 pub mod directory;
 pub mod error;
 pub mod idmap;

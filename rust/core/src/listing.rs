@@ -16,11 +16,8 @@
 use crate::error::{Error, Result, printable};
 use crate::layer::xattr;
 use crate::record;
-use rustix::fs::OFlags;
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
 const MAGIC: &str = "groot-listing 1";
@@ -121,15 +118,11 @@ pub enum Step<'a> {
 }
 
 /// Where a listing goes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub struct Target {
-    /// Final path.
-    pub path: PathBuf,
-    /// Path to write first, on the same file system.
-    pub temporary: PathBuf,
-    /// Owner on the host, if not the caller.
-    pub owner: Option<(u32, u32)>,
-    /// Chain id and listing's id of the volume below, separated by a space; `- -` where there is none.
+    /// The record.
+    pub place: record::Place,
+    /// Chain id and listing's id of the volume below, separated by a space; `- -` if there is none.
     pub parent: String,
 }
 
@@ -169,21 +162,18 @@ impl Listing {
         let packed = self.packed.finish().map_err(|e| Error::io("zstd", e))?;
         let target = self.target;
         let head = format!("{MAGIC} {:016x} {}\n", self.hash.digest(), target.parent);
-        record::write(&target.path, &target.temporary, &[head.as_bytes(), &packed].concat(), 0o644, target.owner)
+        record::write(&target.place, &[head.as_bytes(), &packed].concat())
     }
 }
 
-/// Read a listing. A damaged one is `Error::Layer`.
-pub fn read(path: &Path) -> Result<Vec<u8>> {
-    let context = |e| Error::io(format!("read {}", path.display()), e);
-    // Neither a pipe under its name nor a link may stop us or lead us elsewhere.
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(context)?;
+/// Read a listing; `name` is for messages. A damaged one is `Error::Layer`.
+pub fn read(file: &File, name: &str) -> Result<Vec<u8>> {
+    let context = |e| Error::io(format!("read {name}"), e);
     let mut bytes = Vec::new();
     if file.metadata().map_err(context)?.is_file() {
         file.take(MOST).read_to_end(&mut bytes).map_err(context)?;
     }
-    unpack(&bytes).ok_or_else(|| damaged(&path.to_string_lossy()))
+    unpack(&bytes).ok_or_else(|| damaged(name))
 }
 
 pub(crate) fn damaged(what: &str) -> Error {
@@ -452,9 +442,12 @@ pub(crate) fn xattrs_of(given: &[(Vec<u8>, Vec<u8>)]) -> Option<u64> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::path::Path;
 
     fn target(dir: &Path) -> Target {
-        Target { path: dir.join("listing"), temporary: dir.join("new"), owner: None, parent: "- -".into() }
+        let open = || File::open(dir).unwrap().into();
+        let place = record::Place { at: (open(), b"listing".to_vec()), temporary: (open(), b"new".to_vec()), mode: 0o644, owner: None };
+        Target { place, parent: "- -".into() }
     }
 
     const ATTRIBUTES: Attributes = Attributes { mode: 0o4755, uid: 0, gid: u32::MAX - 1, xattrs: Some(7) };
@@ -484,7 +477,7 @@ mod tests {
             listing.add(step).unwrap();
         }
         listing.write().unwrap();
-        let bytes = read(&dir.path().join("listing")).unwrap();
+        let bytes = read(&File::open(dir.path().join("listing")).unwrap(), "listing").unwrap();
         assert_eq!(steps(&bytes).collect::<Option<Vec<_>>>().unwrap(), all);
     }
 

@@ -2,6 +2,12 @@
 
 use crate::error::{Error, Result};
 use crate::sys;
+use std::os::fd::OwnedFd;
+
+/// A descriptor of our own for what `descriptor` refers to; that one stays as it is.
+pub fn duplicate(descriptor: i32) -> Result<OwnedFd> {
+    sys::duplicate(descriptor).map_err(|e| Error::io("dup", e))
+}
 
 /// Enter a new user namespace. Its maps are written from outside (`newuidmap`, `newgidmap`). The process must have one thread.
 pub fn enter_user_namespace() -> Result<()> {

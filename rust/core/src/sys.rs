@@ -6,36 +6,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-
-/// Memory that may be handed to an ioctl: plain integers and byte arrays in `repr(C)`, every bit pattern valid.
-///
-/// # Safety
-/// Implement it only for such types, of exactly the size that the ioctl number encodes.
-pub(crate) unsafe trait Plain: Sized {
-    /// All bytes zero.
-    fn zeroed() -> Self {
-        // SAFETY: every bit pattern of a `Plain` type is valid, zero included.
-        unsafe { std::mem::zeroed() }
-    }
-}
-
-/// `ioctl(fd, request, argument)` where the kernel reads and writes `argument` in place.
-pub(crate) fn ioctl<T: Plain>(fd: BorrowedFd<'_>, request: u32, argument: &mut T) -> io::Result<()> {
-    // SAFETY: `argument` is exclusive, initialised memory of the size that `request` encodes (contract of `Plain`).
-    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::Ioctl::from(request), std::ptr::from_mut(argument)) };
-    // GET_SUBVOL_INFO returns 1 on success (kernel-facts, section 4).
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// An ioctl without an argument.
-pub(crate) fn ioctl_none(fd: BorrowedFd<'_>, request: u32) -> io::Result<()> {
-    // SAFETY: the kernel reads and writes nothing of ours.
-    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::Ioctl::from(request), 0) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
 
 /// Start and finish the write-back of a file's data, without a commit. What follows in any later commit then cannot
 /// become durable before the data (kernel-facts, section 7).
@@ -171,17 +142,12 @@ pub(crate) fn user_namespace(uids: &str, gids: &str) -> io::Result<OwnedFd> {
     result
 }
 
-fn c_path(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
-}
-
-/// A detached copy of the mount at `path`.
-pub(crate) fn clone_mount(path: &Path) -> io::Result<OwnedFd> {
+/// A detached copy of the tree at the directory `dir`, as its mount shows it.
+pub(crate) fn clone_mount(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     const OPEN_TREE_CLONE: libc::c_uint = 1;
-    let path = c_path(path)?;
-    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC.cast_unsigned() | libc::AT_SYMLINK_NOFOLLOW.cast_unsigned();
-    // SAFETY: a NUL-terminated path that lives through the call.
-    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC.cast_unsigned() | libc::AT_EMPTY_PATH.cast_unsigned();
+    // SAFETY: a descriptor and an empty path that live through the call.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), c"".as_ptr(), flags) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -215,19 +181,20 @@ pub(crate) fn set_idmap(mount: &OwnedFd, namespace: &OwnedFd) -> io::Result<()> 
 }
 
 /// Put a detached mount on the directory `target`.
-pub(crate) fn attach_mount(mount: &OwnedFd, target: &Path) -> io::Result<()> {
+pub(crate) fn attach_mount(mount: &OwnedFd, target: BorrowedFd<'_>) -> io::Result<()> {
     const FROM_EMPTY_PATH: libc::c_uint = 4;
-    let target = c_path(target)?;
-    // SAFETY: NUL-terminated paths that live through the call.
-    let result =
-        unsafe { libc::syscall(libc::SYS_move_mount, mount.as_raw_fd(), c"".as_ptr(), libc::AT_FDCWD, target.as_ptr(), FROM_EMPTY_PATH) };
+    const TO_EMPTY_PATH: libc::c_uint = 0x40;
+    let flags = FROM_EMPTY_PATH | TO_EMPTY_PATH;
+    // SAFETY: descriptors and empty paths that live through the call.
+    let result = unsafe { libc::syscall(libc::SYS_move_mount, mount.as_raw_fd(), c"".as_ptr(), target.as_raw_fd(), c"".as_ptr(), flags) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Unmount what is on `target`; who still uses it keeps it until it is done.
-pub(crate) fn unmount(target: &Path) -> io::Result<()> {
-    let target = c_path(target)?;
+/// Unmount the mount whose root the descriptor is open on; who still uses it keeps it until it is done.
+pub(crate) fn unmount(root: BorrowedFd<'_>) -> io::Result<()> {
+    // umount(2) knows paths only. This one is the kernel's own name for the descriptor, and no other process can change it.
+    let Ok(path) = CString::new(format!("/proc/self/fd/{}", root.as_raw_fd())) else { return Err(io::ErrorKind::InvalidInput.into()) };
     // SAFETY: a NUL-terminated path that lives through the call.
-    let result = unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) };
+    let result = unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -12,7 +12,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes read at once.
@@ -31,18 +30,18 @@ pub struct Report {
     pub told: Vec<String>,
 }
 
-/// Hold the directory `root` against the listings of its layers, bottom to top: every path, with type, owner, mode, times,
+/// Compare the directory `root` with the listings of its layers (name for messages, and file), bottom to top: every path, with type, owner, mode, times,
 /// attributes, names of one file, targets and content. Nothing is changed, not even access times. A listing that is damaged
 /// or does not fit is `Error::Layer`.
-pub fn verify(root: &OwnedFd, listings: &[PathBuf], ids: &IdMaps, cancel: &AtomicBool) -> Result<Report> {
+pub fn verify(root: &OwnedFd, listings: &[(String, File)], ids: &IdMaps, cancel: &AtomicBool) -> Result<Report> {
     let mut tree = Tree::default();
-    for path in listings {
-        let bytes = listing::read(path)?;
+    for (name, file) in listings {
+        let bytes = listing::read(file, name)?;
         for step in listing::steps(&bytes) {
             if cancel.load(Ordering::Relaxed) {
                 return Err(Error::Cancelled);
             }
-            step.and_then(|step| tree.apply(&step)).ok_or_else(|| listing::damaged(&path.to_string_lossy()))?;
+            step.and_then(|step| tree.apply(&step)).ok_or_else(|| listing::damaged(name))?;
         }
     }
     let mut walk = Walk { tree: &tree, ids, cancel, seen: HashMap::new(), hash: ContentHash::new(), report: Report::default() };

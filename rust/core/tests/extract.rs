@@ -301,25 +301,29 @@ fn a_directory_that_a_marker_makes_ours_has_the_time_of_one_that_nothing_describ
 
 #[test]
 fn a_volume_is_verified_by_the_listings_of_its_layers() {
-    let place = Place::new();
-    let listings = [place.outside.join("../one"), place.outside.join("../two")];
+    let stack = Place::new();
+    let listings = [stack.outside.join("../one"), stack.outside.join("../two")];
     let layers = [
         vec![dir("d", 0o2750), file("d/f", b"content"), file("d/gone", b""), hardlink("l", "d/f"), symlink("s", "d")],
         vec![file("d/.wh.gone", b""), file("s/through", b"t"), file("a/b/c", b"deep"), dir("d", 0o700)],
     ];
     for (path, parts) in listings.iter().zip(layers) {
-        let target = Target { path: path.clone(), temporary: path.with_extension("new"), owner: None, parent: "- -".into() };
-        place.apply_with(&parts, Options { ids: own_ids(), listing: Some(target), ..Options::default() }).unwrap();
+        let folder = || std::fs::File::open(path.parent().unwrap()).unwrap().into();
+        let name = path.file_name().unwrap().as_encoded_bytes();
+        let place = groot_core::record::Place {
+            at: (folder(), name.to_vec()),
+            temporary: (folder(), [name, b".new"].concat()),
+            mode: 0o644,
+            owner: None,
+        };
+        let target = Target { place, parent: "- -".into() };
+        stack.apply_with(&parts, Options { ids: own_ids(), listing: Some(target), ..Options::default() }).unwrap();
     }
-    let check = |listings: &[PathBuf]| {
-        let root = std::fs::File::open(&place.root).unwrap().into();
-        verify(&root, listings, &own_ids(), &AtomicBool::new(false))
-    };
     assert_eq!(check(&listings).unwrap(), Report { entries: 9, ..Report::default() });
     // Without the upper layer's, all it did is wrong.
     assert_eq!(check(&listings[..1]).unwrap().different, 4);
     assert!(matches!(check(&listings[1..]), Err(Error::Layer(text)) if text.contains("damaged")));
-    std::fs::write(place.root.join("l"), "other").unwrap();
+    std::fs::write(stack.root.join("l"), "other").unwrap();
     let report = check(&listings).unwrap();
     assert_eq!(report.different, 2);
     assert!(report.told.iter().all(|told| told.contains("5 bytes, not 7")), "{report:?}");

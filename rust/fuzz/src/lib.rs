@@ -220,7 +220,7 @@ impl Place {
 
     /// An open handle of it.
     pub fn open(&self) -> OwnedFd {
-        groot_core::btrfs::open_dir(&self.root()).expect("open the root")
+        std::fs::File::open(self.root()).expect("open the root").into()
     }
 
     /// Start with an empty root.

@@ -3,4 +3,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| groot_core::btrfs::fuzzing::parse_results(data));
+fuzz_target!(|data: &[u8]| groot_btrfs::abi::fuzzing::parse_results(data));

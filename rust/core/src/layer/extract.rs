@@ -27,7 +27,7 @@ use std::sync::Arc;
 const MAX_SECONDS: i64 = 1 << 53;
 
 /// How a layer is applied.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Options {
     /// Directory of the volume that the archive's names are relative to (Cloud Foundry's base directory). It must exist.
     pub base: Vec<u8>,
@@ -77,9 +77,9 @@ pub struct Extractor {
 
 impl Extractor {
     /// Start on the directory `root`. The calling thread's umask must be 0 (`unpack` sees to it).
-    pub fn new(root: OwnedFd, options: Options) -> Result<Self> {
+    pub fn new(root: OwnedFd, mut options: Options) -> Result<Self> {
         let owner = options.ids.owner(0, 0)?;
-        let listing = options.listing.clone().map(Listing::new).transpose()?;
+        let listing = options.listing.take().map(Listing::new).transpose()?;
         let content = listing.is_some().then(ContentHash::new);
         let mut dirs = Dirs::new(root, owner, options.limits.max_depth, listing)?;
         // A fresh volume is ours; what the archive does not describe belongs to the image's root.

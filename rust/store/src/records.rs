@@ -1,0 +1,399 @@
+//! The small files below `meta/`: what an image is made of, how large a volume is, which name gave which volumes.
+//!
+//! One damaged record never stops anything: it reads as missing, and `clean` goes on.
+
+use crate::error::{Error, Result};
+use crate::folder::Folder;
+use crate::json;
+use crate::layout::{Place, Store};
+use groot_core::blob::sha256;
+use rustix::io::Errno;
+use serde_json::{Value, json};
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// Bytes of a record.
+pub const MAX_RECORD: u64 = 1 << 20;
+/// Bytes of a listing's first line, at most.
+const HEAD: u64 = 256;
+const SIZE: &str = "volume-";
+const LISTING: &str = "listing-";
+
+/// What a create has to know of an image besides its layers' bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Image {
+    /// Names of the volumes, bottom to top.
+    pub chain_ids: Vec<String>,
+    /// The configuration, as it goes to `image.json`.
+    pub config: Vec<u8>,
+    /// Variables of its configuration.
+    pub env: Vec<String>,
+    /// Paths that its configuration declares as volumes, sorted.
+    pub volumes: Vec<String>,
+    /// Bytes of all blobs as the manifest gives them.
+    pub compressed: u64,
+}
+
+/// Bytes of file content: of the layer itself, and of the whole tree in its volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VolumeSize {
+    /// Of the layer.
+    pub layer: u64,
+    /// Of the tree; None in records of the original.
+    pub tree: Option<u64>,
+}
+
+/// First line of a listing: its id, and chain id and listing's id of what its volume was built on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListingHead {
+    /// Its id.
+    pub ident: String,
+    /// Chain id of the volume below.
+    pub parent: Option<String>,
+    /// Id of that one's listing.
+    pub parent_ident: Option<String>,
+}
+
+fn parse(data: &[u8]) -> Option<Value> {
+    serde_json::from_slice(data).ok()
+}
+
+fn remove(folder: &Folder, name: &[u8]) -> Result<()> {
+    match folder.unlink(name) {
+        Ok(()) => Ok(()),
+        // Something that is no record; if it is not empty it stays.
+        Err(Errno::ISDIR) => {
+            let _ = folder.rmdir(name);
+            Ok(())
+        }
+        Err(errno) => Err(Error::os(format!("unlink {}", folder.path_of(name).display()), errno)),
+    }
+}
+
+/// Id of the image whose record has this name; None for the name of something else.
+#[must_use]
+pub fn recorded_image(name: &[u8]) -> Option<&[u8]> {
+    name.strip_prefix(b"image:")?.strip_suffix(b".json")
+}
+
+/// Chain id of the volume whose record has this name; None for the name of something else.
+#[must_use]
+pub fn recorded_volume(name: &str) -> Option<&str> {
+    name.strip_prefix(SIZE).or_else(|| name.strip_prefix(LISTING))
+}
+
+fn dependency_name(id: &[u8]) -> Vec<u8> {
+    [b"image:", id, b".json"].concat()
+}
+
+fn source_name(image: &str) -> Vec<u8> {
+    format!("{}.json", sha256(image.as_bytes())).into_bytes()
+}
+
+impl Store {
+    fn write_json(&self, place: Place, name: &[u8], value: &Value, end: &str) -> Result<()> {
+        let place = self.place_record(place, name, 0o644)?;
+        Ok(groot_core::record::write(&place, (json::format(value) + end).as_bytes())?)
+    }
+
+    fn read_json(&self, place: Place, name: &[u8]) -> Option<Value> {
+        parse(&self.folder(place).ok()?.read(name, MAX_RECORD)?)
+    }
+
+    // -- images --------------------------------------------------------------
+
+    /// Record the volumes of an image, bottom to top (contract, section 11.3).
+    pub fn write_dependencies(&self, id: &[u8], chain_ids: &[String]) -> Result<()> {
+        self.write_json(Place::Dependencies, &dependency_name(id), &json!(chain_ids), "")
+    }
+
+    /// The volumes of an image; None if there is no usable record.
+    #[must_use]
+    pub fn read_dependencies(&self, id: &[u8]) -> Option<Vec<String>> {
+        json::strings(&self.read_json(Place::Dependencies, &dependency_name(id))?)
+    }
+
+    /// The volumes of an image as its configuration names them; None if it does not say any.
+    #[must_use]
+    pub fn configured_volumes(&self, id: &[u8]) -> Option<Vec<String>> {
+        let image = self.folder(Place::Images).ok()?.folder(id).ok()?;
+        let document = parse(&image.read(b"image.json", MAX_RECORD)?)?;
+        let diff_ids = json::strings(document.get("rootfs")?.get("diff_ids")?)?;
+        Some(chain_ids(diff_ids.iter().map(|text| text.strip_prefix("sha256:").unwrap_or(text))))
+    }
+
+    /// Forget the volumes of an image. Missing is fine.
+    pub fn remove_dependencies(&self, id: &[u8]) -> Result<()> {
+        remove(self.folder(Place::Dependencies)?, &dependency_name(id))
+    }
+
+    /// Ids of all images that have a record.
+    pub fn recorded_images(&self) -> Result<Vec<Vec<u8>>> {
+        let names = self.folder(Place::Dependencies)?.names()?;
+        Ok(names.iter().filter_map(|name| recorded_image(name)).map(<[u8]>::to_vec).collect())
+    }
+
+    // -- volumes -------------------------------------------------------------
+
+    /// Record the size of a volume.
+    pub fn write_size(&self, chain_id: &str, size: VolumeSize) -> Result<()> {
+        let value = match size.tree {
+            Some(tree) => json!({"Size": size.layer, "TreeSize": tree}),
+            None => json!({"Size": size.layer}),
+        };
+        self.write_json(Place::Meta, format!("{SIZE}{chain_id}").as_bytes(), &value, "\n")
+    }
+
+    /// The size of a volume; None if there is no usable record.
+    #[must_use]
+    pub fn read_size(&self, chain_id: &str) -> Option<VolumeSize> {
+        let value = self.read_json(Place::Meta, format!("{SIZE}{chain_id}").as_bytes())?;
+        Some(VolumeSize { layer: value.get("Size")?.as_u64()?, tree: value.get("TreeSize").and_then(Value::as_u64) })
+    }
+
+    /// Bytes of all files in an image. If the original made the top volume, the sum of its layers (an upper bound).
+    #[must_use]
+    pub fn tree_size(&self, chain_ids: &[String]) -> u64 {
+        if let Some(tree) = chain_ids.last().and_then(|top| self.read_size(top)).and_then(|size| size.tree) {
+            return tree;
+        }
+        chain_ids.iter().filter_map(|chain_id| self.read_size(chain_id)).map(|size| size.layer).sum()
+    }
+
+    /// The head of a volume's listing; None if there is no usable one.
+    #[must_use]
+    pub fn read_listing_head(&self, chain_id: &str) -> Option<ListingHead> {
+        let data = self.folder(Place::Meta).ok()?.read(format!("{LISTING}{chain_id}").as_bytes(), HEAD)?;
+        let end = data.iter().position(|&byte| byte == b'\n')?;
+        let parts: Vec<&str> = std::str::from_utf8(&data[..end]).ok()?.split(' ').collect();
+        let &["groot-listing", "1", ident, parent, parent_ident] = &parts[..] else { return None };
+        // No name for a volume otherwise.
+        let is_hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'));
+        let given = |text: &str| (text != "-").then(|| text.to_owned());
+        [ident, parent, parent_ident].into_iter().all(is_hex).then(|| ListingHead {
+            ident: ident.to_owned(),
+            parent: given(parent),
+            parent_ident: given(parent_ident),
+        })
+    }
+
+    /// Where the listing of a layer goes that is unpacked over the volume `below`.
+    pub fn new_listing(&self, chain_id: &str, below: Option<&str>) -> Result<groot_core::listing::Target> {
+        let head = below.and_then(|below| self.read_listing_head(below));
+        let parent = format!("{} {}", below.unwrap_or("-"), head.map_or_else(|| "-".to_owned(), |head| head.ident));
+        let place = self.place_record(Place::Meta, format!("{LISTING}{chain_id}").as_bytes(), 0o644)?;
+        Ok(groot_core::listing::Target { place, parent })
+    }
+
+    /// The listings of a volume's layers, bottom to top, each open and with the path that messages call it by; None if one is
+    /// missing, or speaks of another volume below.
+    #[must_use]
+    pub fn open_listings(&self, chain_id: &str) -> Option<Vec<(String, std::fs::File)>> {
+        let meta = self.folder(Place::Meta).ok()?;
+        let mut found = Vec::new();
+        let mut seen = HashSet::new();
+        let mut at = chain_id.to_owned();
+        let mut head = self.read_listing_head(&at)?;
+        while seen.insert(at.clone()) {
+            let name = format!("{LISTING}{at}");
+            let file = meta.file(name.as_bytes(), rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).ok()?;
+            found.push((meta.path_of(name.as_bytes()).display().to_string(), file));
+            let Some(parent) = head.parent else {
+                found.reverse();
+                return Some(found);
+            };
+            let below = self.read_listing_head(&parent)?;
+            if Some(&below.ident) != head.parent_ident.as_ref() {
+                return None;
+            }
+            (at, head) = (parent, below);
+        }
+        None
+    }
+
+    /// Forget size and content of a volume. Missing is fine.
+    pub fn remove_volume_records(&self, chain_id: &str) -> Result<()> {
+        let meta = self.folder(Place::Meta)?;
+        remove(meta, format!("{SIZE}{chain_id}").as_bytes())?;
+        remove(meta, format!("{LISTING}{chain_id}").as_bytes())
+    }
+
+    /// Drop the records of volumes that are gone. Only while nobody builds any: the records come before the volume.
+    pub fn prune_volumes(&self, volumes: &BTreeSet<String>) -> Result<()> {
+        for name in self.folder(Place::Meta)?.names()? {
+            if let Some(chain_id) = std::str::from_utf8(&name).ok().and_then(recorded_volume)
+                && !volumes.contains(chain_id)
+            {
+                self.remove_volume_records(chain_id)?;
+            }
+        }
+        Ok(())
+    }
+
+    // -- names of images -----------------------------------------------------
+
+    /// Record what an image name stood for, unless that is what the record already says.
+    ///
+    /// For `clean --ignore-image`, and for pulls that need not ask the registry. It need not be there after a crash.
+    pub fn write_source(&self, name: &str, image: &Image) -> Result<()> {
+        let config = (image.config.len() as u64 <= MAX_RECORD / 4).then(|| String::from_utf8_lossy(&image.config).into_owned());
+        let value = json!({
+            "image": name,
+            "volumes": image.chain_ids,
+            "compressed": image.compressed,
+            "config": config,
+            "env": image.env,
+            "declared": image.volumes,
+        });
+        let file = source_name(name);
+        if self.read_json(Place::Sources, &file).as_ref() == Some(&value) {
+            return Ok(());
+        }
+        if self.folder(Place::Sources).is_err() {
+            match self.folder(Place::Meta)?.make(b"sources", 0o755, self.owner()) {
+                Ok(_) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(Error::os("mkdir meta/sources", errno)),
+            }
+        }
+        self.write_json(Place::Sources, &file, &value, "")
+    }
+
+    /// The volumes an image name stood for when it was last created.
+    #[must_use]
+    pub fn read_source(&self, name: &str) -> Vec<String> {
+        let value = self.read_json(Place::Sources, &source_name(name));
+        value.and_then(|value| json::strings(value.get("volumes")?)).unwrap_or_default()
+    }
+
+    /// The image a name stood for when it was last created, as far as it can be used without its source. None if the record
+    /// does not say everything.
+    #[must_use]
+    pub fn recall(&self, name: &str) -> Option<Image> {
+        let value = self.read_json(Place::Sources, &source_name(name))?;
+        if value.get("image")?.as_str()? != name {
+            return None;
+        }
+        let strings = |key: &str| json::strings(value.get(key)?);
+        let image = Image {
+            chain_ids: strings("volumes")?,
+            config: value.get("config")?.as_str()?.as_bytes().to_vec(),
+            env: strings("env")?,
+            volumes: strings("declared")?,
+            compressed: value.get("compressed")?.as_u64()?,
+        };
+        (!image.chain_ids.is_empty()).then_some(image)
+    }
+
+    /// Names in `meta/sources` that are no such record.
+    #[must_use]
+    pub fn damaged_sources(&self) -> Vec<Vec<u8>> {
+        let Ok(folder) = self.folder(Place::Sources) else { return Vec::new() };
+        let is_source = |name: &[u8]| {
+            let value = folder.read(name, MAX_RECORD).and_then(|data| parse(&data));
+            value.is_some_and(|value| {
+                value.get("image").is_some_and(Value::is_string) && value.get("volumes").and_then(json::strings).is_some()
+            })
+        };
+        let names = folder.names().unwrap_or_default();
+        names.into_iter().filter(|name| !is_source(name) && folder.has(name)).collect()
+    }
+
+    /// Remove a record of a name.
+    pub fn remove_source(&self, name: &[u8]) -> Result<()> {
+        remove(self.folder(Place::Sources)?, name)
+    }
+
+    /// Drop the records of names none of whose volumes exist any more.
+    pub fn prune_sources(&self, volumes: &BTreeSet<String>) -> Result<()> {
+        let Ok(folder) = self.folder(Place::Sources) else { return Ok(()) };
+        for name in folder.names()? {
+            let data = folder.read(&name, MAX_RECORD);
+            if data.is_none() && matches!(folder.try_read(&name, 1), Err(Errno::IO)) {
+                continue; // the disk refuses to read it now, which says nothing of what it holds
+            }
+            let kept = data.and_then(|data| json::strings(parse(&data)?.get("volumes")?)).unwrap_or_default();
+            if !kept.iter().any(|volume| volumes.contains(volume)) {
+                remove(folder, &name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Names of volumes by the original's rule: SHA-256 over `<parent> <diff id>` without the `sha256:` prefixes, unlike OCI's
+/// (contract, section 9.5).
+pub fn chain_ids<'a>(diff_ids: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut chain: Vec<String> = Vec::new();
+    for diff_id in diff_ids {
+        let next = match chain.last() {
+            None => diff_id.to_owned(),
+            Some(below) => sha256(format!("{below} {diff_id}").as_bytes()),
+        };
+        chain.push(next);
+    }
+    chain
+}
+
+/// The records of all images, kept up to date. A record is replaced, never changed, and BTRFS gives no inode number twice,
+/// so each inode is read once. A cell runs thousands of images of a few stacks: each stack is parsed once.
+#[derive(Default)]
+pub struct Dependencies {
+    known: HashMap<u64, Vec<u8>>,
+    parsed: HashMap<Vec<u8>, Vec<String>>,
+}
+
+impl Dependencies {
+    /// Volumes that the records name now, and for an image whose record cannot be used its configuration. If that says
+    /// nothing either, the image uses nothing: its tree does not depend on its volumes, so the worst is that they are pulled
+    /// again (contract, defect 15).
+    pub fn volumes(&mut self, store: &Store) -> Result<HashSet<String>> {
+        let folder = store.folder(Place::Dependencies)?;
+        let mut known = HashMap::new();
+        for entry in folder.entries()? {
+            let Some(id) = recorded_image(&entry.name) else { continue };
+            let stack = match self.known.remove(&entry.inode) {
+                Some(stack) => stack,
+                None => self.read(store, folder, id, &entry.name),
+            };
+            known.insert(entry.inode, stack);
+        }
+        self.known = known;
+        let stacks: HashSet<&Vec<u8>> = self.known.values().collect();
+        Ok(stacks.into_iter().flat_map(|stack| self.parsed[stack].iter().cloned()).collect())
+    }
+
+    /// What an image's record holds, or what it should hold; a key of `parsed`.
+    fn read(&mut self, store: &Store, folder: &Folder, id: &[u8], name: &[u8]) -> Vec<u8> {
+        let data = folder.read(name, MAX_RECORD).unwrap_or_default();
+        if self.parsed.contains_key(&data) {
+            return data;
+        }
+        if let Some(volumes) = parse(&data).as_ref().and_then(json::strings) {
+            self.parsed.insert(data.clone(), volumes);
+            return data;
+        }
+        let volumes = store.configured_volumes(id).unwrap_or_default();
+        let data = json::format(&json!(volumes)).into_bytes();
+        self.parsed.insert(data.clone(), volumes);
+        data
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chain_ids_are_the_originals() {
+        assert_eq!(chain_ids(["a", "b"].into_iter()), ["a".to_owned(), sha256(b"a b")]);
+        assert!(chain_ids(std::iter::empty()).is_empty());
+    }
+
+    #[test]
+    fn records_are_known_by_their_names() {
+        assert_eq!(recorded_image(b"image:a.json"), Some(&b"a"[..]));
+        assert_eq!(recorded_image(b"baseimage:a.json"), None);
+        assert_eq!(recorded_volume("volume-x"), Some("x"));
+        assert_eq!(recorded_volume("listing-x"), Some("x"));
+        assert_eq!(recorded_volume("namespace.json"), None);
+    }
+}
