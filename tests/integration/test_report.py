@@ -12,7 +12,7 @@ import pytest
 
 from groot_fast.config import Settings
 from groot_fast.groot import Groot
-from groot_fast.telemetry.lager import Logger, Sink
+from groot_fast.telemetry.lager import Logger, open_sink
 from support import mounts
 from support.archive import Archive
 from support.command import MIB, Store
@@ -132,7 +132,7 @@ def test_no_tree_is_walked(filled: Store, monkeypatch: pytest.MonkeyPatch) -> No
     for module in (os, posix):
         monkeypatch.setattr(module, "scandir", forbidden)
         monkeypatch.setattr(module, "listdir", listdir)
-    groot = Groot(Settings({"store": str(filled.path)}), Logger(Sink(2, 9), "test"))
+    groot = Groot(Settings({"store": str(filled.path)}), Logger(open_sink(None, None), "test"))
     assert groot.describe_store()["reclaimable_bytes"] == MIB and len(groot.describe_images()) == 2
     # The import system lists directories too.
     of_the_store = {path.removeprefix(f"{filled.path}/") for path in listed if path.startswith(str(filled.path))}

@@ -17,7 +17,7 @@ from groot_fast.idmap import Mappings
 from groot_fast.pull.downloads import AHEAD, Downloads, Network
 from groot_fast.sources.image import Layer
 from groot_fast.store.layout import Store
-from groot_fast.telemetry.lager import Logger, Sink
+from groot_fast.telemetry.lager import Logger, open_sink
 from groot_fast.telemetry.metrics import Metrics
 from groot_fast.telemetry.progress import Listener
 from support.command import MIB, wait_for
@@ -38,7 +38,9 @@ def downloads(tmp_path: Path) -> Iterator[Downloads]:
     (tmp_path / "tmp").mkdir()
     network = Network()
     try:
-        yield Downloads(Store(str(tmp_path), Mappings([], [])), network, stream, Logger(Sink(2, 9), "test"), Listener(), Metrics())
+        yield Downloads(
+            Store(str(tmp_path), Mappings([], [])), network, stream, Logger(open_sink(None, None), "test"), Listener(), Metrics()
+        )
     finally:
         network.close()
 

@@ -1,8 +1,21 @@
-//! The one place where core errors become Python exceptions.
+//! The one place where errors of Rust become Python exceptions.
 
+use groot_cli::Failure;
 use groot_core::Error;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+/// A failed call, as the exception of its kind.
+pub fn failure_to_python(py: Python<'_>, failure: &Failure) -> PyErr {
+    let raise = || -> PyResult<PyErr> {
+        let class = py.import("groot_fast.errors")?.getattr(format!("{:?}", failure.kind))?;
+        let hint = PyDict::new(py);
+        hint.set_item("hint", &failure.hint)?;
+        Ok(PyErr::from_value(class.call((&failure.message,), Some(&hint))?))
+    };
+    raise().unwrap_or_else(|error| error)
+}
 
 /// Classes live in `groot_fast.errors`; an operating system failure is an `OSError` with its `errno` (Python picks the
 /// subclass), whose text is the whole message.

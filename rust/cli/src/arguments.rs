@@ -116,7 +116,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn split(argv: &[&str], stop_at_command: bool) -> Result<(Vec<(String, Value)>, Vec<String>), Stop> {
+    /// Given options and positional arguments.
+    type Split = (Vec<(String, Value)>, Vec<String>);
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, Value)], &'a [&'a str]);
+
+    fn split(argv: &[&str], stop_at_command: bool) -> Result<Split, Stop> {
         let (given, positional) = parse(argv.iter().map(OsString::from), crate::options::test_flags(), stop_at_command)?;
         let given = given.iter().map(|(name, value)| (name.to_owned(), value.clone())).collect();
         Ok((given, positional.into_iter().map(|argument| argument.into_string().unwrap()).collect()))
@@ -129,7 +133,7 @@ mod tests {
     #[test]
     fn accepted() {
         let many = Value::List(vec!["a".into(), "b".into()]);
-        let cases: [(&[&str], &[(&str, Value)], &[&str]); 19] = [
+        let cases: [Case<'_>; 19] = [
             (&[], &[], &[]),
             (&["a", "b"], &[], &["a", "b"]),
             (&["--text", "v"], &[("text", text("v"))], &[]),

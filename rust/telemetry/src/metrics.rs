@@ -7,17 +7,18 @@ use crate::lager::Logger;
 use crate::prometheus::MetricsFile;
 use std::ffi::OsStr;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Unit of times.
 pub const NANOS: &str = "nanos";
 /// Unit of sizes.
 pub const BYTES: &str = "bytes";
 
-/// Takes values for all who want them, or for nobody. Usable from any thread.
-#[derive(Debug, Default)]
+/// Takes values for all who want them, or for nobody. Usable from any thread; a clone takes them for the same.
+#[derive(Debug, Default, Clone)]
 pub struct Metrics {
-    metron: Option<Metron>,
-    file: Option<MetricsFile>,
+    metron: Option<Arc<Metron>>,
+    file: Option<Arc<MetricsFile>>,
 }
 
 impl Metrics {
@@ -25,8 +26,8 @@ impl Metrics {
     /// What is empty is not wanted; what makes no sense is a line in `log`, which must be the command's session.
     #[must_use]
     pub fn open(endpoint: &OsStr, file: &Path, store: &OsStr, log: &Logger) -> Self {
-        let metron = (!endpoint.is_empty()).then(|| Metron::open(&endpoint.to_string_lossy(), log)).flatten();
-        let file = (!file.as_os_str().is_empty()).then(|| MetricsFile::new(file, store, log.clone()));
+        let metron = (!endpoint.is_empty()).then(|| Metron::open(&endpoint.to_string_lossy(), log).map(Arc::new)).flatten();
+        let file = (!file.as_os_str().is_empty()).then(|| Arc::new(MetricsFile::new(file, store, log.clone())));
         Self { metron, file }
     }
 
