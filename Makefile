@@ -23,7 +23,7 @@ PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi') pyproject.t
 help: ## Show this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-build: $(BUILD)/bin/grootfs $(BUILD)/lib/groot_fast/grootfs-program.pyc $(BUILD)/bin/drax ## Build build/bin/grootfs and build/bin/drax
+build: $(BUILD)/bin/grootfs $(BUILD)/.wheel $(BUILD)/lib/groot_fast/venv $(BUILD)/bin/drax ## Build build/bin/grootfs and build/bin/drax
 
 deps: ## Install what the build and the tests need (Debian packages)
 	./scripts/install-deps
@@ -43,15 +43,15 @@ $(BUILD)/.wheel: $(RUST_SOURCES) $(PYTHON_SOURCES) README.md $(VENV)/.stamp
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall $(BUILD)/wheels/*.whl
 	@touch $@
 
-$(BUILD)/lib/groot_fast/grootfs-program.pyc: $(BUILD)/.wheel scripts/make-launcher
-	./scripts/make-launcher $(VENV) $(basename $@)
-
-# Without a C library, and so without its start and without relocations.
-$(BUILD)/bin/grootfs: $(RUST_SOURCES) $(VENV)/.stamp
-	cargo rustc --quiet --profile front --locked -p front -- \
-		-C target-feature=+crt-static -C relocation-model=static -C link-args="-nostartfiles -nostdlib -static"
+# Where the command looks for the Python program, from its own directory.
+$(BUILD)/lib/groot_fast/venv: $(VENV)/.stamp
 	@mkdir -p $(@D)
-	install -m 0755 $(CARGO_TARGET_DIR)/front/front $@
+	ln -sfn ../../venv $@
+
+$(BUILD)/bin/grootfs: $(RUST_SOURCES) $(VENV)/.stamp
+	cargo build --quiet --release --locked -p groot-cli
+	@mkdir -p $(@D)
+	install -m 0755 $(CARGO_TARGET_DIR)/release/grootfs $@
 
 $(BUILD)/bin/drax: $(RUST_SOURCES) $(VENV)/.stamp
 	cargo build --quiet --release --locked -p drax
@@ -114,9 +114,7 @@ loadtest-full: build ## Storms at 100, 500, 3000 IOPS and unlimited beside build
 
 lint: $(VENV)/.stamp $(BUILD)/.wheel ## Check format, lints and types
 	cargo fmt --all --check
-	cargo clippy --quiet --locked --workspace --exclude front --all-targets -- -D warnings
-	cargo clippy --quiet --locked --profile front -p front -- -D warnings
-	cargo clippy --quiet --locked -p front --tests -- -D warnings
+	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 	$(VENV)/bin/ruff check python tests benchmarks loadtests
 	$(VENV)/bin/ruff format --check python tests benchmarks loadtests
 	$(VENV)/bin/mypy

@@ -7,7 +7,7 @@ within a tenth of a second when `Cancel.set` is called or a signal handler raise
 """
 
 from os import PathLike
-from typing import Any
+from typing import Any, Self
 
 StrPath = str | PathLike[str]
 Ranges = list[tuple[int, int, int]]
@@ -60,6 +60,112 @@ class Listing:
     def owner(self) -> tuple[int, int] | None:
         """Owner of the file on the host, if not the caller."""
 
+class PanicException(BaseException):
+    """A panic in the core: a defect."""
+
+Setting = str | int | bool | list[str] | dict[str, list[str]]
+
+class Answer:
+    """What is said instead of running a command: help, version, or what is wrong with the call."""
+
+    @property
+    def out(self) -> bytes:
+        """For stdout."""
+    @property
+    def err(self) -> bytes:
+        """For stderr."""
+    @property
+    def code(self) -> int:
+        """The exit code."""
+
+class Call:
+    """One call of a command. Its log has ``starting`` already, and its metrics have ``began``."""
+
+    @property
+    def command(self) -> str:
+        """The command's name."""
+    @property
+    def values(self) -> dict[str, Setting]:
+        """File, environment and options, joined, by setting."""
+    @property
+    def given(self) -> dict[str, Setting]:
+        """The command's own options that were given, by name."""
+    @property
+    def positional(self) -> list[str]:
+        """The other arguments."""
+    @property
+    def wants_traces(self) -> bool:
+        """Whether ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set."""
+    @property
+    def log(self) -> Logger:
+        """The command's session."""
+    @property
+    def metrics(self) -> Metrics:
+        """What is measured; without traces."""
+    def perform(self) -> str | None:
+        """Do it without Python; gives what to print, or None if it cannot be done so. Raises GrootError."""
+
+def read_call(argv: list[str], environment: dict[str, str]) -> Call | Answer:
+    """Read a call: argv without the program's name. A password in it no longer shows in the process list."""
+
+def name_of_command(argv: list[str]) -> str:
+    """The name of the command that argv calls, or nothing if it calls none."""
+
+def read_configuration(path: StrPath) -> dict[str, Setting]:
+    """The values of a configuration file, by setting. Raises ConfigError."""
+
+def configuration_keys() -> dict[str, list[str]]:
+    """Spellings of each setting's key in the file, the newest first."""
+
+def check_settings(values: dict[str, Setting]) -> dict[str, Any]:
+    """All settings of a run (the attributes of `groot_fast.config.Settings`), from values by setting. Raises ConfigError."""
+
+class Sink:
+    """Where lines of the log go."""
+
+def open_sink(path: StrPath | None, level: str | None, time_format: str = "unix-epoch") -> Sink:
+    """A sink for the options ``--log-file`` (None or empty: stderr), ``--log-level`` and ``--log-time-format``. A log file raises
+    ``fatal`` to ``info``. Raises OSError if the file cannot be opened."""
+
+class Logger:
+    """A session of the log. Sessions nest; each has a dotted number and data that all its lines carry. As a context it writes
+    ``starting``, ``failed`` and ``ending``."""
+
+    def __new__(cls, sink: Sink, message: str, *, data: dict[str, Any] | None = None) -> Self: ...
+    def session(self, name: str, /, **data: object) -> Logger:
+        """A child session."""
+    def debug(self, action: str, /, **data: object) -> None:
+        """A line for developers."""
+    def info(self, action: str, /, **data: object) -> None:
+        """A line for operators."""
+    def error(self, action: str, error: BaseException | str, /, **data: object) -> None:
+        """Something failed; ``error`` becomes ``data.error``."""
+    def __enter__(self) -> Self: ...
+    def __exit__(self, kind: object, error: BaseException | None, trace: object, /) -> None: ...
+
+class Metrics:
+    """Takes values; made by Python it does nothing with them, and a subclass does what it likes. Usable from any thread."""
+
+    def __new__(cls, *arguments: object, **keywords: object) -> Self: ...
+    @property
+    def is_active(self) -> bool:
+        """Whether the values that cost something to find out are wanted."""
+    def send(self, name: str, value: float, unit: str) -> None:
+        """Report one value."""
+    def began(self, command: str) -> None:
+        """A command begins."""
+    def ended(self, command: str, code: int, message: str) -> None:
+        """A command ended with this exit code; ``message`` says why, if it failed."""
+    def close(self) -> None:
+        """No more values will come."""
+
+def open_metrics(endpoint: str, log: Logger, file: StrPath, store: str) -> Metrics:
+    """The metrics of one command: to metron at ``host:port``, and into a file for Prometheus with ``store`` as a label; what is
+    empty is not wanted. What makes no sense is a line in the log."""
+
+def commits_of(path: StrPath) -> int | None:
+    """Commits of the file system at ``path`` since it was mounted; None if it is not BTRFS or the kernel too old (Linux 6.0)."""
+
 def unpack(
     root: int,
     blob: StrPath | Spool | int,
@@ -104,10 +210,6 @@ def enter_user_namespace() -> None:
 
 def become_namespace_root() -> None:
     """Become ids 0 of the namespace; from then on the process is killed when its parent ends."""
-
-def hide_in_arguments(secret: bytes) -> int:
-    """Overwrite a secret in the arguments that the process list shows; gives how many arguments held it. Call it before
-    there are threads."""
 
 ImageParts = tuple[list[str], bytes, list[str], list[str], int]
 """What the store knows an image by: chain ids (bottom to top), configuration, variables, declared volumes, bytes of all blobs."""

@@ -343,10 +343,10 @@ def test_kernel_without_simple_quotas(full: Taken, monkeypatch: pytest.MonkeyPat
     from groot_fast.config import Settings
     from groot_fast.errors import StoreError
     from groot_fast.groot import Groot
-    from groot_fast.telemetry.lager import Logger, Sink
+    from groot_fast.telemetry.lager import Logger, open_sink
 
     monkeypatch.setattr("groot_fast.upkeep.sysfs.has_simple_quotas", lambda: False)
-    groot = Groot(Settings({"store": str(full.new.path)}), Logger(Sink(2, 9), "test"))
+    groot = Groot(Settings({"store": str(full.new.path)}), Logger(open_sink(None, None), "test"))
     with pytest.raises(StoreError, match="has no simple quotas"):
         groot.migrate("simple")
     assert mode(full.new) == "qgroup"

@@ -21,8 +21,6 @@ from support import mounts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND = os.environ.get("GROOTFS_BIN") or str(REPOSITORY / "build" / "bin" / "grootfs")
-PROGRAM = Path(COMMAND).parent.parent / "lib" / "groot_fast" / "grootfs-program.py"
-"""What the command runs where no server does."""
 TIMEOUT = 120.0
 MIB = 1 << 20
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groot_fast.config import KEYS, MAX_CONFIG_BYTES, Settings, load
+from groot_fast.config import KEYS, Settings, load
 from groot_fast.errors import ConfigError
 
 
@@ -69,22 +69,6 @@ def test_spellings(tmp_path: Path, text: str, setting: str, value: object) -> No
     assert getattr(read(tmp_path, text), setting) == value
 
 
-def test_newest_spelling_wins(tmp_path: Path) -> None:
-    for setting, (kind, spellings) in KEYS.items():
-        if kind is not str or len(spellings) < 2:
-            continue
-        text = ""
-        nested: dict[str, list[str]] = {}
-        for i, spelling in enumerate(spellings):
-            section, dot, key = spelling.rpartition(".")
-            if dot:
-                nested.setdefault(section, []).append(f"  {key}: value{i}")
-            else:
-                text += f"{key}: value{i}\n"
-        text += "".join(f"{section}:\n" + "\n".join(keys) + "\n" for section, keys in nested.items())
-        assert getattr(read(tmp_path, text), setting) == "value0", setting
-
-
 def test_options_win_and_lists_are_replaced(tmp_path: Path) -> None:
     text = "store: /file\ncreate:\n  disk_limit_size_bytes: 5\n  insecure_registries: [a, b]\nclean:\n  threshold_bytes: 9\n"
     settings = read(tmp_path, text, store="/option", disk_limit=0, insecure_registries=["c"])
@@ -122,7 +106,7 @@ def test_harmless_files(tmp_path: Path, text: str) -> None:
         ("create: {disk_limit_size_bytes: -1}\n", "invalid argument: disk limit cannot be negative"),
         ("clean: {threshold_bytes: -1}\n", "invalid argument: clean threshold cannot be negative"),
         ("a: " + "[" * 100 + "]" * 100, "nested too deeply"),
-        ("x" * (MAX_CONFIG_BYTES + 1), "invalid config file: larger than"),
+        ("x" * ((1 << 20) + 1), "invalid config file: larger than"),
     ],
 )
 def test_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
@@ -144,11 +128,6 @@ def test_unreadable_file(tmp_path: Path) -> None:
         assert str(caught.value) == f"invalid config path: open {path}: {reason}"
 
 
-def test_secrets_are_not_public() -> None:
-    settings = load(None, {"username": "sapling", "password": "hidden"})
-    assert settings.password == "hidden" and "hidden" not in str(settings.public()) and "sapling" not in str(settings.public())
-
-
 TREES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=10),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
@@ -164,7 +143,7 @@ def nested(key: str, value: object) -> dict[str, object]:
     return value
 
 
-@given(key=st.sampled_from(sorted({key for _, keys in KEYS.values() for key in keys})), value=TREES)
+@given(key=st.sampled_from(sorted({key for keys in KEYS.values() for key in keys})), value=TREES)
 def test_any_value_of_any_key_is_taken_or_refused(tmp_path_factory: pytest.TempPathFactory, key: str, value: object) -> None:
     path = tmp_path_factory.getbasetemp() / "any.yml"
     path.write_text(json.dumps(nested(key, value)))
@@ -184,3 +163,18 @@ def test_any_bytes_are_a_configuration_or_refused(tmp_path_factory: pytest.TempP
         load(str(path), {})
     except ConfigError:
         pass
+
+
+def test_every_setting_has_its_type() -> None:
+    """What the core gives is what the class promises."""
+    settings = load(None, {})
+    types = {name: kind.partition("[")[0] for name, kind in Settings.__annotations__.items()}
+    assert {name: type(value).__name__ for name, value in vars(settings).items() if name != "_values"} == types
+
+
+def test_override_is_checked_and_leaves_the_first_alone() -> None:
+    first = load(None, {"store": "/a", "without_mount": True})
+    second = first.override({"store": "/b", "disk_limit": 5})
+    assert (first.store, first.disk_limit, second.store, second.disk_limit, second.mount) == ("/a", 0, "/b", 5, False)
+    with pytest.raises(ConfigError, match="cannot be negative"):
+        first.override({"disk_limit": -1})

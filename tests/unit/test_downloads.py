@@ -15,7 +15,7 @@ import pytest
 from groot_fast._core import Spool
 from groot_fast.pull.downloads import AHEAD, Downloads, Network
 from groot_fast.sources.image import Layer
-from groot_fast.telemetry.lager import Logger, Sink
+from groot_fast.telemetry.lager import Logger, open_sink
 from groot_fast.telemetry.metrics import Metrics
 from groot_fast.telemetry.progress import Listener
 from support.command import MIB, wait_for
@@ -37,7 +37,7 @@ def downloads(tmp_path: Path) -> Iterator[Downloads]:
     (tmp_path / "tmp").mkdir()
     network = Network()
     try:
-        yield Downloads(plain_store(tmp_path), network, stream, Logger(Sink(2, 9), "test"), Listener(), Metrics())
+        yield Downloads(plain_store(tmp_path), network, stream, Logger(open_sink(None, None), "test"), Listener(), Metrics())
     finally:
         network.close()
 

@@ -1,4 +1,4 @@
-"""Completion files, manual page and help: they say what the table of commands says."""
+"""Completion files and manual page say what the help says. That examples are right is tested beside the table (rust/cli)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from groot_fast import __version__
-from groot_fast.cli.commands import COMMANDS, GLOBALS, Command, visible
-from groot_fast.cli.flags import parse
-from groot_fast.cli.help import command_help
-from groot_fast.cli.shell import SHELLS, man
+from support.command import COMMAND
 
-VISIBLE = [pytest.param(command, id=command.name) for command in visible()]
-NAMES = {command.name for command in visible()}
-
-
-def options(command: Command | None) -> set[str]:
-    flags = GLOBALS if command is None else command.flags
-    return {f"--{flag.name}" for flag in flags} | {"--help"} | ({"--version"} if command is None else set())
+SHELLS = ("bash", "zsh", "fish")
+HIDDEN = ("man-page", "generate-volume-size-metadata")
 
 
 def run(*argv: str) -> str:
@@ -30,7 +21,25 @@ def run(*argv: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module", params=list(SHELLS))
+def commands_in(text: str) -> list[str]:
+    block = text.partition("COMMANDS:\n")[2].partition("\n\n")[0]
+    return [line.split()[0] for line in block.splitlines() if "help, h" not in line]
+
+
+def options_in(text: str) -> set[str]:
+    return set(re.findall(r"^   (--[a-z-]+)", text, re.M))
+
+
+APP = run(COMMAND, "--help")
+NAMES = set(commands_in(APP))
+HELP = {name: run(COMMAND, "help", name) for name in commands_in(APP)}
+
+
+def options(command: str) -> set[str]:
+    return options_in(HELP[command] if command else APP) | {"--help"}
+
+
+@pytest.fixture(scope="module", params=SHELLS)
 def shell(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -38,7 +47,7 @@ def shell(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def file(shell: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp(shell) / "grootfs"
-    path.write_text(SHELLS[shell](visible(), GLOBALS))
+    path.write_text(run(COMMAND, "completion", shell))
     return path
 
 
@@ -55,6 +64,12 @@ def complete(shell: str, file: Path, *words: str) -> set[str]:
     return {text.split("\t")[0] for text in out.splitlines()}
 
 
+def test_help_has_the_commands_and_examples() -> None:
+    assert {"create", "delete", "stats", "list", "clean"} <= NAMES and not NAMES & set(HIDDEN)
+    for name, text in HELP.items():
+        assert f"   grootfs {name} - " in text and "\nEXAMPLES:\n" in text
+
+
 def test_shell_accepts_the_file(shell: str, file: Path) -> None:
     run(shell, "-n", str(file))
 
@@ -67,17 +82,16 @@ def test_commands(shell: str, file: Path) -> None:
         assert {word for word in complete(shell, file, "") if not word.startswith("-")} == NAMES | {"help"}
 
 
-@pytest.mark.parametrize("command", [pytest.param(None, id="global"), *VISIBLE])
-def test_options(shell: str, file: Path, command: Command | None) -> None:
+@pytest.mark.parametrize("command", ["", *HELP])
+def test_options(shell: str, file: Path, command: str) -> None:
     if shell == "zsh":
         text = file.read_text()
         block = text.partition("_arguments -C")[2].partition("case ")[0]
-        if command is not None:
-            block = text.partition(f"            {command.name})\n")[2].partition(";;")[0]
+        if command:
+            block = text.partition(f"            {command})\n")[2].partition(";;")[0]
         assert set(re.findall(r"'(--[a-z-]+)\[", block)) == options(command)
     else:
-        offered = complete(shell, file, *([command.name] if command else []), "--")
-        assert offered == options(command)
+        assert complete(shell, file, *([command] if command else []), "--") == options(command)
 
 
 def test_value_of_a_global_option_is_no_command(file: Path, shell: str) -> None:
@@ -93,7 +107,7 @@ def test_ids_are_offered(file: Path, shell: str, tmp_path: Path) -> None:
 
 def test_man_page(tmp_path: Path) -> None:
     page = tmp_path / "grootfs.8"
-    page.write_text(man(visible(), GLOBALS, __version__))
+    page.write_text(run(COMMAND, "man-page"))
     done = subprocess.run(
         ["man", "--warnings=w", "-l", str(page)],
         capture_output=True,
@@ -102,30 +116,13 @@ def test_man_page(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     text = re.sub(r".\x08", "", done.stdout)
-    for command in visible():
-        section = re.search(rf"^   {re.escape(command.name)}\b.*?(?=^   \S|^\S)", text, re.M | re.S)
-        assert section, command.name
-        for flag in command.flags:
-            assert f"--{flag.name}" in section[0]
-        for example in command.examples.splitlines():
-            assert example in section[0]
-    for flag in GLOBALS:
-        assert f"--{flag.name}" in text
-    assert not [command.name for command in COMMANDS if command.hidden and command.name in text]
-
-
-@pytest.mark.parametrize("command", [pytest.param(command, id=command.name) for command in COMMANDS])
-def test_examples_are_right(command: Command) -> None:
-    """Each command's help has examples, and each is one that the command would take."""
-    assert "EXAMPLES:" in command_help(command)
-    shown = []
-    for line in command.examples.splitlines():
-        words = shlex.split(re.split(r" [>|] ", line)[0])
-        assert words[0] == "grootfs"
-        _, rest = parse(words[1:], GLOBALS, stop_at_command=True)
-        (called,) = [each for each in COMMANDS if each.name == rest[0]]
-        given, positional = parse(rest[1:], called.flags, stop_at_command=False)
-        wanted = 0 if "store" in given else len(re.findall(r"<[^>]+>", called.arguments))
-        assert len(positional) == wanted, line
-        shown.append(called.name)
-    assert command.name in shown
+    for name, shown in HELP.items():
+        section = re.search(rf"^   {re.escape(name)}\b.*?(?=^   \S|^\S)", text, re.M | re.S)
+        assert section, name
+        for option in options_in(shown):
+            assert option in section[0]
+        for example in shown.partition("EXAMPLES:\n")[2].splitlines():
+            assert example.strip() in section[0]
+    for option in options("") - {"--help", "--version"}:
+        assert option in text
+    assert not [name for name in HIDDEN if name in text]

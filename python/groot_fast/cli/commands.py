@@ -2,88 +2,36 @@
 
 from __future__ import annotations
 
-import posix
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from groot_fast import files
-from groot_fast._core import format_json
-from groot_fast.cli.flags import COUNT, INTEGER, LIST, SWITCH, TEXT, Flag, Value
+from groot_fast._core import Logger, Metrics, format_json
+from groot_fast.config import Settings, Value
 from groot_fast.errors import Cancelled, GrootError, ImageNotFound, StoreError, Unhealthy, UsageError
 from groot_fast.groot import Groot
+from groot_fast.pull.admission import Admission
 from groot_fast.telemetry.progress import Listener
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
-    from groot_fast.config import Settings
-    from groot_fast.pull.admission import Admission
-    from groot_fast.telemetry.lager import Logger
-    from groot_fast.telemetry.metrics import Metrics
-
-    Run = Callable[["Request"], str]
-
-
+@dataclass(frozen=True)
 class Request:
-    """One call of a command."""
+    """One call of a command: ``given`` are its own options by name."""
 
-    __slots__ = ("admission", "given", "log", "metrics", "positional", "settings")
-
-    def __init__(
-        self,
-        settings: Settings,
-        given: dict[str, Value],
-        positional: list[str],
-        log: Logger,
-        metrics: Metrics,
-        admission: Admission | None = None,
-    ) -> None:
-        self.settings = settings
-        self.given = given
-        self.positional = positional
-        self.log = log
-        self.metrics = metrics
-        self.admission = admission
+    settings: Settings
+    given: dict[str, Value]
+    positional: list[str]
+    log: Logger
+    metrics: Metrics
+    admission: Admission | None = None
 
     def groot(self, progress: Listener | None = None) -> Groot:
         """The operations on the chosen store."""
         return Groot(self.settings, self.log, progress, self.metrics, self.admission)
 
 
-class Command:
-    """A command: what it is called, what it takes, what it does."""
-
-    __slots__ = ("arguments", "description", "examples", "flags", "hidden", "name", "run", "summary")
-
-    def __init__(
-        self,
-        name: str,
-        summary: str,
-        run: Run,
-        *,
-        arguments: str = "",
-        description: str = "",
-        examples: str = "",
-        flags: tuple[Flag, ...] = (),
-        hidden: bool = False,
-    ) -> None:
-        self.name = name
-        self.summary = summary
-        self.run = run
-        self.arguments = arguments
-        self.description = description
-        self.examples = examples
-        self.flags = flags
-        self.hidden = hidden
-
-
 MAX_OPERATIONS = 32
 """Commands that a server runs at once; about ten snapshots share a commit then."""
-
-MAPPINGS = (
-    Flag("uid-mapping", LIST, "user ids as <in the image>:<on the host>:<size>", "uid_mappings"),
-    Flag("gid-mapping", LIST, "group ids as <in the image>:<on the host>:<size>", "gid_mappings"),
-)
-THRESHOLD = Flag("threshold-bytes", INTEGER, "only clean when the cached layers hold at least this much", "threshold")
 
 
 def create(request: Request) -> str:
@@ -113,7 +61,7 @@ def create(request: Request) -> str:
 
 def open_progress() -> Listener:
     """Progress for people: only where stderr is a terminal."""
-    if not posix.isatty(2):
+    if not os.isatty(2):
         return Listener()
     from groot_fast.telemetry.terminal import Terminal
 
@@ -169,7 +117,7 @@ def list_(request: Request) -> str:
 
 def _missing_store(request: Request) -> str:
     store = request.settings.store
-    if files.is_present(store):
+    if os.path.lexists(store):
         return ""
     text = f"no store found at {store}"
     request.log.error("store-path-failed", text, storePath=store)
@@ -190,11 +138,6 @@ def check(request: Request) -> str:
     return report
 
 
-def capacity(request: Request) -> str:
-    """Print the size that the store was configured with, as newer Gardens ask for it. Without a look at the disk."""
-    return format_json({"capacity": request.settings.store_size})
-
-
 def doctor(request: Request) -> str:
     """Say what is wrong, and how to cure it. Raises Unhealthy with the report where something is broken."""
     from groot_fast.upkeep.doctor import BROKEN, examine
@@ -212,28 +155,6 @@ def doctor(request: Request) -> str:
     if any(finding.state == BROKEN for finding in findings):
         raise Unhealthy(report)
     return report
-
-
-def completion(request: Request) -> str:
-    """Print the completion file of a shell."""
-    from groot_fast.cli.shell import SHELLS
-
-    if len(request.positional) != 1 or request.positional[0] not in SHELLS:
-        raise UsageError(f"invalid arguments - usage: completion {'|'.join(SHELLS)}")
-    return SHELLS[request.positional[0]](visible(), GLOBALS)
-
-
-def man_page(_: Request) -> str:
-    """Print the manual page."""
-    from groot_fast import __version__
-    from groot_fast.cli.shell import man
-
-    return man(visible(), GLOBALS, __version__)
-
-
-def visible() -> tuple[Command, ...]:
-    """The commands that help, completion and manual show."""
-    return tuple(command for command in COMMANDS if not command.hidden)
 
 
 def init_store(request: Request) -> str:
@@ -277,7 +198,7 @@ def serve(request: Request) -> str:
         request.settings,
         request.log,
         max_operations=number("max-operations", MAX_OPERATIONS),
-        max_pulls=number("max-pulls", posix.cpu_count() or 1),
+        max_pulls=number("max-pulls", os.cpu_count() or 1),
     )
     return ""
 
@@ -288,198 +209,18 @@ def volume_sizes(request: Request) -> str:
     return ""
 
 
-COMMANDS = (
-    Command(
-        "init-store",
-        "Make a store, or check one that is there",
-        init_store,
-        description="Needs root. Running it again is harmless and repairs missing folders; nothing that exists is ever formatted.",
-        flags=(
-            *MAPPINGS,
-            Flag("rootless", TEXT, "take the mappings of <user>:<group> from /etc/subuid and /etc/subgid"),
-            Flag("store-size-bytes", INTEGER, "keep the store in a file of this size beside it", "store_size"),
-            Flag("quota", TEXT, "accounting to turn on where there is none: simple or full", default="simple on file systems it makes"),
-        ),
-        examples=(
-            "grootfs init-store --store-size-bytes 10737418240\n"
-            "grootfs --store /var/lib/alice init-store --store-size-bytes 10737418240 --rootless alice:alice"
-        ),
-    ),
-    Command(
-        "create",
-        "Make an image (a root file system) for a container",
-        create,
-        arguments="<image> <id>",
-        description=(
-            "<image> is docker://host/name[:tag|@digest], oci:///directory[:tag|@digest], or the path of a tar file or directory.\n"
-            "Prints the image's directory, which holds image.json and rootfs; with --json a partial runtime specification."
-        ),
-        flags=(
-            Flag("disk-limit-size-bytes", INTEGER, "disk limit, the image's own size included", "disk_limit", "no limit"),
-            Flag("exclude-image-from-quota", SWITCH, "leave the image's own size out of the limit", "exclude_image"),
-            Flag("insecure-registry", LIST, "host:port to trust without TLS", "insecure_registries"),
-            Flag("username", TEXT, "user at the registry"),
-            Flag("password", TEXT, "password at the registry"),
-            Flag("platform", TEXT, "os/architecture[/variant] to take from an index", default="this machine's"),
-            Flag("pull-policy", TEXT, "always, or missing: use what the store has under this name", default="always"),
-            Flag("skip-layer-validation", SWITCH, "do not check sizes and digests of oci:// layers", "skip_layer_validation"),
-            Flag("json", SWITCH, "print a partial runtime specification"),
-            Flag("with-clean", SWITCH, "clean up unused layers afterwards"),
-            Flag("without-clean", SWITCH, "do not clean, whatever the configuration says"),
-            THRESHOLD,
-            Flag("with-mount", SWITCH, "make the root file system in place (default)"),
-            Flag("without-mount", SWITCH, "leave rootfs empty; the output says what to bind there"),
-            Flag("idmapped-mount", SWITCH, "translate ids by mounting, not by storing (root; with mappings)", "idmapped_mount"),
-            *MAPPINGS,
-            Flag("clean", SWITCH, "as --with-clean"),
-            Flag("no-clean", SWITCH, "as --without-clean"),
-        ),
-        examples=(
-            "grootfs create docker://registry.example.com/app:v1 my-container\n"
-            "grootfs create --disk-limit-size-bytes 1073741824 oci:///images/app:v1 my-container"
-        ),
-    ),
-    Command(
-        "delete",
-        "Remove an image",
-        delete,
-        arguments="<id|image path>",
-        description="Cached layers stay until clean. Removing what is not there succeeds.",
-        examples="grootfs delete my-container\ngrootfs delete /var/lib/grootfs/images/my-container",
-    ),
-    Command(
-        "stats",
-        "Print the disk usage of an image",
-        stats,
-        arguments="<id|image path>",
-        description=(
-            "With --store that of the whole store instead: used and reclaimable bytes, by image and by layer, from counters and\nrecords."
-        ),
-        flags=(Flag("store", SWITCH, "the whole store instead of one image", "whole_store"),),
-        examples="grootfs stats my-container\ngrootfs --store /var/lib/grootfs stats --store",
-    ),
-    Command(
-        "clean",
-        "Remove the layers that no image uses",
-        clean,
-        flags=(
-            THRESHOLD,
-            Flag("ignore-image", LIST, "keep the layers of this image", "ignore_images"),
-            Flag("cache-bytes", INTEGER, "as --threshold-bytes", "threshold"),
-        ),
-        examples=("grootfs clean\ngrootfs clean --threshold-bytes 10737418240 --ignore-image docker://registry.example.com/base:v1"),
-    ),
-    Command(
-        "list",
-        "Print the directories of all images",
-        list_,
-        description="With --json one array of objects: id, path, rootfs, layers, image_size_bytes, quota_size_bytes.",
-        flags=(Flag("json", SWITCH, "print ids, layers, sizes and limits as JSON", "list_json"),),
-        examples="grootfs list\ngrootfs list --json",
-    ),
-    Command(
-        "capacity",
-        "Print the configured size of the store",
-        capacity,
-        description="As Garden asks for it: `init.store_size_bytes` of the configuration file, 0 where it says nothing.",
-        examples="grootfs --config /etc/grootfs/unprivileged.yml capacity",
-    ),
-    Command(
-        "doctor",
-        "Say what keeps this machine, user or store from working, and the cure",
-        doctor,
-        description=(
-            "Looks at kernel, mount options, quotas, helpers, subordinate ids, limits and space, and changes nothing.\n"
-            "Ends with exit code 1 if something is broken; a warning is no failure."
-        ),
-        flags=(Flag("json", SWITCH, "print an array of check, state (ok, warn, broken), text and cure", "doctor_json"),),
-        examples="grootfs --store /var/lib/grootfs doctor\ngrootfs --config /etc/grootfs/unprivileged.yml doctor --json",
-    ),
-    Command(
-        "migrate",
-        "Turn on simple quotas for a store that has full ones or none",
-        migrate,
-        description=(
-            "Without --quota it only says how the store counts and what would happen. Needs root and Linux 6.7. Older kernels cannot\n"
-            "mount the file system afterwards."
-        ),
-        flags=(Flag("quota", TEXT, "do it; the value is `simple`"),),
-        examples="grootfs --store /var/lib/grootfs migrate\ngrootfs --store /var/lib/grootfs migrate --quota simple",
-    ),
-    Command(
-        "delete-store",
-        "Remove a store with everything in it",
-        delete_store,
-        description="A store in a file of its own is unmounted and the file removed; any other file system stays, without the store.",
-        examples="grootfs --store /var/lib/grootfs delete-store",
-    ),
-    Command(
-        "serve",
-        "Run commands for others, on a socket",
-        serve,
-        description=(
-            "Listens on the socket that --socket, GROOTFS_SOCKET or `socket` in the configuration file names, or on the one that\n"
-            "systemd hands over. Runs for root and for the user it runs as, for nobody else. `grootfs` with the same --socket is\n"
-            "run by the server, much faster when many run at once; where no server listens it runs by itself. SIGTERM lets what is\n"
-            "running finish. The HTTP interface is described at /openapi.json."
-        ),
-        flags=(
-            Flag("max-operations", COUNT, "commands that run at once; others wait their turn", default=str(MAX_OPERATIONS)),
-            Flag("max-pulls", COUNT, "creates that fetch or unpack layers at once", default="one a processor"),
-        ),
-        examples="grootfs --socket /run/grootfs.sock serve\ngrootfs --socket /run/grootfs.sock create oci:///images/app:v1 my-container",
-    ),
-    Command(
-        "completion",
-        "Print the completion file of a shell",
-        completion,
-        arguments="<bash|zsh|fish>",
-        description="`make install` puts all three in place.",
-        examples="grootfs completion bash > /usr/local/share/bash-completion/completions/grootfs",
-    ),
-    Command("man-page", "Print the manual page", man_page, examples="grootfs man-page | man -l -", hidden=True),
-    Command(
-        "generate-volume-size-metadata",
-        "Record the sizes of volumes that have no record",
-        volume_sizes,
-        examples="grootfs --store /var/lib/grootfs generate-volume-size-metadata",
-        hidden=True,
-    ),
-    Command(
-        "check",
-        "Look for damage and leftovers in the store",
-        check,
-        description=(
-            "Prints a line for each finding: error (something is damaged), warning (something is left over or will be missed) or\n"
-            "note. Changes nothing unless told to, and leaves running commands and what is theirs alone. The exit code is 0\n"
-            "when no error or warning is left, else 1."
-        ),
-        flags=(
-            Flag("deep", SWITCH, "read every file of every volume and hold it against what was unpacked"),
-            Flag("repair", SWITCH, "put right what no living image uses"),
-            Flag("dry-run", SWITCH, "say what --repair would put right, and change nothing"),
-            Flag("json", SWITCH, "print a JSON document"),
-        ),
-        examples="grootfs check\ngrootfs check --deep\ngrootfs check --dry-run\ngrootfs check --repair",
-    ),
-)
-
-GLOBALS = (
-    Flag("config", TEXT, "configuration file (YAML)"),
-    Flag("store", TEXT, "directory of the store", default="/var/lib/grootfs"),
-    Flag("socket", TEXT, "run the command in the server that listens there, if one does"),
-    Flag("driver", TEXT, "storage driver", default="btrfs"),
-    Flag("log-level", TEXT, "debug, info, error or fatal", default="fatal"),
-    Flag("log-file", TEXT, "write the log there instead of to stderr"),
-    Flag("log-time-format", TEXT, "unix-epoch, or rfc3339: timestamps and levels as words", default="unix-epoch"),
-    Flag("correlation-id", TEXT, "stands in every line of the log", default="$GROOTFS_CORRELATION_ID, or a random one"),
-    Flag("metron-endpoint", TEXT, "host:port that gets metrics"),
-    Flag("metrics-file", TEXT, "add metrics to this file, for the textfile collector of Prometheus' node exporter"),
-    Flag("drax-bin", TEXT, "the helper that sets limits without root", default="drax"),
-    Flag("newuidmap-bin", TEXT, "the helper that maps user ids", default="newuidmap"),
-    Flag("newgidmap-bin", TEXT, "the helper that maps group ids", default="newgidmap"),
-    Flag("btrfs-progs-path", TEXT, "directory of mkfs.btrfs", default="$PATH"),
-    Flag("btrfs-bin", TEXT, "accepted, not used: no btrfs program is run"),
-    Flag("tardis-bin", TEXT, "accepted, not used: belongs to the overlay-xfs driver"),
-    Flag("xfsprogs-path", TEXT, "accepted, not used: belongs to the overlay-xfs driver"),
-)
+COMMANDS: dict[str, Callable[[Request], str]] = {
+    "init-store": init_store,
+    "create": create,
+    "delete": delete,
+    "stats": stats,
+    "clean": clean,
+    "list": list_,
+    "doctor": doctor,
+    "migrate": migrate,
+    "delete-store": delete_store,
+    "serve": serve,
+    "generate-volume-size-metadata": volume_sizes,
+    "check": check,
+}
+"""What Python does; what there is, with which options, says the core's table (``rust/cli/src/options.rs``), and it does the rest."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import gc
 import os
 import threading
 import time
@@ -62,7 +61,6 @@ class Network:
     """An event loop in a thread. ``run`` waits for a coroutine from outside of it."""
 
     def __init__(self) -> None:
-        gc.enable()  # the launcher turned it off; failed requests leave cycles that hold what was received
         self.loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="network", daemon=True)
         self._thread.start()

@@ -38,7 +38,7 @@ STATUS = {
 }
 """HTTP status of an error by its class; all others are 500."""
 
-SETTINGS = {spellings[0].rpartition(".")[2]: setting for setting, (_, spellings) in KEYS.items()}
+SETTINGS = {spellings[0].rpartition(".")[2]: setting for setting, spellings in KEYS.items()}
 """Name in a request -> setting: the keys of the configuration file without their section."""
 
 TYPES: dict[str, type] = {"string": str, "integer": int, "boolean": bool}

@@ -20,7 +20,6 @@ def serve(settings: Settings, log: Logger, *, max_operations: int, max_pulls: in
 
     Raises UsageError, StoreError where the socket cannot be had.
     """
-    gc.enable()  # the launcher turned it off
     listener = open_listener(settings.socket)
     zygote = Zygote(listener, settings)
     # After the fork: workers have no use for the server's side of HTTP.

@@ -12,7 +12,7 @@ import socket
 import sys
 
 from groot_fast import interrupts
-from groot_fast._core import parse_json
+from groot_fast._core import name_of_command, parse_json
 from groot_fast.cli import main as cli
 from groot_fast.config import Settings
 from groot_fast.errors import Cancelled, GrootError
@@ -141,7 +141,7 @@ class Worker:
             os.chdir("/")  # or a file system could not be unmounted
         # The caller first: it waits, and the server does not. All that it has given us is closed by now.
         _answer(connection, code)
-        return cli.name_of_command(argv), code
+        return name_of_command(argv), code
 
     def _become(self, descriptors: list[int], mask: int, environment: list[bytes]) -> None:
         _set_streams(descriptors[:3])
@@ -186,7 +186,6 @@ class Worker:
             finally:
                 metrics.ended(name, code, failure)
                 metrics.close()
-                sink.close()
         except GrootError as error:
             return {"name": name, "error": {"kind": type(error).__name__, "message": str(error), "hint": error.hint}}
         except OSError as error:

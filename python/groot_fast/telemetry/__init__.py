@@ -1,2 +1,2 @@
-"""What a run tells about itself: log lines (`lager`), metrics (`metrics` the interface, `dropsonde` for metron,
-`prometheus` for a file), traces (`traces`), progress on a terminal (`progress`)."""
+"""What a run tells about itself: log lines (`lager`) and metrics (`metrics`), both made in the core, traces (`traces`), progress
+on a terminal (`progress`)."""

@@ -1,246 +1,96 @@
-//! JSON and YAML without importing a parser, and with bounds: documents come from registries and from strangers.
+//! JSON and YAML as plain Python objects; records on disk.
 
+use groot_document::{MAX_DEPTH, Map, Number, Refused, Value};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
-use saphyr_parser::{Event, Parser, ScalarStyle};
-use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
-use std::fmt::{self, Write};
-
-/// Levels of nesting in YAML; JSON has serde's own bound of 128.
-const MAX_DEPTH: usize = 64;
-
-/// Builds Python objects while parsing.
-#[derive(Clone, Copy)]
-struct Json<'py>(Python<'py>);
-
-impl<'de, 'py> DeserializeSeed<'de> for Json<'py> {
-    type Value = Bound<'py, PyAny>;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'py> Json<'py> {
-    fn object<T: IntoPyObject<'py>, E: serde::de::Error>(self, value: T) -> Result<Bound<'py, PyAny>, E> {
-        value.into_bound_py_any(self.0).map_err(E::custom)
-    }
-}
-
-impl<'de, 'py> Visitor<'de> for Json<'py> {
-    type Value = Bound<'py, PyAny>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Self::Value, E> {
-        Ok(self.0.None().into_bound(self.0))
-    }
-
-    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Self::Value, E> {
-        self.object(value)
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Self::Value, E> {
-        self.object(value)
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Self::Value, E> {
-        self.object(value)
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Self::Value, E> {
-        self.object(value)
-    }
-
-    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Self::Value, E> {
-        self.object(value)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        let list = PyList::empty(self.0);
-        while let Some(item) = items.next_element_seed(self)? {
-            list.append(item).map_err(A::Error::custom)?;
-        }
-        Ok(list.into_any())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        let dict = PyDict::new(self.0);
-        while let Some(key) = items.next_key::<String>()? {
-            // Readers disagree on which of two values counts; that difference is the attack.
-            if dict.contains(&key).map_err(A::Error::custom)? {
-                return Err(A::Error::custom(format_args!("duplicate key `{key}`")));
-            }
-            let value = items.next_value_seed(self)?;
-            dict.set_item(key, value).map_err(A::Error::custom)?;
-        }
-        Ok(dict.into_any())
-    }
-}
 
 /// Parse one JSON document.
 #[pyfunction]
 pub fn parse_json<'py>(py: Python<'py>, document: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let mut parser = serde_json::Deserializer::from_slice(document);
-    let fail = |e: serde_json::Error| PyValueError::new_err(e.to_string());
-    let value = Json(py).deserialize(&mut parser).map_err(fail)?;
-    parser.end().map_err(fail)?;
-    Ok(value)
+    to_object(py, &groot_document::parse_json(document).map_err(refused)?)
 }
 
 /// Format plain objects as compact JSON, escaped the way Go does it.
 #[pyfunction]
 pub fn format_json(value: &Bound<'_, PyAny>) -> PyResult<String> {
-    let mut text = String::new();
-    format_value(value, &mut text, 0)?;
-    Ok(text)
+    Ok(groot_document::format_json(&from_object(value, 0)?))
 }
 
-fn format_value(value: &Bound<'_, PyAny>, out: &mut String, depth: usize) -> PyResult<()> {
+/// Parse the YAML that configuration files are written in.
+#[pyfunction]
+pub fn parse_yaml<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
+    to_object(py, &groot_document::parse_yaml(text).map_err(refused)?)
+}
+
+fn refused(why: Refused) -> PyErr {
+    PyValueError::new_err(why.to_string())
+}
+
+/// A document as plain objects.
+pub fn to_object<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
+    match value {
+        Value::Null => Ok(py.None().into_bound(py)),
+        Value::Bool(truth) => truth.into_bound_py_any(py),
+        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => number.into_bound_py_any(py),
+            (None, Some(number)) => number.into_bound_py_any(py),
+            (None, None) => number.as_f64().into_bound_py_any(py),
+        },
+        Value::String(text) => text.into_bound_py_any(py),
+        Value::Array(items) => {
+            let list = PyList::empty(py);
+            for item in items {
+                list.append(to_object(py, item)?)?;
+            }
+            Ok(list.into_any())
+        }
+        Value::Object(items) => {
+            let dict = PyDict::new(py);
+            for (key, item) in items {
+                dict.set_item(key, to_object(py, item)?)?;
+            }
+            Ok(dict.into_any())
+        }
+    }
+}
+
+/// Plain objects as a document; `depth` is that of `value`.
+pub fn from_object(value: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
     if depth > MAX_DEPTH {
         return Err(PyValueError::new_err("nested too deeply"));
     }
     if value.is_none() {
-        out.push_str("null");
-    } else if let Ok(flag) = value.cast::<PyBool>() {
-        out.push_str(if flag.is_true() { "true" } else { "false" });
+        Ok(Value::Null)
+    } else if let Ok(truth) = value.cast::<PyBool>() {
+        Ok(truth.is_true().into())
     } else if value.is_instance_of::<PyInt>() {
-        out.push_str(value.str()?.to_str()?);
+        let number = value.extract::<i64>().map(Number::from).or_else(|_| value.extract::<u64>().map(Number::from));
+        number.map(Value::Number).map_err(|_| PyValueError::new_err("a number of more than 64 bits"))
     } else if let Ok(number) = value.cast::<PyFloat>() {
-        let number = serde_json::Number::from_f64(number.extract()?).ok_or_else(|| PyValueError::new_err("not a finite number"))?;
-        out.push_str(&number.to_string());
+        Number::from_f64(number.extract()?).map(Value::Number).ok_or_else(|| PyValueError::new_err("not a finite number"))
     } else if let Ok(text) = value.cast::<PyString>() {
-        format_string(text, out)?;
+        Ok(text_of(text)?.into())
     } else if let Ok(dict) = value.cast::<PyDict>() {
-        out.push('{');
-        for (i, (key, item)) in dict.iter().enumerate() {
-            if i > 0 {
-                out.push(',');
-            }
-            format_string(key.cast::<PyString>()?, out)?;
-            out.push(':');
-            format_value(&item, out, depth + 1)?;
-        }
-        out.push('}');
+        let items = dict.iter().map(|(key, item)| Ok((text_of(key.cast::<PyString>()?)?, from_object(&item, depth + 1)?)));
+        Ok(Value::Object(items.collect::<PyResult<Map<_, _>>>()?))
     } else if value.is_instance_of::<PyList>() || value.is_instance_of::<PyTuple>() {
-        out.push('[');
-        for (i, item) in value.try_iter()?.enumerate() {
-            if i > 0 {
-                out.push(',');
-            }
-            format_value(&item?, out, depth + 1)?;
-        }
-        out.push(']');
+        let items = value.try_iter()?.map(|item| from_object(&item?, depth + 1));
+        Ok(Value::Array(items.collect::<PyResult<_>>()?))
     } else {
-        return Err(PyTypeError::new_err(format!("cannot write {} as JSON", value.get_type().name()?)));
+        Err(PyTypeError::new_err(format!("cannot write {} as JSON", value.get_type().name()?)))
     }
-    Ok(())
 }
 
 /// Bytes that are not UTF-8 (names of files) become U+FFFD, as in Go.
-fn format_string(text: &Bound<'_, PyString>, out: &mut String) -> PyResult<()> {
-    let quoted = if let Ok(text) = text.to_str() {
-        serde_json::Value::from(text)
-    } else {
-        let encode = |errors| text.call_method1("encode", ("utf-8", errors));
-        let bytes = encode("surrogateescape").or_else(|_| encode("replace"))?;
-        serde_json::Value::from(String::from_utf8_lossy(bytes.cast::<PyBytes>()?.as_bytes()))
-    };
-    let quoted = quoted.to_string();
-    for c in quoted.chars() {
-        match c {
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
-                let _ = write!(out, "\\u{:04x}", c as u32);
-            }
-            c => out.push(c),
-        }
+fn text_of(text: &Bound<'_, PyString>) -> PyResult<String> {
+    if let Ok(text) = text.to_str() {
+        return Ok(text.to_owned());
     }
-    Ok(())
-}
-
-/// Parse the YAML that configuration files are written in: mappings, sequences, scalars. Plain scalars become what
-/// YAML 1.2's core schema makes of them. Aliases are refused (a few lines of them fill any memory), duplicate keys too.
-#[pyfunction]
-pub fn parse_yaml<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
-    let mut parser = Parser::new_from_str(text);
-    let mut document = None;
-    while let Some(event) = next_event(&mut parser)? {
-        match event {
-            Event::StreamStart | Event::StreamEnd | Event::DocumentEnd | Event::Nothing => {}
-            Event::DocumentStart(_) if document.is_some() => return Err(PyValueError::new_err("more than one document")),
-            Event::DocumentStart(_) => {
-                let event = next_event(&mut parser)?.ok_or_else(|| PyValueError::new_err("unexpected end"))?;
-                document = Some(yaml_node(py, &mut parser, event, 0)?);
-            }
-            _ => return Err(PyValueError::new_err("unexpected content")),
-        }
-    }
-    Ok(document.unwrap_or_else(|| py.None().into_bound(py)))
-}
-
-type Yaml<'a> = Parser<'a, saphyr_parser::StrInput<'a>>;
-
-fn next_event<'a>(parser: &mut Yaml<'a>) -> PyResult<Option<Event<'a>>> {
-    parser.next_event().transpose().map(|next| next.map(|(event, _)| event)).map_err(|e| PyValueError::new_err(e.to_string()))
-}
-
-fn yaml_node<'py>(py: Python<'py>, parser: &mut Yaml<'_>, event: Event<'_>, depth: usize) -> PyResult<Bound<'py, PyAny>> {
-    if depth > MAX_DEPTH {
-        return Err(PyValueError::new_err("nested too deeply"));
-    }
-    let next = |parser: &mut Yaml<'_>| -> PyResult<Option<Bound<'py, PyAny>>> {
-        let event = next_event(parser)?.ok_or_else(|| PyValueError::new_err("unexpected end"))?;
-        if matches!(event, Event::SequenceEnd | Event::MappingEnd) {
-            return Ok(None);
-        }
-        yaml_node(py, parser, event, depth + 1).map(Some)
-    };
-    match event {
-        // What a tag means is the reader's choice; ours would be a guess.
-        Event::Scalar(_, _, _, Some(_)) | Event::SequenceStart(_, Some(_)) | Event::MappingStart(_, Some(_)) => {
-            Err(PyValueError::new_err("tags are not supported"))
-        }
-        Event::Scalar(text, ScalarStyle::Plain, ..) => plain_scalar(py, &text),
-        Event::Scalar(text, ..) => text.into_bound_py_any(py),
-        Event::SequenceStart(..) => {
-            let list = PyList::empty(py);
-            while let Some(item) = next(parser)? {
-                list.append(item)?;
-            }
-            Ok(list.into_any())
-        }
-        Event::MappingStart(..) => {
-            let dict = PyDict::new(py);
-            while let Some(key) = next(parser)? {
-                let key = key.str()?;
-                if dict.contains(&key)? {
-                    return Err(PyValueError::new_err(format!("key `{key}` is given twice")));
-                }
-                let value = next(parser)?.ok_or_else(|| PyValueError::new_err("unexpected end"))?;
-                dict.set_item(key, value)?;
-            }
-            Ok(dict.into_any())
-        }
-        Event::Alias(_) => Err(PyValueError::new_err("aliases are not supported")),
-        _ => Err(PyValueError::new_err("unexpected content")),
-    }
-}
-
-fn plain_scalar<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Ok(py.None().into_bound(py)),
-        "true" | "True" | "TRUE" => return true.into_bound_py_any(py),
-        "false" | "False" | "FALSE" => return false.into_bound_py_any(py),
-        _ => {}
-    }
-    if let Ok(number) = text.parse::<i64>() {
-        return number.into_bound_py_any(py);
-    }
-    text.into_bound_py_any(py)
+    let encode = |errors| text.call_method1("encode", ("utf-8", errors));
+    let bytes = encode("surrogateescape").or_else(|_| encode("replace"))?;
+    Ok(String::from_utf8_lossy(bytes.cast::<PyBytes>()?.as_bytes()).into_owned())
 }
 
 /// SHA-256 of `data` in hex.

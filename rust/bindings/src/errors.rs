@@ -1,10 +1,17 @@
-//! The one place where core errors become Python exceptions.
+//! The one place where errors of Rust become Python exceptions.
 
+use groot_cli::Failure;
 use groot_core::Error;
 use groot_store::Kind;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use std::ffi::OsStr;
+
+/// A failed call, as the exception of its kind.
+pub fn failure_to_python(py: Python<'_>, failure: &Failure) -> PyErr {
+    raise(py, &format!("{:?}", failure.kind), &failure.message, failure.hint.as_deref())
+}
 
 /// Classes live in `groot_fast.errors`; an operating system failure is an `OSError` with its `errno` (Python picks the
 /// subclass), whose text is the whole message.
@@ -21,7 +28,7 @@ pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
         Error::Limit(_) => "LimitExceeded",
         Error::Cancelled => "Cancelled",
     };
-    raise(py, class, &error.to_string(), None)
+    raise(py, class, error.to_string().as_ref(), None)
 }
 
 /// The same for the errors of the store.
@@ -39,10 +46,10 @@ pub fn store_error(py: Python<'_>, error: groot_store::Error) -> PyErr {
         Kind::Layer => "BadLayer",
         Kind::Cancelled => "Cancelled",
     };
-    raise(py, class, &error.text, error.hint.as_deref())
+    raise(py, class, error.text.as_ref(), error.hint.as_deref())
 }
 
-fn raise(py: Python<'_>, class: &str, text: &str, hint: Option<&str>) -> PyErr {
+fn raise(py: Python<'_>, class: &str, text: &OsStr, hint: Option<&str>) -> PyErr {
     let make = || -> PyResult<PyErr> {
         let class = py.import("groot_fast.errors")?.getattr(class)?;
         let kwargs = PyDict::new(py);

@@ -15,9 +15,3 @@ pub fn enter_user_namespace(py: Python<'_>) -> PyResult<()> {
 pub fn become_namespace_root(py: Python<'_>) -> PyResult<()> {
     process::become_namespace_root().map_err(|e| to_python(py, e))
 }
-
-/// Overwrite a secret in the arguments that the process list shows.
-#[pyfunction]
-pub fn hide_in_arguments(secret: &[u8]) -> usize {
-    process::hide_in_arguments(secret)
-}

@@ -1,0 +1,215 @@
+//! argv, configuration and settings; the commands that need no Python.
+
+use crate::errors::failure_to_python;
+use crate::telemetry::{Logger, Metrics};
+use groot_cli::options::KEYS;
+use groot_cli::{Environment, Settings, Value, Values, call, configuration, run};
+use pyo3::IntoPyObjectExt;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+/// What is said instead of running a command.
+#[pyclass(frozen)]
+pub struct Answer(groot_cli::Answer);
+
+#[pymethods]
+impl Answer {
+    #[getter]
+    fn out<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.0.out.as_bytes())
+    }
+
+    #[getter]
+    fn err<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.0.err.as_bytes())
+    }
+
+    #[getter]
+    fn code(&self) -> u8 {
+        self.0.code
+    }
+}
+
+/// One call of a command.
+#[pyclass(frozen)]
+pub struct Call(groot_cli::Call);
+
+#[pymethods]
+impl Call {
+    #[getter]
+    fn command(&self) -> &'static str {
+        self.0.command.name
+    }
+
+    #[getter]
+    fn values<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        to_dict(py, self.0.values.iter().map(|(name, value)| (name.as_str(), value)))
+    }
+
+    #[getter]
+    fn given<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        to_dict(py, self.0.given.iter().map(|(name, value)| (name, value)))
+    }
+
+    #[getter]
+    fn positional(&self) -> Vec<OsString> {
+        self.0.positional.clone()
+    }
+
+    #[getter]
+    fn wants_traces(&self) -> bool {
+        self.0.wants_traces
+    }
+
+    #[getter]
+    fn log(&self) -> Logger {
+        Logger(self.0.log.clone())
+    }
+
+    #[getter]
+    fn metrics(&self) -> Metrics {
+        Metrics(self.0.metrics.clone())
+    }
+
+    /// Do it without Python.
+    fn perform(&self, py: Python<'_>) -> PyResult<Option<OsString>> {
+        py.detach(|| run::perform(&self.0)).transpose().map_err(|failure| failure_to_python(py, &failure))
+    }
+}
+
+/// Read a call.
+#[pyfunction]
+pub fn read_call(py: Python<'_>, argv: Vec<OsString>, environment: &Bound<'_, PyDict>) -> PyResult<Py<PyAny>> {
+    let variable = |name: &str| environment.get_item(name).ok().flatten()?.extract().ok();
+    match groot_cli::Call::read(argv, &Environment::of(variable)) {
+        Ok(call) => {
+            call.undertake();
+            Call(call).into_py_any(py)
+        }
+        Err(answer) => Answer(answer).into_py_any(py),
+    }
+}
+
+/// The name of the command that argv calls.
+#[pyfunction]
+pub fn name_of_command(argv: Vec<OsString>) -> &'static str {
+    call::name_of_command(&argv)
+}
+
+/// The values of a configuration file.
+#[pyfunction]
+pub fn read_configuration(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
+    let values = py.detach(|| configuration::read(&path)).map_err(|failure| failure_to_python(py, &failure))?;
+    to_dict(py, values.iter().map(|(name, value)| (name.as_str(), value)))
+}
+
+/// The keys of the configuration file, by setting, the newest first.
+#[pyfunction]
+pub fn configuration_keys(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let keys = PyDict::new(py);
+    for key in KEYS {
+        keys.set_item(key.setting, key.spellings)?;
+    }
+    Ok(keys)
+}
+
+/// All settings of a run, from the values of options and file.
+#[pyfunction]
+pub fn check_settings<'py>(py: Python<'py>, values: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>> {
+    let settings = Settings::of(&from_dict(values)?).map_err(|failure| failure_to_python(py, &failure))?;
+    let all = PyDict::new(py);
+    for (name, path) in [
+        ("socket", &settings.socket),
+        ("store", &settings.store),
+        ("drax_bin", &settings.drax_bin),
+        ("btrfs_progs_path", &settings.btrfs_progs_path),
+        ("newuidmap_bin", &settings.newuidmap_bin),
+        ("newgidmap_bin", &settings.newgidmap_bin),
+        ("metrics_file", &settings.metrics_file),
+        ("log_file", &settings.log_file),
+        ("remote_layer_certificates", &settings.remote_layer_certificates),
+    ] {
+        all.set_item(name, path.as_os_str())?;
+    }
+    for (name, text) in [
+        ("driver", &settings.driver),
+        ("metron_endpoint", &settings.metron_endpoint),
+        ("log_level", &settings.log_level),
+        ("platform", &settings.platform),
+        ("username", &settings.username),
+        ("password", &settings.password),
+    ] {
+        all.set_item(name, text)?;
+    }
+    for (name, truth) in [
+        ("with_clean", settings.with_clean),
+        ("mount", settings.mount),
+        ("json", settings.json),
+        ("exclude_image", settings.exclude_image),
+        ("skip_layer_validation", settings.skip_layer_validation),
+        ("idmapped_mount", settings.idmapped_mount),
+    ] {
+        all.set_item(name, truth)?;
+    }
+    for (name, texts) in [
+        ("insecure_registries", &settings.insecure_registries),
+        ("ignore_images", &settings.ignore_images),
+        ("uid_mappings", &settings.uid_mappings),
+        ("gid_mappings", &settings.gid_mappings),
+    ] {
+        all.set_item(name, texts)?;
+    }
+    all.set_item("log_time_format", settings.log_time_format.word())?;
+    all.set_item("correlation_id", settings.correlation_id)?;
+    all.set_item("pull_policy", settings.pull_policy.word())?;
+    all.set_item("disk_limit", settings.disk_limit)?;
+    all.set_item("threshold", settings.threshold)?;
+    all.set_item("store_size", settings.store_size)?;
+    all.set_item("registry_mirrors", lists(py, &settings.registry_mirrors)?)?;
+    Ok(all)
+}
+
+fn to_dict<'py, 'a>(py: Python<'py>, values: impl Iterator<Item = (&'a str, &'a Value)>) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (name, value) in values {
+        match value {
+            Value::Text(text) => dict.set_item(name, text)?,
+            Value::Integer(number) => dict.set_item(name, number)?,
+            Value::Switch(truth) => dict.set_item(name, truth)?,
+            Value::List(texts) => dict.set_item(name, texts)?,
+            Value::Lists(all) => dict.set_item(name, lists(py, all)?)?,
+        }
+    }
+    Ok(dict)
+}
+
+fn lists<'py>(py: Python<'py>, all: &[(String, Vec<String>)]) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (name, texts) in all {
+        dict.set_item(name, texts)?;
+    }
+    Ok(dict)
+}
+
+fn from_dict(dict: &Bound<'_, PyDict>) -> PyResult<Values> {
+    let mut values = Values::new();
+    for (name, value) in dict {
+        let value = if let Ok(truth) = value.extract::<bool>() {
+            Value::Switch(truth)
+        } else if let Ok(text) = value.extract::<OsString>() {
+            Value::Text(text)
+        } else if let Ok(lists) = value.cast::<PyDict>() {
+            let lists = lists.iter().map(|(name, texts)| Ok((name.extract()?, texts.extract()?)));
+            Value::Lists(lists.collect::<PyResult<_>>()?)
+        } else if let Ok(texts) = value.extract() {
+            Value::List(texts)
+        } else {
+            Value::Integer(value.extract()?)
+        };
+        values.insert(name.extract()?, value);
+    }
+    Ok(values)
+}

@@ -1,0 +1,323 @@
+//! From argv to a call that can be run, or to the answer that is given instead.
+
+use crate::arguments::{Stop, parse};
+use crate::failure::{Failure, Kind, message, system_text};
+use crate::options::{self, COMMANDS, Command, GLOBALS};
+use crate::settings::{self, Settings, Value, Values};
+use crate::{VERSION, help};
+use groot_document::{Value as Json, json};
+use groot_telemetry::{Logger, Metrics, Sink, new_correlation_id};
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+
+/// The exit code of an unknown command (contract, section 5).
+const UNKNOWN_COMMAND: u8 = 3;
+
+/// What may come before the command.
+const FLAGS: &[options::Flag] = &{
+    let mut flags = [options::VERSION; GLOBALS.len() + 2];
+    let mut i = 0;
+    while i < GLOBALS.len() {
+        flags[i] = GLOBALS[i];
+        i += 1;
+    }
+    flags[GLOBALS.len()] = options::VERSION_SHORT;
+    flags
+};
+
+/// What a call takes from its environment.
+#[derive(Debug, Default, Clone)]
+pub struct Environment {
+    /// `GROOTFS_CORRELATION_ID`.
+    pub correlation_id: OsString,
+    /// `GROOTFS_SOCKET`.
+    pub socket: OsString,
+    /// Whether `OTEL_EXPORTER_OTLP_ENDPOINT` is set: then traces are wanted, which only Python sends.
+    pub wants_traces: bool,
+}
+
+impl Environment {
+    /// From a way to look up variables.
+    pub fn of(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        Self {
+            correlation_id: variable("GROOTFS_CORRELATION_ID").unwrap_or_default(),
+            socket: variable("GROOTFS_SOCKET").unwrap_or_default(),
+            wants_traces: variable("OTEL_EXPORTER_OTLP_ENDPOINT").is_some_and(|value| !value.is_empty()),
+        }
+    }
+}
+
+/// Options that were given, by name.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Given(BTreeMap<&'static str, Value>);
+
+impl Given {
+    pub(crate) fn put(&mut self, name: &'static str, value: Value) {
+        self.0.insert(name, value);
+    }
+
+    pub(crate) fn append(&mut self, name: &'static str, text: OsString) {
+        if let Value::List(list) = self.0.entry(name).or_insert_with(|| Value::List(Vec::new())) {
+            list.push(text);
+        }
+    }
+
+    /// Whether the option is there, whatever its value.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Its value.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+
+    /// Whether a switch is on.
+    #[must_use]
+    pub fn switch(&self, name: &str) -> bool {
+        self.get(name) == Some(&Value::Switch(true))
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Value)> {
+        self.0.iter().map(|(name, value)| (*name, value))
+    }
+}
+
+/// What is said instead of running a command: help, version, or what is wrong with the call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// For stdout, with all its line breaks.
+    pub out: OsString,
+    /// For stderr.
+    pub err: OsString,
+    /// The exit code.
+    pub code: u8,
+}
+
+/// One call of a command.
+#[derive(Debug)]
+pub struct Call {
+    /// The command, of the table.
+    pub command: &'static Command,
+    /// File, options and environment, joined and checked.
+    pub settings: Settings,
+    /// What the settings were made from, by setting.
+    pub values: Values,
+    /// The command's own options that were given, by name.
+    pub given: Given,
+    /// The other arguments.
+    pub positional: Vec<OsString>,
+    /// Whether traces are wanted.
+    pub wants_traces: bool,
+    /// The command's session; each of its lines carries the correlation id.
+    pub log: Logger,
+    /// What the command measures. `run` calls `began`, `ended` and `close`.
+    pub metrics: Metrics,
+}
+
+impl Call {
+    /// Read a call: argv without the program's name. The log is open then and has `starting` and, at debug level, `config`, the
+    /// metrics have `began`; all of that is held until [`Call::undertake`]. A password in the arguments no longer shows in the
+    /// process list.
+    pub fn read(arguments: Vec<OsString>, environment: &Environment) -> Result<Self, Answer> {
+        let (globals, mut rest) = match parse(arguments, FLAGS, true) {
+            Ok(parsed) => parsed,
+            Err(stop) => return Err(stopped(stop, None)),
+        };
+        if globals.has("version") || globals.has("v") {
+            return Err(said(format!("grootfs version {VERSION}")));
+        }
+        if rest.is_empty() || rest[0] == "help" || rest[0] == "h" {
+            return Err(rest.get(1).map_or_else(|| said(help::app()), |name| help_of(name)));
+        }
+        let Some(command) = options::find(&rest[0]) else { return Err(help_of(&rest[0])) };
+        let (given, positional) = parse(rest.drain(1..), command.flags, false).map_err(|stop| stopped(stop, Some(command)))?;
+        if let Some(Value::Text(password)) = given.get("password") {
+            let _ = groot_core::process::hide_in_arguments(password.as_encoded_bytes());
+        }
+        Self::open(command, &globals, given, positional, environment).map_err(|failure| too_early(&failure))
+    }
+
+    fn open(
+        command: &'static Command,
+        globals: &Given,
+        given: Given,
+        positional: Vec<OsString>,
+        environment: &Environment,
+    ) -> Result<Self, Failure> {
+        let values = settings::join(command, globals, &given, environment)?;
+        let settings = Settings::of(&values)?;
+        let sink = Sink::open(&settings.log_file, &settings.log_level.to_string_lossy(), settings.log_time_format).map_err(|error| {
+            let reason = system_text(&error);
+            let parts = ["open ".as_ref(), settings.log_file.as_os_str(), ": ".as_ref(), reason.as_ref()];
+            Failure::new(Kind::GrootError, message(parts))
+        })?;
+        sink.hold();
+        // One id for all lines of a command, the caller's if it has one: to find what belongs together in the logs of a cell.
+        let id = if settings.correlation_id.is_empty() { new_correlation_id() } else { settings.correlation_id.clone() };
+        let log = Logger::new(sink, "grootfs", json!({"correlationID": id})).session(command.name, Json::Null);
+        log.info("starting", Json::Null);
+        if log.writes(groot_telemetry::Level::Debug) {
+            log.debug("config", json!({"config": settings.public()}));
+        }
+        let metrics = Metrics::open(&settings.metron_endpoint, &settings.metrics_file, settings.store.as_os_str(), &log);
+        metrics.hold();
+        metrics.began(command.name);
+        let wants_traces = environment.wants_traces;
+        Ok(Self { command, settings, values, given, positional, wants_traces, log, metrics })
+    }
+
+    /// From here on this program does the call: what it has logged and measured goes out, and so does what follows.
+    pub fn undertake(&self) {
+        self.log.release();
+        self.metrics.release();
+    }
+}
+
+fn said(text: impl Into<OsString>) -> Answer {
+    let mut out = text.into();
+    out.push("\n");
+    Answer { out, err: OsString::new(), code: 0 }
+}
+
+fn help_of(name: &OsStr) -> Answer {
+    match options::find(name) {
+        Some(command) => said(help::command(command)),
+        None => Answer { code: UNKNOWN_COMMAND, ..said(message(["No help topic for '".as_ref(), name, "'".as_ref()])) },
+    }
+}
+
+fn stopped(stop: Stop, command: Option<&Command>) -> Answer {
+    let text = command.map_or_else(help::app, help::command);
+    match stop {
+        Stop::HelpWanted => said(text),
+        Stop::BadFlag(why) => {
+            Answer { code: 1, ..said(message(["Incorrect Usage.\n\nhint: ".as_ref(), &why, "\n\n".as_ref(), text.as_ref()])) }
+        }
+    }
+}
+
+/// Before the command starts: message, help, and the message once more on stderr (contract, section 2).
+fn too_early(failure: &Failure) -> Answer {
+    let out = message([&failure.message, "\n\n".as_ref(), help::app().as_ref(), "\n".as_ref()]);
+    Answer { out, err: message([&failure.message, "\n".as_ref()]), code: failure.code() }
+}
+
+/// The name of the command that argv calls; nothing where it calls none.
+#[must_use]
+pub fn name_of_command(arguments: &[OsString]) -> &'static str {
+    let Ok((_, rest)) = parse(arguments.iter().cloned(), FLAGS, true) else { return "" };
+    rest.first().and_then(|name| COMMANDS.iter().find(|command| command.name == name)).map_or("", |command| command.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(argv: &[&str]) -> Result<Call, Answer> {
+        read_in(argv, &Environment::default())
+    }
+
+    fn read_in(argv: &[&str], environment: &Environment) -> Result<Call, Answer> {
+        Call::read(argv.iter().map(OsString::from).collect(), environment)
+    }
+
+    fn out(argv: &[&str]) -> (String, String, u8) {
+        let answer = read(argv).unwrap_err();
+        (answer.out.into_string().unwrap(), answer.err.into_string().unwrap(), answer.code)
+    }
+
+    #[test]
+    fn help_and_version() {
+        let app = (help::app() + "\n", String::new(), 0);
+        for argv in [&[][..], &["help"], &["h"], &["--help"], &["-h"], &["--store", "/s", "-help"]] {
+            assert_eq!(out(argv), app, "{argv:?}");
+        }
+        let list = (help::command(options::find("list".as_ref()).unwrap()) + "\n", String::new(), 0);
+        for argv in [&["help", "list"][..], &["list", "--help"], &["list", "x", "-h"]] {
+            assert_eq!(out(argv), list, "{argv:?}");
+        }
+        for argv in [&["--version"][..], &["-v", "list"], &["-version"]] {
+            assert_eq!(out(argv), (format!("grootfs version {VERSION}\n"), String::new(), 0), "{argv:?}");
+        }
+        for argv in [&["bogus"][..], &["help", "bogus"]] {
+            assert_eq!(out(argv), ("No help topic for 'bogus'\n".to_owned(), String::new(), 3), "{argv:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_options() {
+        let (text, err, code) = out(&["--nope", "list"]);
+        assert!(text.starts_with("Incorrect Usage.\n\nhint: flag provided but not defined: -nope\n\nNAME:\n   grootfs - "), "{text}");
+        assert_eq!((err.as_str(), code), ("", 1));
+        let (text, _, code) = out(&["delete", "--nope"]);
+        assert!(
+            text.starts_with("Incorrect Usage.\n\nhint: flag provided but not defined: -nope\n\nNAME:\n   grootfs delete - "),
+            "{text}"
+        );
+        assert_eq!(code, 1);
+    }
+
+    #[test]
+    fn what_fails_before_the_command_starts_is_said_twice() {
+        for argv in [
+            &["--config", "/no/such", "list"][..],
+            &["--log-file", "/no/such/log", "list"],
+            &["create", "--disk-limit-size-bytes", "-1", "a", "b"],
+        ] {
+            let (text, err, code) = out(argv);
+            assert_eq!((text, code), (format!("{err}\n{}\n", help::app()), 1));
+            assert!(err.ends_with('\n') && err.lines().count() == 1, "{err}");
+        }
+    }
+
+    #[test]
+    fn options_settings_and_arguments() {
+        let call =
+            read(&["--store", "/s", "create", "--with-clean=false", "--uid-mapping", "a", "image", "--disk-limit-size-bytes=010", "id"]);
+        let call = call.unwrap();
+        assert_eq!((call.command.name, &call.positional[..]), ("create", &["image".into(), "id".into()][..]));
+        assert_eq!((call.settings.store.to_str(), call.settings.disk_limit, call.settings.with_clean), (Some("/s"), 8, true));
+        assert_eq!(call.settings.uid_mappings, ["a"]);
+        assert!(call.given.has("with-clean") && !call.given.switch("with-clean") && !call.given.has("store"));
+        let call = read(&["create", "--with-clean", "--no-clean", "--with-mount", "--without-mount", "a", "b"]).unwrap();
+        assert!(!call.settings.with_clean && !call.settings.mount);
+        // The store of `stats --store` is another one.
+        let call = read(&["--store", "/s", "stats", "--store"]).unwrap();
+        assert_eq!((call.settings.store.to_str(), call.given.switch("store")), (Some("/s"), true));
+    }
+
+    #[test]
+    fn file_environment_and_options_in_this_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.yml");
+        std::fs::write(&path, "store: /file\nsocket: /file\ncreate: {insecure_registries: [a, b]}\nclean: {threshold_bytes: 9}\n").unwrap();
+        let path = path.to_str().unwrap();
+        let environment = Environment { socket: "/variable".into(), correlation_id: "id".into(), wants_traces: false };
+        let call = read_in(&["--config", path, "create", "--insecure-registry", "c", "x", "y"], &environment).unwrap();
+        let settings = &call.settings;
+        assert_eq!((settings.store.to_str(), settings.socket.to_str()), (Some("/file"), Some("/variable")));
+        assert_eq!((settings.correlation_id.as_str(), settings.threshold), ("id", 9));
+        assert_eq!(settings.insecure_registries, ["c"]);
+        let call =
+            read_in(&["--socket=/o", "--correlation-id", "", "--config", path, "clean", "--threshold-bytes", "0"], &environment).unwrap();
+        assert_eq!((call.settings.socket.to_str(), call.settings.correlation_id.as_str(), call.settings.threshold), (Some("/o"), "id", 0));
+    }
+
+    #[test]
+    fn nothing_is_told_before_the_call_is_undertaken() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let argv = ["--log-file", path.to_str().unwrap(), "--log-level", "debug", "--correlation-id", "c", "capacity"];
+        drop(read(&argv).unwrap());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+        read(&argv).unwrap().undertake();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let actions: Vec<_> = text.lines().map(|line| line.split("\"message\":\"").nth(1).unwrap().split('"').next().unwrap()).collect();
+        assert_eq!(actions, ["grootfs.capacity.starting", "grootfs.capacity.config"]);
+        assert_eq!(text.matches("\"correlationID\":\"c\"").count(), 2);
+    }
+}

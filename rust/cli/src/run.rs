@@ -1,0 +1,69 @@
+//! One call, from what it does to its exit code.
+
+use crate::call::{Answer, Call};
+use crate::failure::{Failure, Kind, of_panic};
+use crate::{completion, hot, manual, stdout};
+use groot_document::{Value as Json, format_json, json};
+use std::ffi::OsString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Do the call here, without log, metrics and output, which are the caller's; `None` if Python has to do it.
+#[must_use]
+pub fn perform(call: &Call) -> Option<Result<OsString, Failure>> {
+    let done = || match call.command.name {
+        "capacity" => Some(Ok(capacity(call).into())),
+        "completion" => Some(completion(call).map(Into::into)),
+        "man-page" => Some(Ok(manual::page().into())),
+        _ => hot::run(call),
+    };
+    catch_unwind(AssertUnwindSafe(done)).unwrap_or_else(|panic| Some(Err(of_panic(&*panic))))
+}
+
+/// Do the call here and give its exit code; `None` if Python has to do it, and nothing is told yet.
+#[must_use]
+pub fn run(call: &Call) -> Option<u8> {
+    if call.wants_traces {
+        return None;
+    }
+    let result = perform(call)?;
+    call.undertake();
+    let (mut text, code, failure) = match result {
+        Ok(text) => (text, 0, String::new()),
+        Err(failure) => {
+            let message = failure.message.to_string_lossy().into_owned();
+            call.log.error("failed", &message, Json::Null);
+            (failure.text(), failure.code(), message)
+        }
+    };
+    call.log.info("ending", Json::Null);
+    call.metrics.ended(call.command.name, code, &failure);
+    if !text.is_empty() {
+        text.push("\n");
+    }
+    let code = stdout::say(&text, code);
+    // The caller has its answer; a metrics file that is busy holds up nobody but us.
+    call.metrics.close();
+    Some(code)
+}
+
+/// Give an answer.
+#[must_use]
+pub fn answer(answer: &Answer) -> u8 {
+    let code = stdout::say(&answer.out, answer.code);
+    stdout::complain(&answer.err);
+    code
+}
+
+/// The size that the store was configured with, as newer Gardens ask for it. Without a look at the disk.
+fn capacity(call: &Call) -> String {
+    format_json(&json!({"capacity": call.settings.store_size}))
+}
+
+fn completion(call: &Call) -> Result<String, Failure> {
+    let shell = match &call.positional[..] {
+        [shell] => shell.to_str().and_then(completion::file_for),
+        _ => None,
+    };
+    let usage = || format!("invalid arguments - usage: completion {}", completion::SHELLS.join("|"));
+    shell.ok_or_else(|| Failure::new(Kind::UsageError, usage()))
+}

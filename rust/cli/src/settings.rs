@@ -1,0 +1,305 @@
+//! The configuration file, the options and the environment, joined into one checked `Settings` (contract, sections 2 and 3).
+
+use crate::call::{Environment, Given};
+use crate::configuration;
+use crate::failure::{Failure, Kind, message};
+use crate::options::{Command, GLOBALS};
+use groot_document::{Value as Json, json};
+use groot_telemetry::Format;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+const DEFAULT_STORE: &str = "/var/lib/grootfs";
+
+/// Characters of a caller's correlation id, which stands in every line of the log.
+const MAX_CORRELATION: usize = 128;
+
+/// One value, of an option or of a key of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// A text, or a path.
+    Text(OsString),
+    /// A whole number.
+    Integer(i64),
+    /// True or false.
+    Switch(bool),
+    /// Several texts.
+    List(Vec<OsString>),
+    /// Lists of texts by name, in order.
+    Lists(Vec<(String, Vec<String>)>),
+}
+
+/// Values by the name of their setting.
+pub type Values = BTreeMap<String, Value>;
+
+/// Whether a registry is asked what a tag means now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// Each time.
+    Always,
+    /// Only if the store does not have the image under this name.
+    Missing,
+}
+
+/// All settings of one call, checked. Texts are bytes; empty means: not set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)] // `options` describes each of them, once
+#[allow(clippy::struct_excessive_bools)]
+pub struct Settings {
+    pub socket: PathBuf,
+    pub store: PathBuf,
+    pub driver: OsString,
+    pub drax_bin: PathBuf,
+    pub btrfs_progs_path: PathBuf,
+    pub newuidmap_bin: PathBuf,
+    pub newgidmap_bin: PathBuf,
+    pub metron_endpoint: OsString,
+    pub metrics_file: PathBuf,
+    pub log_level: OsString,
+    pub log_file: PathBuf,
+    pub log_time_format: Format,
+    pub correlation_id: String,
+    pub with_clean: bool,
+    pub mount: bool,
+    pub json: bool,
+    /// Bytes; 0 for no limit.
+    pub disk_limit: u64,
+    pub exclude_image: bool,
+    pub skip_layer_validation: bool,
+    pub idmapped_mount: bool,
+    pub platform: OsString,
+    pub pull_policy: PullPolicy,
+    pub registry_mirrors: Vec<(String, Vec<String>)>,
+    pub insecure_registries: Vec<OsString>,
+    pub remote_layer_certificates: PathBuf,
+    /// Bytes.
+    pub threshold: u64,
+    pub ignore_images: Vec<OsString>,
+    pub uid_mappings: Vec<OsString>,
+    pub gid_mappings: Vec<OsString>,
+    /// Bytes, as configured.
+    pub store_size: i64,
+    pub username: OsString,
+    pub password: OsString,
+}
+
+impl Settings {
+    /// Check values. Every command checks every value, as the original does, so that a bad file is found at once. Fails with a
+    /// `ConfigError`.
+    pub fn of(values: &Values) -> Result<Self, Failure> {
+        let text = |name: &str, default: &str| match values.get(name) {
+            Some(Value::Text(text)) if !text.is_empty() => text.clone(),
+            _ => default.into(),
+        };
+        let path = |name: &str, default: &str| PathBuf::from(text(name, default));
+        let number = |name: &str| if let Some(Value::Integer(number)) = values.get(name) { *number } else { 0 };
+        let switch = |name: &str| values.get(name) == Some(&Value::Switch(true));
+        let texts = |name: &str| if let Some(Value::List(texts)) = values.get(name) { texts.clone() } else { Vec::new() };
+        let size = |name: &str, what: &str| {
+            u64::try_from(number(name)).map_err(|_| invalid(format!("invalid argument: {what} cannot be negative")))
+        };
+        Ok(Self {
+            socket: path("socket", ""),
+            store: path("store", DEFAULT_STORE),
+            driver: text("driver", "btrfs"),
+            drax_bin: path("drax_bin", "drax"),
+            btrfs_progs_path: path("btrfs_progs_path", ""),
+            newuidmap_bin: path("newuidmap_bin", "newuidmap"),
+            newgidmap_bin: path("newgidmap_bin", "newgidmap"),
+            metron_endpoint: text("metron_endpoint", ""),
+            metrics_file: path("metrics_file", ""),
+            log_level: text("log_level", ""),
+            log_file: path("log_file", ""),
+            disk_limit: size("disk_limit", "disk limit")?,
+            threshold: size("threshold", "clean threshold")?,
+            pull_policy: pull_policy(&text("pull_policy", "always"))?,
+            log_time_format: log_time_format(&text("log_time_format", "unix-epoch"))?,
+            correlation_id: correlation_id(text("correlation_id", ""))?,
+            with_clean: switch("with_clean"),
+            mount: !switch("without_mount"),
+            json: switch("json"),
+            exclude_image: switch("exclude_image"),
+            skip_layer_validation: switch("skip_layer_validation"),
+            idmapped_mount: switch("idmapped_mount"),
+            platform: text("platform", ""),
+            registry_mirrors: if let Some(Value::Lists(lists)) = values.get("registry_mirrors") { lists.clone() } else { Vec::new() },
+            insecure_registries: texts("insecure_registries"),
+            remote_layer_certificates: path("remote_layer_certificates", ""),
+            ignore_images: texts("ignore_images"),
+            uid_mappings: texts("uid_mappings"),
+            gid_mappings: texts("gid_mappings"),
+            store_size: number("store_size"),
+            username: text("username", ""),
+            password: text("password", ""),
+        })
+    }
+
+    /// All settings but the secrets, for the debug log: texts that are none are shown as far as they are.
+    #[must_use]
+    pub fn public(&self) -> Json {
+        let text = |text: &OsStr| text.to_string_lossy().into_owned();
+        let path = |path: &Path| path.to_string_lossy().into_owned();
+        let texts = |texts: &[OsString]| texts.iter().map(|text| text.to_string_lossy().into_owned()).collect::<Vec<_>>();
+        let mirrors: groot_document::Map<_, _> =
+            self.registry_mirrors.iter().map(|(name, mirrors)| (name.clone(), mirrors.clone().into())).collect();
+        json!({
+            "socket": path(&self.socket),
+            "store": path(&self.store),
+            "driver": text(&self.driver),
+            "drax_bin": path(&self.drax_bin),
+            "btrfs_progs_path": path(&self.btrfs_progs_path),
+            "newuidmap_bin": path(&self.newuidmap_bin),
+            "newgidmap_bin": path(&self.newgidmap_bin),
+            "metron_endpoint": text(&self.metron_endpoint),
+            "metrics_file": path(&self.metrics_file),
+            "log_level": text(&self.log_level),
+            "log_file": path(&self.log_file),
+            "log_time_format": self.log_time_format.word(),
+            "correlation_id": self.correlation_id,
+            "with_clean": self.with_clean,
+            "mount": self.mount,
+            "json": self.json,
+            "disk_limit": self.disk_limit,
+            "exclude_image": self.exclude_image,
+            "skip_layer_validation": self.skip_layer_validation,
+            "idmapped_mount": self.idmapped_mount,
+            "platform": text(&self.platform),
+            "pull_policy": self.pull_policy.word(),
+            "registry_mirrors": mirrors,
+            "insecure_registries": texts(&self.insecure_registries),
+            "remote_layer_certificates": path(&self.remote_layer_certificates),
+            "threshold": self.threshold,
+            "ignore_images": texts(&self.ignore_images),
+            "uid_mappings": texts(&self.uid_mappings),
+            "gid_mappings": texts(&self.gid_mappings),
+            "store_size": self.store_size,
+        })
+    }
+}
+
+impl PullPolicy {
+    /// As it is given.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Missing => "missing",
+        }
+    }
+}
+
+/// The values of the file that `--config` names, with the environment's and the given options on top (contract, section 2).
+/// Fails with a `ConfigError`.
+pub fn join(command: &Command, globals: &Given, given: &Given, environment: &Environment) -> Result<Values, Failure> {
+    let mut values = match globals.get("config") {
+        Some(Value::Text(path)) if !path.is_empty() => configuration::read(Path::new(path))?,
+        _ => Values::new(),
+    };
+    let variables = [("correlation_id", &environment.correlation_id), ("socket", &environment.socket)];
+    values.extend(
+        variables.into_iter().filter(|(_, text)| !text.is_empty()).map(|(name, text)| (name.to_owned(), Value::Text(text.clone()))),
+    );
+    for (flags, given) in [(GLOBALS, globals), (command.flags, given)] {
+        for flag in flags {
+            if let Some(value) = given.get(flag.name).filter(|value| **value != Value::Text(OsString::new())) {
+                values.insert(flag.setting().into_owned(), value.clone());
+            }
+        }
+    }
+    // For these the option counts when it is there, whatever its value (contract, section 2).
+    for (names, setting, value) in [
+        (&["with-clean", "clean"][..], "with_clean", true),
+        (&["without-clean", "no-clean"], "with_clean", false),
+        (&["with-mount"], "without_mount", false),
+        (&["without-mount"], "without_mount", true),
+    ] {
+        if names.iter().any(|name| given.has(name)) {
+            values.insert(setting.to_owned(), Value::Switch(value));
+        }
+    }
+    Ok(values)
+}
+
+fn invalid(text: impl Into<OsString>) -> Failure {
+    Failure::new(Kind::ConfigError, text)
+}
+
+fn pull_policy(word: &OsStr) -> Result<PullPolicy, Failure> {
+    [PullPolicy::Always, PullPolicy::Missing]
+        .into_iter()
+        .find(|policy| policy.word() == word)
+        .ok_or_else(|| invalid(message(["invalid argument: pull policy `".as_ref(), word, "` is neither always nor missing".as_ref()])))
+}
+
+fn log_time_format(word: &OsStr) -> Result<Format, Failure> {
+    [Format::UnixEpoch, Format::Rfc3339].into_iter().find(|format| format.word() == word).ok_or_else(|| {
+        invalid(message(["invalid argument: log time format `".as_ref(), word, "` is neither unix-epoch nor rfc3339".as_ref()]))
+    })
+}
+
+fn correlation_id(text: OsString) -> Result<String, Failure> {
+    let id = text.into_string().ok().filter(|id| id.chars().count() <= MAX_CORRELATION && id.chars().all(is_printable));
+    id.ok_or_else(|| invalid(format!("invalid argument: a correlation id has at most {MAX_CORRELATION} printable characters")))
+}
+
+/// Neither control, format, private use, unassigned nor any space but the blank: what `escape_debug` leaves as it is after
+/// another character, but for quotes and the backslash, which it escapes for another reason.
+fn is_printable(c: char) -> bool {
+    matches!(c, '\'' | '"' | '\\') || String::from_iter(['x', c]).escape_debug().count() == 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(values: &[(&str, Value)]) -> Result<Settings, String> {
+        let values = values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        Settings::of(&values).map_err(|failure| failure.message.into_string().unwrap())
+    }
+
+    fn text(value: &str) -> Value {
+        Value::Text(value.into())
+    }
+
+    #[test]
+    fn defaults() {
+        let settings = of(&[]).unwrap();
+        assert_eq!((settings.store.as_os_str(), settings.driver.as_os_str()), ("/var/lib/grootfs".as_ref(), "btrfs".as_ref()));
+        assert_eq!((settings.mount, settings.disk_limit, settings.pull_policy), (true, 0, PullPolicy::Always));
+        assert_eq!(of(&[("store", text("")), ("drax_bin", text(""))]).unwrap(), settings);
+    }
+
+    #[test]
+    fn checks() {
+        for (name, value, why) in [
+            ("disk_limit", Value::Integer(-1), "invalid argument: disk limit cannot be negative"),
+            ("threshold", Value::Integer(-1), "invalid argument: clean threshold cannot be negative"),
+            ("pull_policy", text("never"), "invalid argument: pull policy `never` is neither always nor missing"),
+            ("log_time_format", text("iso"), "invalid argument: log time format `iso` is neither unix-epoch nor rfc3339"),
+            ("correlation_id", text("\u{1b}[31m"), "invalid argument: a correlation id has at most 128 printable characters"),
+            ("correlation_id", text(&"ü".repeat(129)), "invalid argument: a correlation id has at most 128 printable characters"),
+        ] {
+            assert_eq!(of(&[(name, value)]), Err(why.to_owned()));
+        }
+        assert_eq!(of(&[("correlation_id", text(&"ü".repeat(128)))]).unwrap().correlation_id.chars().count(), 128);
+    }
+
+    /// As Python's `str.isprintable` says.
+    #[test]
+    fn printable_characters() {
+        for c in [' ', 'a', '"', '\\', '\'', 'ü', '€', '\u{301}', '一', '🍹'] {
+            assert!(is_printable(c), "{c:?}");
+        }
+        for c in ['\0', '\n', '\u{7f}', '\u{85}', '\u{a0}', '\u{ad}', '\u{200b}', '\u{2028}', '\u{e000}', '\u{378}', '\u{feff}'] {
+            assert!(!is_printable(c), "{c:?}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_public() {
+        let settings = of(&[("username", text("sapling")), ("password", text("hidden")), ("store", text("/s"))]).unwrap();
+        let shown = settings.public().to_string();
+        assert!(shown.contains("\"store\":\"/s\"") && !shown.contains("hidden") && !shown.contains("sapling"), "{shown}");
+    }
+}
