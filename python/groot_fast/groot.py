@@ -21,11 +21,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from groot_fast._core import Image
     from groot_fast.config import Settings
     from groot_fast.drivers import Driver
     from groot_fast.idmap.operations import Operations
     from groot_fast.sources.base import Source
-    from groot_fast.sources.image import Image
     from groot_fast.store.check import Finding
     from groot_fast.store.report import Report
     from groot_fast.store.volumes import Volume
@@ -103,6 +103,9 @@ class Groot:
                                 return recalled
                         with self._timed("ImageResolveTime"), interrupts.Waiting():
                             resolved = source.resolve()
+                        for warning in resolved.warnings:
+                            log.info("warning", warning=warning)
+                            self._progress.warn(warning)
                         self._check_compressed(resolved)
                         with self._lock(store):
                             volume = self._volume_of(store, driver, resolved, source, log)

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groot_fast import idmap
+from groot_fast._core import Layer
 from groot_fast.errors import Cancelled, UsageError
 from groot_fast.idmap import MAX_ID, Mapping, Mappings, parse_mapping, parse_mappings, read_subordinate
 from groot_fast.idmap.namespaced import Namespaced
-from groot_fast.sources.image import Layer
 
 
 @pytest.mark.parametrize(
@@ -151,5 +151,5 @@ def test_what_a_stopped_child_was_writing_goes(tmp_path: Path) -> None:
     operations: Any = Namespaced(Mappings([], []), cast(Any, None))
     operations._started = Stopped()
     with pytest.raises(Cancelled):
-        operations.unpack("volume", Layer(chain_id="a"), str(blob), ("listing", str(leftover), None, "- -"))
+        operations.unpack("volume", Layer(chain_id="a"), Layer(chain_id="a", path=blob).open(), ("listing", str(leftover), None, "- -"))
     assert not leftover.exists()

@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 import posix
 
-from groot_fast import _core, files
+from groot_fast import _core
 from groot_fast.idmap.operations import delete_with_nested, remove_directory, unpack_arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from groot_fast._core import Layer
     from groot_fast.config import Settings
     from groot_fast.idmap import Mappings
     from groot_fast.idmap.namespace import Namespace
-    from groot_fast.sources.image import Layer
 
 
 class Namespaced:
@@ -38,7 +38,7 @@ class Namespaced:
             self._started = Namespace(self._mappings, self._settings)
         return self._started
 
-    def unpack(self, path: str, layer: Layer, blob: str | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
+    def unpack(self, path: str, layer: Layer, blob: str | _core.Blob | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
         """See `Operations`. The child gets the bytes through a descriptor: it may not be able to open the file."""
         try:
             return self._unpack(path, layer, blob, listing)
@@ -50,15 +50,11 @@ class Namespaced:
                 pass
             raise
 
-    def _unpack(self, path: str, layer: Layer, blob: str | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
+    def _unpack(self, path: str, layer: Layer, blob: str | _core.Blob | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
         if isinstance(blob, str):
-            if files.is_directory(blob):
-                return self._namespace.copy_directory(path, blob, listing)
-            fd = posix.open(blob, posix.O_RDONLY | posix.O_CLOEXEC)
-            try:
-                return self._namespace.unpack(path, fd, unpack_arguments(layer, listing))
-            finally:
-                posix.close(fd)
+            return self._namespace.copy_directory(path, blob, listing)
+        if isinstance(blob, _core.Blob):
+            return self._namespace.unpack(path, blob.fileno(), {**unpack_arguments(layer, listing), "length": blob.length})
         return self._unpack_growing(path, blob, unpack_arguments(layer, listing))
 
     def verify(self, path: str, listings: list[str]) -> tuple[int, int, list[str]]:

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import posix
 
-from groot_fast import _core, files
+from groot_fast import _core
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol
 
+    from groot_fast._core import Layer
     from groot_fast.config import Settings
     from groot_fast.idmap import Mappings
-    from groot_fast.sources.image import Layer
 
     class Operations(Protocol):
         """What a driver needs done to trees."""
 
-        def unpack(self, path: str, layer: Layer, blob: str | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
+        def unpack(self, path: str, layer: Layer, blob: str | _core.Blob | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
             """Unpack a layer (or copy a directory) into ``path``. Raises BadLayer and its kin, OSError."""
 
         def verify(self, path: str, listings: list[str]) -> tuple[int, int, list[str]]:
@@ -77,9 +77,9 @@ class Direct:
         self._uids, self._gids = mappings.ranges()
         self._cancel = cancel
 
-    def unpack(self, path: str, layer: Layer, blob: str | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
+    def unpack(self, path: str, layer: Layer, blob: str | _core.Blob | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
         """See `Operations`."""
-        if isinstance(blob, str) and files.is_directory(blob):
+        if isinstance(blob, str):
             return _core.copy_directory(path, blob, uids=self._uids, gids=self._gids, listing=listing, cancel=self._cancel)
         arguments = unpack_arguments(layer, listing)
         return _core.unpack(path, blob, **arguments, uids=self._uids, gids=self._gids, cancel=self._cancel)

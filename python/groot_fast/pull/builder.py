@@ -11,7 +11,9 @@ import errno
 import time
 
 from groot_fast import interrupts
+from groot_fast._core import Spool
 from groot_fast.errors import BadBlob, BadLayer, Cancelled, GrootError, SourceError, StoreError
+from groot_fast.pull.blobs import open_here
 from groot_fast.store import locks, records
 from groot_fast.store.volumes import Volume, destroy_incomplete, incomplete_name
 from groot_fast.telemetry.metrics import NANOS
@@ -20,11 +22,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from groot_fast._core import Spool
+    from groot_fast._core import Blob, Image, Layer
     from groot_fast.drivers import Driver
     from groot_fast.pull.admission import Admission
     from groot_fast.pull.blobs import Blobs
-    from groot_fast.sources.image import Image, Layer
     from groot_fast.store.layout import Store
     from groot_fast.telemetry.lager import Logger
     from groot_fast.telemetry.metrics import Metrics
@@ -121,7 +122,7 @@ class Builder:
         try:
             if plan.missing:
                 with self._admission:
-                    blobs.start(plan.missing)
+                    blobs.start([layer for layer in plan.missing if not layer.is_empty])
                     for layer in plan.missing:
                         below = self._build_one(layer, below, plan.held, blobs)
             assert below is not None  # an image has layers
@@ -137,8 +138,8 @@ class Builder:
 
     def _build_one(self, layer: Layer, below: Volume | None, held: list[locks.Lock], blobs: Blobs) -> Volume:
         asked = time.monotonic_ns()
-        blob = blobs.open(layer)
-        if isinstance(blob, str):
+        blob = open_here(layer) if layer.is_empty else blobs.open(layer)
+        if not isinstance(blob, Spool):
             # A file that is here; downloads report their own time.
             self._metrics.send("DownloadTime", time.monotonic_ns() - asked, NANOS)
         path = self._store.volume(incomplete_name(layer.chain_id))
@@ -159,10 +160,11 @@ class Builder:
             destroy_incomplete(self._store, self._driver, path, layer.chain_id, full=full)
             raise
         del blob  # what is left of it is for `done` to take apart
-        blobs.done(layer)
+        if not layer.is_empty:
+            blobs.done(layer)
         return Volume(self._store, layer.chain_id, path, [held.pop(), *(below.give_locks() if below else [])])
 
-    def _unpack(self, layer: Layer, blob: str | Spool, path: str, below: Volume | None, blobs: Blobs) -> None:
+    def _unpack(self, layer: Layer, blob: str | Blob | Spool, path: str, below: Volume | None, blobs: Blobs) -> None:
         log = self._log.session("unpacking-layer", layer=layer.name, chainID=layer.chain_id)
         start = time.monotonic_ns()
         log.info("starting")

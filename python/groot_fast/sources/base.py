@@ -6,8 +6,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
+    from groot_fast._core import Image
     from groot_fast.pull.blobs import Blobs
-    from groot_fast.sources.image import Image
     from groot_fast.store.layout import Store
     from groot_fast.telemetry.lager import Logger
     from groot_fast.telemetry.metrics import Metrics

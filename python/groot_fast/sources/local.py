@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import stat
 
-from groot_fast._core import Cancel, fingerprint, sha256
+from groot_fast._core import Cancel, Image, fingerprint, sha256
 from groot_fast.errors import SourceError
 from groot_fast.sources.base import Source
-from groot_fast.sources.image import Image, Layer
 
 
 class LocalSource(Source):
@@ -39,6 +38,5 @@ class LocalSource(Source):
             raise SourceError(f"fetching image timestamp: stat {self.path!r}: invalid path") from None
         if stat.S_ISDIR(found.st_mode):
             key = f"{os.path.abspath(self.path)}-{fingerprint(self.path, self._cancel)}"
-        else:
-            key = f"{self.path}-{found.st_mtime_ns}"
-        return Image([Layer(chain_id=sha256(os.fsencode(key)), path=self.path)])
+            return Image.of_directory(sha256(os.fsencode(key)), self.path)
+        return Image.of_file(sha256(os.fsencode(f"{self.path}-{found.st_mtime_ns}")), self.path)

@@ -19,9 +19,9 @@ from groot_fast.store.locks import is_at, try_flock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from groot_fast._core import Image
     from groot_fast.drivers import Driver, Limit
     from groot_fast.idmap import Mappings
-    from groot_fast.sources.image import Image
     from groot_fast.store.layout import Store
 
 TREES = ("rootfs", "snapshot")

@@ -8,14 +8,14 @@ from __future__ import annotations
 import posix
 
 from groot_fast import files
-from groot_fast._core import format_json, parse_json, sha256, write_record
+from groot_fast._core import Image, Layer, chain_ids, format_json, parse_json, sha256, write_record
+from groot_fast.errors import SourceError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from groot_fast._core import Listing
-    from groot_fast.sources.image import Image
     from groot_fast.store.layout import Store
 
 MAX_RECORD = 1 << 20
@@ -93,12 +93,10 @@ def read_dependencies(store: Store, image_id: str) -> list[str] | None:
 
 def configured_volumes(store: Store, image_id: str) -> list[str] | None:
     """The volumes of an image as its configuration names them; None where it does not say any."""
-    from groot_fast.sources.image import chain_ids
-
     document: Any = read(f"{store.image(image_id)}/image.json")
     try:
-        return chain_ids([str(text).removeprefix("sha256:") for text in document["rootfs"]["diff_ids"]])
-    except (LookupError, TypeError):
+        return chain_ids(document["rootfs"]["diff_ids"])
+    except (LookupError, TypeError, SourceError):
         return None
 
 
@@ -300,18 +298,15 @@ def read_source(store: Store, name: str) -> list[str]:
 def recall_image(store: Store, name: str) -> Image | None:
     """The image a name stood for when it was last created, as far as it can be used without its source: its layers have
     names and no bytes. None where the record does not say everything."""
-    from groot_fast.sources.image import Image, Layer
-
     value = read(_source_path(store, name))
     if not isinstance(value, dict) or value.get("image") != name:
         return None
-    chain_ids, env, declared = (_strings(value.get(key)) for key in ("volumes", "env", "declared"))
+    volumes, env, declared = (_strings(value.get(key)) for key in ("volumes", "env", "declared"))
     config, compressed = value.get("config"), value.get("compressed")
-    if not chain_ids or env is None or declared is None or not isinstance(config, str) or not isinstance(compressed, int):
+    if not volumes or env is None or declared is None or not isinstance(config, str) or not isinstance(compressed, int):
         return None
-    layers = [Layer(chain_id=chain_id, size=0) for chain_id in chain_ids]
-    layers[-1].size = compressed
-    return Image(layers, config.encode(), env, declared)
+    layers = [Layer(chain_id=chain_id, size=0) for chain_id in volumes[:-1]]
+    return Image([*layers, Layer(chain_id=volumes[-1], size=compressed)], config.encode(), env, declared)
 
 
 def damaged_sources(store: Store) -> list[str]:

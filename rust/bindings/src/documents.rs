@@ -2,97 +2,50 @@
 
 use crate::errors::to_python;
 use groot_core::record;
+use groot_image::document::{self, Value};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use saphyr_parser::{Event, Parser, ScalarStyle};
-use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
-use std::fmt::{self, Write};
+use std::fmt::Write;
 use std::path::PathBuf;
 
-/// Levels of nesting in YAML; JSON has serde's own bound of 128.
+/// Levels of nesting in YAML, and in what is written; reading JSON has a bound of 128.
 const MAX_DEPTH: usize = 64;
-
-/// Builds Python objects while parsing.
-#[derive(Clone, Copy)]
-struct Json<'py>(Python<'py>);
-
-impl<'de, 'py> DeserializeSeed<'de> for Json<'py> {
-    type Value = Bound<'py, PyAny>;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'py> Json<'py> {
-    fn object<T: IntoPyObject<'py>, E: serde::de::Error>(self, value: T) -> Result<Bound<'py, PyAny>, E> {
-        value.into_bound_py_any(self.0).map_err(E::custom)
-    }
-}
-
-impl<'de, 'py> Visitor<'de> for Json<'py> {
-    type Value = Bound<'py, PyAny>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Self::Value, E> {
-        Ok(self.0.None().into_bound(self.0))
-    }
-
-    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Self::Value, E> {
-        self.object(value)
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Self::Value, E> {
-        self.object(value)
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Self::Value, E> {
-        self.object(value)
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Self::Value, E> {
-        self.object(value)
-    }
-
-    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Self::Value, E> {
-        self.object(value)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        let list = PyList::empty(self.0);
-        while let Some(item) = items.next_element_seed(self)? {
-            list.append(item).map_err(A::Error::custom)?;
-        }
-        Ok(list.into_any())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        let dict = PyDict::new(self.0);
-        while let Some(key) = items.next_key::<String>()? {
-            // Readers disagree on which of two values counts; that difference is the attack.
-            if dict.contains(&key).map_err(A::Error::custom)? {
-                return Err(A::Error::custom(format_args!("duplicate key `{key}`")));
-            }
-            let value = items.next_value_seed(self)?;
-            dict.set_item(key, value).map_err(A::Error::custom)?;
-        }
-        Ok(dict.into_any())
-    }
-}
 
 /// Parse one JSON document.
 #[pyfunction]
 pub fn parse_json<'py>(py: Python<'py>, document: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let mut parser = serde_json::Deserializer::from_slice(document);
-    let fail = |e: serde_json::Error| PyValueError::new_err(e.to_string());
-    let value = Json(py).deserialize(&mut parser).map_err(fail)?;
-    parser.end().map_err(fail)?;
-    Ok(value)
+    to_object(py, &document::parse_value(document).map_err(PyValueError::new_err)?)
+}
+
+/// A JSON value as plain objects.
+pub fn to_object<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match value {
+        Value::Null => py.None().into_bound(py),
+        Value::Bool(flag) => flag.into_bound_py_any(py)?,
+        Value::String(text) => text.into_bound_py_any(py)?,
+        Value::Number(number) => match (number.as_u64(), number.as_i64()) {
+            (Some(number), _) => number.into_bound_py_any(py)?,
+            (None, Some(number)) => number.into_bound_py_any(py)?,
+            (None, None) => number.as_f64().into_bound_py_any(py)?,
+        },
+        Value::Array(items) => {
+            let list = PyList::empty(py);
+            for item in items {
+                list.append(to_object(py, item)?)?;
+            }
+            list.into_any()
+        }
+        Value::Object(items) => {
+            let dict = PyDict::new(py);
+            for (key, item) in items {
+                dict.set_item(key, to_object(py, item)?)?;
+            }
+            dict.into_any()
+        }
+    })
 }
 
 /// Format plain objects as compact JSON, escaped the way Go does it.
@@ -114,7 +67,7 @@ fn format_value(value: &Bound<'_, PyAny>, out: &mut String, depth: usize) -> PyR
     } else if value.is_instance_of::<PyInt>() {
         out.push_str(value.str()?.to_str()?);
     } else if let Ok(number) = value.cast::<PyFloat>() {
-        let number = serde_json::Number::from_f64(number.extract()?).ok_or_else(|| PyValueError::new_err("not a finite number"))?;
+        let number = document::Number::from_f64(number.extract()?).ok_or_else(|| PyValueError::new_err("not a finite number"))?;
         out.push_str(&number.to_string());
     } else if let Ok(text) = value.cast::<PyString>() {
         format_string(text, out)?;
@@ -147,11 +100,11 @@ fn format_value(value: &Bound<'_, PyAny>, out: &mut String, depth: usize) -> PyR
 /// Bytes that are not UTF-8 (names of files) become U+FFFD, as in Go.
 fn format_string(text: &Bound<'_, PyString>, out: &mut String) -> PyResult<()> {
     let quoted = if let Ok(text) = text.to_str() {
-        serde_json::Value::from(text)
+        Value::from(text)
     } else {
         let encode = |errors| text.call_method1("encode", ("utf-8", errors));
         let bytes = encode("surrogateescape").or_else(|_| encode("replace"))?;
-        serde_json::Value::from(String::from_utf8_lossy(bytes.cast::<PyBytes>()?.as_bytes()))
+        Value::from(String::from_utf8_lossy(bytes.cast::<PyBytes>()?.as_bytes()))
     };
     let quoted = quoted.to_string();
     for c in quoted.chars() {

@@ -1,7 +1,8 @@
 //! `groot_fast._core`: thin bindings. What is promised to Python stands in `python/groot_fast/_core.pyi`.
 //!
 //! ```text
-//! errors.rs      core errors -> Python exceptions, the one conversion
+//! errors.rs      errors -> Python exceptions, the one conversion
+//! image.rs       what images are: references, documents, layers
 //! layers.rs      unpack, copy_directory, verify, fingerprint, Spool, Cancel
 //! process.rs     the process itself: user namespace, arguments
 //! volumes.rs     BTRFS subvolumes and quotas
@@ -13,6 +14,7 @@
 
 mod documents;
 mod errors;
+mod image;
 mod layers;
 mod process;
 mod volumes;
@@ -24,6 +26,16 @@ use pyo3::prelude::*;
 mod _core {
     #[pymodule_export]
     use super::documents::{format_json, parse_json, parse_yaml, rename_new, sha256, write_record};
+    #[pymodule_export]
+    use super::image::{
+        Blob, Image, Index, Layer, Manifest, OciReference, chain_ids, parse_digest, parse_document, parse_platform, read_document,
+    };
+    #[pymodule_export]
+    const MAX_CONFIG: u64 = super::image::CONFIG_LIMIT;
+    #[pymodule_export]
+    const MAX_INDEX_DEPTH: usize = super::image::INDEX_DEPTH;
+    #[pymodule_export]
+    const MAX_MANIFEST: u64 = super::image::MANIFEST_LIMIT;
     #[pymodule_export]
     use super::layers::{Cancel, Spool, copy_directory, fingerprint, mount_idmapped, unmount, unpack, verify};
     #[pymodule_export]

@@ -19,6 +19,16 @@ pub fn chain_id(parent: Option<&str>, diff_id: &Digest, base_directory: &str) ->
     }
 }
 
+/// Names of all volumes of a stack without base directories, bottom first.
+#[must_use]
+pub fn chain_ids(diff_ids: &[Digest]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::with_capacity(diff_ids.len());
+    for diff_id in diff_ids {
+        names.push(chain_id(names.last().map(String::as_str), diff_id, ""));
+    }
+    names
+}
+
 /// The directory without what makes no difference, or `None` for the root.
 fn normalised(base: &str) -> Option<String> {
     let parts: Vec<_> = base.split('/').filter(|part| !matches!(*part, "" | ".")).collect();

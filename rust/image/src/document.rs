@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Kind, Result};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-pub use serde_json::{Map, Value};
+pub use serde_json::{Map, Number, Value};
 use std::fmt;
 
 /// Bytes of a manifest or index: what registries themselves accept.

@@ -8,6 +8,9 @@ use crate::document::Value;
 use crate::error::{Error, Result, quoted};
 use crate::manifest::Manifest;
 use crate::platform::Wanted;
+use groot_core::blob::{open_regular, sha256};
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::path::PathBuf;
 
 /// Annotation with the directory that a layer is unpacked below (contract, section 9.4).
@@ -51,6 +54,31 @@ pub struct Layer {
 }
 
 impl Layer {
+    /// How messages call it: its digest, or where it is.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match (&self.digest, &self.origin) {
+            (Some(digest), _) => digest.to_string(),
+            (None, Origin::File(path, _) | Origin::Directory(path)) => path.to_string_lossy().into_owned(),
+            _ => self.chain_id.clone(),
+        }
+    }
+
+    /// Its bytes, if they are on this machine: a file at the right place, and how many from there (`None`: to the end).
+    pub fn open(&self) -> std::io::Result<(File, Option<u64>)> {
+        match &self.origin {
+            Origin::File(path, None) => Ok((open_regular(path)?.0, None)),
+            Origin::File(path, Some((offset, length))) => {
+                let (mut file, _) = open_regular(path)?;
+                file.seek(SeekFrom::Start(*offset))?;
+                Ok((file, Some(*length)))
+            }
+            Origin::Empty => Ok((File::open("/dev/null")?, None)),
+            Origin::Directory(_) => Err(std::io::ErrorKind::IsADirectory.into()),
+            Origin::Remote => Err(std::io::ErrorKind::NotFound.into()),
+        }
+    }
+
     /// Whether the layer's type says that registries need not have it.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
@@ -133,6 +161,13 @@ impl Image {
     /// Names of the volumes, bottom first.
     pub fn chain_ids(&self) -> impl Iterator<Item = &str> {
         self.layers.iter().map(|layer| layer.chain_id.as_str())
+    }
+
+    /// For each declared volume the directory of the image at `image_path` that a runtime binds there.
+    #[must_use]
+    pub fn volume_sources(&self, image_path: &str) -> Vec<(String, String)> {
+        let source = |volume: &String| (volume.clone(), format!("{image_path}/vol-{}", sha256(volume.as_bytes())));
+        self.volumes.iter().map(source).collect()
     }
 
     /// Bytes of all blobs, as the manifest gives them.

@@ -11,17 +11,25 @@ use crate::platform::{Platform, Wanted};
 /// of kinds that are invented later.
 #[derive(Debug, Clone)]
 pub struct Index {
+    media_type: String,
     entries: Vec<Value>,
 }
 
 impl Index {
-    /// The index in a document; `what` names it in messages.
-    pub fn check(node: &Map<String, Value>, what: &str) -> Result<Self> {
-        match member(node, "manifests") {
-            None => Ok(Self { entries: Vec::new() }),
-            Some(Value::Array(entries)) => Ok(Self { entries: entries.clone() }),
-            Some(_) => Err(Error::image(format!("{what}: manifests is not a list"))),
-        }
+    /// The index in a document of this media type; `what` names it in messages.
+    pub fn check(node: &Map<String, Value>, media_type: String, what: &str) -> Result<Self> {
+        let entries = match member(node, "manifests") {
+            None => Vec::new(),
+            Some(Value::Array(entries)) => entries.clone(),
+            Some(_) => return Err(Error::image(format!("{what}: manifests is not a list"))),
+        };
+        Ok(Self { media_type, entries })
+    }
+
+    /// As declared, else OCI's.
+    #[must_use]
+    pub fn media_type(&self) -> &str {
+        &self.media_type
     }
 
     /// All entries, unchecked.
@@ -80,8 +88,8 @@ fn offer(entry: &Value) -> Offer {
             // What attestations are for.
             Some(platform) if platform.os == "unknown" || platform.architecture == "unknown" => Offer::Nobody,
             Some(platform) => Offer::For(platform),
-            None if platform.contains_key("os") || platform.contains_key("architecture") => Offer::Nobody,
-            None => Offer::Anybody,
+            None if platform.values().all(|value| value.is_null() || value == "") => Offer::Anybody,
+            None => Offer::Nobody,
         },
         Some(_) => Offer::Nobody,
     }

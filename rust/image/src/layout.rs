@@ -10,10 +10,9 @@ use crate::image::{Image, Origin};
 use crate::index::{self, Index};
 use crate::manifest::{Document, Manifest, read};
 use crate::platform::{Platform, Wanted};
+use groot_core::blob::open_regular;
 use groot_core::error::{os_text, printable};
-use rustix::fs::{FileType, Mode, OFlags};
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -140,7 +139,7 @@ impl Layout<'_> {
     /// The entry of `index.json` that a tag names, or the only one.
     fn choose(&self, tag: &str, wanted: &Wanted) -> Result<Descriptor> {
         let body = read_file(&self.path.join("index.json"), MAX_INDEX)?;
-        let index = Index::check(&document::parse(&body, "index.json", MAX_INDEX)?, "index.json")?;
+        let index = Index::check(&document::parse(&body, "index.json", MAX_INDEX)?, String::new(), "index.json")?;
         let images: Vec<_> = index.entries().iter().filter(|entry| entry.as_object().is_some_and(index::is_image)).collect();
         let hint = || named_hint(&images);
         let candidates: Vec<_> = if tag.is_empty() {
@@ -215,18 +214,6 @@ fn read_file(path: &Path, most: u64) -> Result<Vec<u8>> {
     read.map_err(|error| Error::new(Kind::Source, format!("{PREFIX}read {name}: {}", os_text(&error))))?;
     document::check_size(body.len() as u64, &name, most)?;
     Ok(body)
-}
-
-/// Open what must be a regular file, or a link to one (builders link blobs); gives its size too. A directory in its place, or a
-/// pipe that would hold us, is an error.
-pub fn open_regular(path: &Path) -> std::io::Result<(File, u64)> {
-    let file: File = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())?.into();
-    let found = rustix::fs::fstat(&file)?;
-    match FileType::from_raw_mode(found.st_mode) {
-        FileType::RegularFile => Ok((file, found.st_size.unsigned_abs())),
-        FileType::Directory => Err(rustix::io::Errno::ISDIR.into()),
-        _ => Err(std::io::Error::other("not a regular file")),
-    }
 }
 
 /// The reference name of an entry.

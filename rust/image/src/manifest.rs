@@ -102,7 +102,7 @@ pub fn read(body: &[u8], media_type: &str) -> Result<Document> {
     }
     match shape {
         Shape::Manifest => Manifest::check(&node, media_type, Digest::of(body)).map(|manifest| Document::Manifest(Box::new(manifest))),
-        Shape::Index => Index::check(&node, "index").map(Document::Index),
+        Shape::Index => Index::check(&node, media_type, "index").map(Document::Index),
     }
 }
 

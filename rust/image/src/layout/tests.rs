@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+use rustix::fs::{FileType, Mode};
 use serde_json::json;
 use std::os::unix::fs::symlink;
 
