@@ -86,6 +86,17 @@ impl Layer {
     }
 }
 
+/// A layer without its diff id, which the configuration has.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub digest: Option<Digest>,
+    pub size: u64,
+    pub media_type: String,
+    pub urls: Vec<String>,
+    pub base_directory: String,
+    pub origin: Origin,
+}
+
 /// Layers, bottom first, and the configuration.
 #[derive(Debug, Clone)]
 pub struct Image {
@@ -128,34 +139,48 @@ impl Image {
         origin: impl Fn(&Descriptor) -> Origin,
     ) -> Result<Self> {
         let config = parse_config(manifest, config)?;
-        let (layers, diff_ids) = (manifest.layers.as_slice(), config.diff_ids.as_slice());
-        if layers.len() != diff_ids.len() {
-            let text = format!("manifest has {} layers, image configuration has {} diff ids", layers.len(), diff_ids.len());
-            return Err(Error::image(text));
-        }
-        let warnings = check_platform(&config, wanted)?;
-        let mut joined: Vec<Layer> = Vec::with_capacity(layers.len().max(1));
-        for (descriptor, diff_id) in layers.iter().zip(diff_ids) {
+        let part = |descriptor: &Descriptor| {
             let base_directory = match descriptor.annotations.get(BASE_DIRECTORY) {
                 None | Some(Value::Null) => String::new(),
                 Some(Value::String(text)) => text.clone(),
                 Some(_) => return Err(Error::image(format!("annotation {BASE_DIRECTORY} is not a string"))),
             };
-            joined.push(Layer {
-                digest: validate.then(|| descriptor.digest.clone()),
-                diff_id: validate.then(|| diff_id.clone()),
-                size: validate.then_some(descriptor.size),
+            Ok(Part {
+                digest: Some(descriptor.digest.clone()),
+                size: descriptor.size,
                 media_type: descriptor.media_type.clone(),
                 urls: descriptor.urls.clone(),
-                chain_id: chain_id(joined.last().map(|below| below.chain_id.as_str()), diff_id, &base_directory),
                 base_directory,
                 origin: origin(descriptor),
+            })
+        };
+        Self::assemble(config, manifest.layers.iter().map(part).collect::<Result<_>>()?, wanted, validate)
+    }
+
+    /// An image of a configuration and its layers, as far as something else than a manifest says what they are.
+    pub(crate) fn assemble(config: Config, parts: Vec<Part>, wanted: &Wanted, validate: bool) -> Result<Self> {
+        if parts.len() != config.diff_ids.len() {
+            let text = format!("manifest has {} layers, image configuration has {} diff ids", parts.len(), config.diff_ids.len());
+            return Err(Error::image(text));
+        }
+        let warnings = check_platform(&config, wanted)?;
+        let mut layers: Vec<Layer> = Vec::with_capacity(parts.len().max(1));
+        for (part, diff_id) in parts.into_iter().zip(&config.diff_ids) {
+            layers.push(Layer {
+                chain_id: chain_id(layers.last().map(|below| below.chain_id.as_str()), diff_id, &part.base_directory),
+                digest: part.digest.filter(|_| validate),
+                diff_id: validate.then(|| diff_id.clone()),
+                size: validate.then_some(part.size),
+                media_type: part.media_type,
+                urls: part.urls,
+                base_directory: part.base_directory,
+                origin: part.origin,
             });
         }
-        if joined.is_empty() {
-            joined.push(nothing()?);
+        if layers.is_empty() {
+            layers.push(nothing()?);
         }
-        Ok(Self { layers: joined, config: config.raw, env: config.env, volumes: config.volumes, warnings })
+        Ok(Self { layers, config: config.raw, env: config.env, volumes: config.volumes, warnings })
     }
 
     /// Names of the volumes, bottom first.

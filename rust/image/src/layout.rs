@@ -98,10 +98,46 @@ fn unescape(path: &[u8]) -> std::result::Result<Vec<u8>, &[u8]> {
 /// The image that `reference` names, for `wanted`. Documents are read and checked, layers are not looked at. Without `validate`
 /// nothing is promised about layers (`--skip-layer-validation`), nor held against what `index.json` says of the manifest.
 pub fn resolve(reference: &Reference, wanted: &Wanted, validate: bool) -> Result<Image> {
-    let layout = Layout { path: &reference.path, validate };
-    let manifest = layout.manifest(reference, wanted)?;
+    resolve_in(&Directory(&reference.path), &reference.tag, reference.digest.as_ref(), wanted, validate)
+}
+
+/// The same for a layout of any kind; see `Reference` for tag and digest.
+pub(crate) fn resolve_in(place: &dyn Place, tag: &str, digest: Option<&Digest>, wanted: &Wanted, validate: bool) -> Result<Image> {
+    let layout = Layout { place, validate };
+    let manifest = layout.manifest(tag, digest, wanted)?;
     let config = layout.blob(&manifest.config.digest, Some(manifest.config.size), "config", MAX_CONFIG, true)?;
-    Image::join(&manifest, config, wanted, validate, |layer| Origin::File(layout.path_of(&layer.digest), None))
+    Image::join(&manifest, config, wanted, validate, |layer| place.origin(&blob_name(&layer.digest)))
+}
+
+/// Where the files of a layout are.
+pub(crate) trait Place {
+    /// How messages call it.
+    fn name(&self) -> String;
+    /// A file of at most `most` bytes, by its name below the layout.
+    fn read(&self, name: &str, most: u64) -> Result<Vec<u8>>;
+    /// Where the bytes of a file are.
+    fn origin(&self, name: &str) -> Origin;
+}
+
+/// A layout that is a directory.
+struct Directory<'a>(&'a Path);
+
+impl Place for Directory<'_> {
+    fn name(&self) -> String {
+        printable(self.0.as_os_str().as_bytes())
+    }
+
+    fn read(&self, name: &str, most: u64) -> Result<Vec<u8>> {
+        read_file(&self.0.join(name), most)
+    }
+
+    fn origin(&self, name: &str) -> Origin {
+        Origin::File(self.0.join(name), None)
+    }
+}
+
+fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
 }
 
 /// Digest, size and media type of the document that a descriptor leads to.
@@ -110,21 +146,17 @@ fn target(descriptor: Descriptor) -> (Digest, Option<u64>, String) {
 }
 
 struct Layout<'a> {
-    path: &'a Path,
+    place: &'a dyn Place,
     validate: bool,
 }
 
 impl Layout<'_> {
-    fn path_of(&self, digest: &Digest) -> PathBuf {
-        self.path.join("blobs/sha256").join(digest.hex())
-    }
-
-    fn manifest(&self, reference: &Reference, wanted: &Wanted) -> Result<Manifest> {
-        let (mut digest, mut size, mut media_type) = match &reference.digest {
+    fn manifest(&self, tag: &str, digest: Option<&Digest>, wanted: &Wanted) -> Result<Manifest> {
+        let mut check = self.validate || digest.is_some();
+        let (mut digest, mut size, mut media_type) = match digest {
             Some(digest) => (digest.clone(), None, String::new()),
-            None => target(self.choose(&reference.tag, wanted)?),
+            None => target(self.choose(tag, wanted)?),
         };
-        let mut check = self.validate || reference.digest.is_some();
         for _ in 0..=MAX_INDEX_DEPTH {
             let body = self.blob(&digest, size, "manifest", MAX_MANIFEST, check)?;
             match read(&body, &media_type)? {
@@ -138,7 +170,7 @@ impl Layout<'_> {
 
     /// The entry of `index.json` that a tag names, or the only one.
     fn choose(&self, tag: &str, wanted: &Wanted) -> Result<Descriptor> {
-        let body = read_file(&self.path.join("index.json"), MAX_INDEX)?;
+        let body = self.place.read("index.json", MAX_INDEX)?;
         let index = Index::check(&document::parse(&body, "index.json", MAX_INDEX)?, String::new(), "index.json")?;
         let images: Vec<_> = index.entries().iter().filter(|entry| entry.as_object().is_some_and(index::is_image)).collect();
         let hint = || named_hint(&images);
@@ -150,8 +182,7 @@ impl Layout<'_> {
         };
         match candidates[..] {
             [] if tag.is_empty() => {
-                let place = printable(self.path.as_os_str().as_bytes());
-                Err(Error::source(format!("{PREFIX}no image in oci layout {place}")).with_hint("its index.json names none"))
+                Err(Error::source(format!("{PREFIX}no image in oci layout {}", self.place.name())).with_hint("its index.json names none"))
             }
             [] => {
                 let tag = printable(tag.as_bytes());
@@ -172,7 +203,7 @@ impl Layout<'_> {
 
     /// A small blob. Its digest is held against the bytes if `check`, and its size if anything is to be validated.
     fn blob(&self, digest: &Digest, size: Option<u64>, what: &str, most: u64, check: bool) -> Result<Vec<u8>> {
-        let body = read_file(&self.path_of(digest), most)?;
+        let body = self.place.read(&blob_name(digest), most)?;
         let actual = Digest::of(&body);
         if check && actual != *digest {
             let (expected, actual) = (digest.hex(), actual.hex());

@@ -7,8 +7,10 @@
 //! index       which manifest is for whom         manifest   layers and configuration, OCI and Docker schema 2
 //! config      what image.json holds              chain      names of volumes
 //! image       all of it joined                   layout     `oci://`, a directory with blobs in it
+//! archive     what `docker save` and its like write: an image in a tar file
 //! ```
 
+pub mod archive;
 pub mod chain;
 pub mod config;
 pub mod descriptor;

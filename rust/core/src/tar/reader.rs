@@ -150,6 +150,19 @@ impl TarReader {
         }
     }
 
+    /// Right behind `Event::Entry`: bytes of the input that its body takes up. The caller leaves them out, and `Event::End` comes
+    /// next. `None` for a sparse file, whose body has to be read.
+    pub fn skip_body(&mut self) -> Option<u64> {
+        match self.state {
+            State::Data { left, padding, offset: 0 } if self.walk.is_none() => {
+                self.state = State::Ending { padding: 0 };
+                Some(left + padding)
+            }
+            State::Ending { .. } => Some(0),
+            _ => None,
+        }
+    }
+
     /// Call at the end of the input. A missing end marker is accepted (real layers lack it), a cut entry is not.
     pub fn finish(&self) -> Result<()> {
         let pending = self.pax.is_some() || self.long_name.is_some() || self.long_link.is_some();
