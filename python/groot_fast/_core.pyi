@@ -202,6 +202,13 @@ MAX_INDEX_DEPTH: int
 MAX_MANIFEST: int
 """Bytes of a manifest or an index."""
 
+def archive_path(text: StrPath) -> str | None:
+    """The file in ``docker-archive:FILE[:NAME]`` or ``oci-archive:FILE[:NAME]``; None for anything else."""
+
+def resolve_archive(text: StrPath, platform: str, validate: bool) -> Image | None:
+    """The image in an archive of images (what ``docker save`` writes, or a layout in a tar), given as above or by its path. None
+    for the path of any other file. Raises SourceError and its kin, `ConfigError` for a platform that is none."""
+
 def read_document(body: bytes, media_type: str) -> Manifest | Index:
     """Read a document that was served as ``media_type``. Raises `BadImage` for one of which that, its own ``mediaType`` and its
     shape do not all say the same (CVE-2021-41190), and for schema 1; `LimitExceeded`."""

@@ -6,7 +6,7 @@ use groot_core::error::os_text;
 use groot_image::document::{self, MAX_CONFIG, MAX_MANIFEST};
 use groot_image::layout::MAX_INDEX_DEPTH;
 use groot_image::manifest::{Document, read};
-use groot_image::{Digest, Origin, Reference, Wanted, chain, config, image, index, layout, manifest};
+use groot_image::{Digest, Origin, Reference, Wanted, archive, chain, config, image, index, layout, manifest};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -302,6 +302,19 @@ pub fn parse_platform(py: Python<'_>, text: &str) -> PyResult<String> {
 pub fn chain_ids(py: Python<'_>, diff_ids: Vec<String>) -> PyResult<Vec<String>> {
     let diff_ids: Result<Vec<_>, _> = diff_ids.iter().map(|text| Digest::parse(text)).collect();
     diff_ids.map(|diff_ids| chain::chain_ids(&diff_ids)).map_err(|e| image_error(py, e))
+}
+
+/// The file of a reference to an archive; `None` for a reference of another kind.
+#[pyfunction]
+pub fn archive_path(text: OsString) -> Option<OsString> {
+    archive::split(&text).map(|(path, _)| path.as_os_str().to_owned())
+}
+
+/// The image in an archive of images; `None` for the path of any other file.
+#[pyfunction]
+pub fn resolve_archive(py: Python<'_>, text: OsString, platform: &str, validate: bool) -> PyResult<Option<Image>> {
+    let resolve = || archive::resolve(&text, &Wanted::parse(platform)?, validate);
+    py.detach(resolve).map(|image| image.map(Image)).map_err(|e| image_error(py, e))
 }
 
 /// An image of an OCI layout, understood but not yet looked for.

@@ -28,7 +28,8 @@ mod _core {
     use super::documents::{format_json, parse_json, parse_yaml, rename_new, sha256, write_record};
     #[pymodule_export]
     use super::image::{
-        Blob, Image, Index, Layer, Manifest, OciReference, chain_ids, parse_digest, parse_document, parse_platform, read_document,
+        Blob, Image, Index, Layer, Manifest, OciReference, archive_path, chain_ids, parse_digest, parse_document, parse_platform,
+        read_document, resolve_archive,
     };
     #[pymodule_export]
     const MAX_CONFIG: u64 = super::image::CONFIG_LIMIT;

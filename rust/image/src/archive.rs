@@ -16,18 +16,45 @@ use groot_core::inflate::Decoder;
 use groot_core::limits::Limits;
 use groot_core::tar::{BLOCK, Event, Kind, TarReader};
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+const SCHEMES: [&str; 2] = ["docker-archive:", "oci-archive:"];
 /// Members, more than which no archive of images has: some for each layer of some images.
 const MAX_MEMBERS: usize = 8 * MAX_LAYERS;
 /// Levels of directories in one: `blobs/sha256/<digest>`. A root file system soon has more, and is not looked at to its end.
 const MAX_DEPTH: usize = 3;
 /// Links from one member to another that are followed.
 const MAX_LINKS: usize = 8;
+
+/// The image that `text` names, if that is an archive of images: `docker-archive:FILE[:NAME]` or `oci-archive:FILE[:NAME]`, or the
+/// path of a file. `None` for the path of any other file.
+pub fn resolve(text: &OsStr, wanted: &Wanted, validate: bool) -> Result<Option<Image>> {
+    let Some((path, name)) = split(text) else {
+        return Archive::open(Path::new(text))?.map(|archive| archive.resolve("", wanted, validate)).transpose();
+    };
+    match Archive::open(path)? {
+        Some(archive) => archive.resolve(&name, wanted, validate).map(Some),
+        None => Err(Error::source(format!("{} is no archive of an image", shown(path)))
+            .with_hint("a tar file of a root file system is given by its path alone")),
+    }
+}
+
+/// File and name in `docker-archive:FILE[:NAME]` and `oci-archive:FILE[:NAME]`.
+#[must_use]
+pub fn split(text: &OsStr) -> Option<(&Path, String)> {
+    let text = text.as_bytes();
+    let rest = SCHEMES.iter().find_map(|scheme| text.strip_prefix(scheme.as_bytes()))?;
+    // Other tools take both spellings.
+    let rest = rest.strip_prefix(b"//").unwrap_or(rest);
+    let colon = rest.iter().position(|byte| *byte == b':').unwrap_or(rest.len());
+    let name = rest.get(colon + 1..).unwrap_or_default();
+    Some((Path::new(OsStr::from_bytes(&rest[..colon])), String::from_utf8_lossy(name).into_owned()))
+}
 
 /// What a member is.
 #[derive(Debug, Clone)]

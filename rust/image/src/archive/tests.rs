@@ -115,6 +115,20 @@ fn one_of_several_by_name() {
 }
 
 #[test]
+fn spellings() {
+    let split = |text: &str| super::split(OsStr::new(text)).map(|(path, name)| (path.to_str().unwrap().to_owned(), name));
+    let found = |path: &str, name: &str| Some((path.to_owned(), name.to_owned()));
+    assert_eq!(split("docker-archive:/a.tar"), found("/a.tar", ""));
+    assert_eq!(split("docker-archive:a.tar:x/y:1"), found("a.tar", "x/y:1"));
+    assert_eq!(split("oci-archive:///a.tar:t"), found("/a.tar", "t"));
+    assert_eq!(split("/a.tar:x"), None);
+    let plain = written(&[file("etc/passwd", b"x")]);
+    let text = format!("oci-archive:{}", plain.path().display());
+    assert!(resolve(OsStr::new(&text), &wanted(), true).unwrap_err().message.ends_with("is no archive of an image"));
+    assert!(resolve(plain.path().as_os_str(), &wanted(), true).unwrap().is_none());
+}
+
+#[test]
 fn a_layout_in_an_archive() {
     let layer = b"the layer".as_slice();
     let config = config(layer);
