@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,16 +38,44 @@ def unpack(root: Path, blob: Path, media_type: str = "", **options: object) -> _
     """`unpack` with everything left out that is not given."""
     given: dict[str, object] = {"digest": None, "size": None, "diff_id": None, "base": "", "uids": [], "gids": []}
     given |= {"max_content": None, "listing": None, **options}
-    return _core.unpack(root, blob, media_type=media_type, cancel=_core.Cancel(), **given)  # type: ignore[arg-type]
+    with opened(root) as descriptor:
+        return _core.unpack(descriptor, blob, media_type=media_type, cancel=_core.Cancel(), **given)  # type: ignore[arg-type]
+
+
+@contextmanager
+def opened(directory: Path) -> Iterator[int]:
+    """A descriptor of a directory."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def btrfs(*argv: str | Path) -> None:
+    """What is not measured."""
+    subprocess.run(["btrfs", *argv], check=True, stdout=subprocess.DEVNULL)
+
+
+def snapshot(source: Path, path: Path, limit: int | None = None) -> None:
+    """A snapshot by the core."""
+    with opened(source) as tree, opened(path.parent) as parent:
+        _core.snapshot(tree, parent, path.name, None if limit is None else (limit, False))
+
+
+def delete(path: Path) -> None:
+    """Remove a subvolume by the core."""
+    with opened(path.parent) as parent:
+        _core.remove_entry(parent, path.name)
 
 
 def volume(disk: Path, source: Path | None = None) -> Path:
     """A new subvolume, empty or a snapshot."""
     path = disk / f"volume-{next(COUNTER)}"
     if source is None:
-        _core.create_subvolume(path)
+        btrfs("subvolume", "create", path)
     else:
-        _core.snapshot(source, path)
+        snapshot(source, path)
     return path
 
 
@@ -55,14 +85,14 @@ def measure(benchmark: BenchmarkFixture, work: Callable[[Path], object], make: C
 
     def setup() -> tuple[tuple[Path], dict[str, object]]:
         while made:
-            _core.delete_subvolume(made.pop())
+            delete(made.pop())
         made.append(make())
-        _core.sync(made[0])
+        btrfs("filesystem", "sync", made[0])
         return (made[0],), {}
 
     benchmark.pedantic(work, setup=setup, rounds=rounds)
     benchmark.extra_info["megabytes"] = round(size / 1e6, 3)
-    _core.delete_subvolume(made.pop())
+    delete(made.pop())
 
 
 def test_digest(benchmark: BenchmarkFixture, debian: Image) -> None:
@@ -141,7 +171,7 @@ def test_whiteouts(benchmark: BenchmarkFixture, disk: Path, scratch: Path) -> No
         assert not (root / names[0]).exists()
 
     measure(benchmark, work, lambda: volume(disk, base), upper.stat().st_size)
-    _core.delete_subvolume(base)
+    delete(base)
 
 
 @pytest.mark.parametrize("limit", [None, 10_000_000_000], ids=["no limit", "limit"])
@@ -149,24 +179,24 @@ def test_snapshot(benchmark: BenchmarkFixture, disk: Path, debian: Image, limit:
     """A snapshot of a base system, each in a directory of its own."""
     base = volume(disk)
     unpack(base, debian.tars()[0])
-    _core.sync(base)
+    btrfs("filesystem", "sync", base)
     made: list[Path] = []
 
     def setup() -> tuple[tuple[Path], dict[str, object]]:
         while made:
-            _core.delete_subvolume(made.pop())
+            delete(made.pop())
         folder = disk / f"image-{next(COUNTER)}"
         folder.mkdir()
         made.append(folder / "rootfs")
-        _core.sync(base)
+        btrfs("filesystem", "sync", base)
         return (made[0],), {}
 
     def work(path: Path) -> None:
-        _core.snapshot(base, path, limit=limit)
+        snapshot(base, path, limit)
 
     benchmark.pedantic(work, setup=setup, rounds=50)
     for path in [*made, base]:
-        _core.delete_subvolume(path)
+        delete(path)
 
 
 @pytest.mark.parametrize("what", ["interpreter", "core", "command"])

@@ -166,9 +166,188 @@ def open_metrics(endpoint: str, log: Logger, file: StrPath, store: str) -> Metri
 def commits_of(path: StrPath) -> int | None:
     """Commits of the file system at ``path`` since it was mounted; None if it is not BTRFS or the kernel too old (Linux 6.0)."""
 
+class Blob:
+    """The bytes of a layer that is on this machine: a file at the right place. Closed with the object."""
+
+    def fileno(self) -> int:
+        """The descriptor."""
+    @property
+    def length(self) -> int | None:
+        """Bytes that belong to the layer; None to the end."""
+
+class Layer:
+    """One layer. ``digest`` and ``diff_id`` are bare hex. What is None is not checked."""
+
+    def __new__(
+        cls,
+        *,
+        chain_id: str,
+        digest: str | None = None,
+        diff_id: str | None = None,
+        size: int | None = None,
+        media_type: str = ...,
+        urls: list[str] = ...,
+        base_directory: str = ...,
+        path: StrPath | None = None,
+    ) -> Layer:
+        """A layer whose bytes are in the file ``path``, or somewhere else. Raises `BadImage` for a digest that is none."""
+    @property
+    def chain_id(self) -> str:
+        """Name of the volume with this layer and all below it."""
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 of the blob."""
+    @property
+    def diff_id(self) -> str | None:
+        """SHA-256 of the uncompressed archive."""
+    @property
+    def size(self) -> int | None:
+        """Bytes of the blob."""
+    @property
+    def media_type(self) -> str:
+        """Empty where unknown."""
+    @property
+    def urls(self) -> list[str]:
+        """Other places that have the blob."""
+    @property
+    def base_directory(self) -> str:
+        """Where the layer is unpacked; empty for the root."""
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+    @property
+    def directory(self) -> str | None:
+        """The directory to copy, if the source says that the layer is one."""
+    @property
+    def is_empty(self) -> bool:
+        """The layer of an image without layers."""
+    @property
+    def is_foreign(self) -> bool:
+        """Whether a registry need not have it, by its media type."""
+    def is_here(self) -> bool:
+        """Whether there is something on this machine where its bytes should be."""
+    def open(self) -> Blob:
+        """The bytes, if they are a regular file. Raises OSError, whose ``strerror`` is the whole message."""
+
+class Image:
+    """Layers, bottom first (at least one), and the configuration: as bytes (`image.json`) and the parts we use."""
+
+    def __new__(cls, layers: list[Layer], config: bytes | None = None, env: list[str] = ..., volumes: list[str] = ...) -> Image: ...
+    @staticmethod
+    def of_file(chain_id: str, path: StrPath) -> Image:
+        """A tar file: one layer, no configuration."""
+    @staticmethod
+    def of_directory(chain_id: str, path: StrPath) -> Image:
+        """A directory to copy."""
+    @property
+    def layers(self) -> list[Layer]:
+        """Bottom first."""
+    @property
+    def config(self) -> bytes:
+        """The document, byte by byte."""
+    @property
+    def env(self) -> list[str]:
+        """``NAME=value``."""
+    @property
+    def volumes(self) -> list[str]:
+        """Paths that the image declares as volumes, sorted."""
+    @property
+    def warnings(self) -> list[str]:
+        """Lines for the operator."""
+    @property
+    def chain_ids(self) -> list[str]:
+        """Names of the volumes, bottom first."""
+    @property
+    def compressed_size(self) -> int:
+        """Bytes of all blobs as the manifest gives them."""
+    @property
+    def parts(self) -> ImageParts:
+        """What the store has to know of it besides the bytes of its layers."""
+    @staticmethod
+    def recalled(parts: ImageParts) -> Image:
+        """An image that the store remembers: its layers have names and no bytes."""
+
+class Manifest:
+    """An image manifest (OCI image specification; Docker image manifest version 2, schema 2), checked."""
+
+    @property
+    def body(self) -> bytes:
+        """The document, byte by byte."""
+    @property
+    def media_type(self) -> str:
+        """As declared, else OCI's."""
+    @property
+    def digest(self) -> str:
+        """Of ``body``, with ``sha256:``."""
+    @property
+    def config(self) -> tuple[str, int]:
+        """Digest and size of the configuration."""
+    def join(self, config: bytes, platform: str) -> Image:
+        """The image of this manifest and its configuration, whose digest the caller has checked. Raises `BadImage`."""
+
+class Index:
+    """An index of images, by platform."""
+
+    @property
+    def media_type(self) -> str:
+        """As declared, else OCI's."""
+    def choose(self, platform: str) -> tuple[str, int, str]:
+        """Digest, size and media type of the entry for ``os/architecture[/variant]`` (empty: this machine). Only that entry is
+        checked. Raises `BadImage`, whose hint lists what there is; `ConfigError` for a platform that is none."""
+
+class OciReference:
+    """``oci:///directory[:tag][@digest]``, understood but not yet looked for."""
+
+    def __new__(cls, url: StrPath, platform: str) -> OciReference:
+        """Raises SourceError, `BadImage` (a digest that is none), `ConfigError` (a platform that is none)."""
+    @property
+    def path(self) -> str:
+        """The layout."""
+    @property
+    def tag(self) -> str:
+        """Reference name; empty if there is none."""
+    @property
+    def digest(self) -> str | None:
+        """Digest of a manifest or an index."""
+    def resolve(self, validate: bool) -> Image:
+        """Read index, manifest and configuration. Without ``validate`` nothing is promised about the layers. Raises
+        SourceError, `BadImage`, `LimitExceeded`."""
+
+MAX_CONFIG: int
+"""Bytes of an image configuration."""
+MAX_INDEX_DEPTH: int
+"""Levels of nested indexes."""
+MAX_MANIFEST: int
+"""Bytes of a manifest or an index."""
+
+def archive_path(text: StrPath) -> str | None:
+    """The file in ``docker-archive:FILE[:NAME]`` or ``oci-archive:FILE[:NAME]``; None for anything else."""
+
+def resolve_archive(text: StrPath, platform: str, validate: bool) -> Image | None:
+    """The image in an archive of images (what ``docker save`` writes, or a layout in a tar), given as above or by its path. None
+    for the path of any other file. Raises SourceError and its kin, `ConfigError` for a platform that is none."""
+
+def read_document(body: bytes, media_type: str) -> Manifest | Index:
+    """Read a document that was served as ``media_type``. Raises `BadImage` for one of which that, its own ``mediaType`` and its
+    shape do not all say the same (CVE-2021-41190), and for schema 1; `LimitExceeded`."""
+
+def parse_document(body: bytes, what: str, most: int = ...) -> dict[str, Any]:
+    """Parse one JSON object as `parse_json` does; ``what`` names it in messages. Raises `BadImage`, `LimitExceeded` above
+    ``most`` bytes (`MAX_MANIFEST`)."""
+
+def parse_digest(text: str) -> str:
+    """The text, if it is ``sha256:`` and 64 lower-case hexadecimal digits. Raises `BadImage`."""
+
+def parse_platform(text: str) -> str:
+    """``os/architecture[/variant]`` in the words of indexes; empty is this machine's. Raises `ConfigError`."""
+
+def chain_ids(diff_ids: list[str]) -> list[str]:
+    """Names of volumes by the original's rule: SHA-256 over ``<parent> <diff id>`` without the ``sha256:`` prefixes, unlike
+    OCI's (contract, section 9.5). Raises `BadImage`."""
+
 def unpack(
     root: int,
-    blob: StrPath | Spool | int,
+    blob: StrPath | Spool | Blob | int,
     *,
     digest: str | None,
     size: int | None,
@@ -180,10 +359,12 @@ def unpack(
     max_content: int | None,
     listing: Listing | None,
     cancel: Cancel,
+    length: int | None = None,
 ) -> Unpacked:
     """Unpack one layer into the directory that ``root`` is open on, which holds the layers below it.
 
-    ``blob`` is a path, a growing file, or a descriptor; descriptors stay the caller's. ``digest`` and ``diff_id`` are hex; None
+    ``blob`` is the path of a regular file, what `Layer.open` gave, a growing file, or a descriptor (which the caller keeps),
+    of which ``length`` bytes count (None: all). ``digest`` and ``diff_id`` are hex; None
     is not checked. ``base`` is the directory the names are relative to (empty for the root). When it
     returns, the blob was what was promised to its last byte, and the listing is in its place. When it raises, ``root`` holds
     something in between, and there may be a listing of that.

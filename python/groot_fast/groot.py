@@ -16,7 +16,6 @@ from groot_fast.pull.admission import Admission
 from groot_fast.pull.builder import Builder
 from groot_fast.sources import open_source
 from groot_fast.sources.base import Source
-from groot_fast.sources.image import Image
 from groot_fast.telemetry.lager import Logger
 from groot_fast.telemetry.metrics import BYTES, NANOS, Metrics
 from groot_fast.telemetry.progress import Listener
@@ -39,7 +38,7 @@ class Created:
 
     __slots__ = ("image", "mounted", "path")
 
-    def __init__(self, path: str, image: Image, *, mounted: bool) -> None:
+    def __init__(self, path: str, image: _core.Image, *, mounted: bool) -> None:
         self.path = path
         self.image = image
         self.mounted = mounted
@@ -301,6 +300,9 @@ class _Create:
         """Create after asking the source what the image is."""
         with self._groot._timed("ImageResolveTime"), interrupts.Waiting():
             image = self._source.resolve()
+        for warning in image.warnings:
+            self._log.info("warning", warning=warning)
+            self._groot._progress.warn(warning)
         self._check_compressed(image)
         with self._lock():
             return self._commit(image, self._volume_of(image))
@@ -321,10 +323,10 @@ class _Create:
             for since in self._locked_since:
                 self._metrics.send("ExclusiveLockHoldTime", now - since, NANOS)
 
-    def _check_compressed(self, image: Image) -> None:
+    def _check_compressed(self, image: _core.Image) -> None:
         _core.check_compressed(image.compressed_size, self._settings.disk_limit, self._settings.exclude_image)
 
-    def _volume_of(self, image: Image) -> _core.Volume:
+    def _volume_of(self, image: _core.Image) -> _core.Volume:
         pulling = self._log.session("image-pulling")
         groot = self._groot
         for attempt in (1, 2):
@@ -344,7 +346,7 @@ class _Create:
                 raise type(error)(f"pulling the image: {error}", hint=error.hint) from error
         raise AssertionError("unreachable")
 
-    def _commit(self, image: Image, volume: _core.Volume) -> Created:
+    def _commit(self, image: _core.Image, volume: _core.Volume) -> Created:
         settings = self._settings
         with interrupts.Waiting():
             path = self._store.create_image(

@@ -30,6 +30,10 @@ def found_tests() -> dict[str, list[tuple[str, str]]]:
             found[row].append((name, test))
         for row in dict.fromkeys(re.findall(r'^    "([EF]\d+) [^"]*": ', text, re.MULTILINE)):
             found[row].append((name, "test_E_and_F_hostile_answers"))
+    # Rules about images have their tests beside them.
+    for path in sorted((REPOSITORY / "rust" / "image" / "src").rglob("*.rs")):
+        for test, row in re.findall(r"^ *fn (([a-g]\d+)_\w+)\(\)", path.read_text(), re.MULTILINE):
+            found[row.upper()].append((str(path.relative_to(REPOSITORY)), test.removeprefix(f"{row}_")))
     return found
 
 

@@ -12,9 +12,8 @@ from time import sleep
 
 import pytest
 
-from groot_fast._core import Spool
+from groot_fast._core import Blob, Layer, Spool
 from groot_fast.pull.downloads import AHEAD, Downloads, Network
-from groot_fast.sources.image import Layer
 from groot_fast.telemetry.lager import Logger, open_sink
 from groot_fast.telemetry.metrics import Metrics
 from groot_fast.telemetry.progress import Listener
@@ -42,7 +41,7 @@ def downloads(tmp_path: Path) -> Iterator[Downloads]:
         network.close()
 
 
-def read(blob: str | Spool) -> int:
+def read(blob: str | Blob | Spool) -> int:
     """Read a blob to its end; gives the bytes."""
     assert isinstance(blob, Spool)
     ours, theirs = os.pipe()

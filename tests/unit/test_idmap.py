@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groot_fast import _core, idmap
-from groot_fast._core import parse_mappings
+from groot_fast._core import Layer, parse_mappings
 from groot_fast.errors import Cancelled, UsageError
 from groot_fast.idmap import read_subordinate
 from groot_fast.idmap.namespaced import Namespaced
-from groot_fast.sources.image import Layer
 from support.plain import plain_store
 
 MAX_ID = 0xFFFF_FFFE
@@ -154,5 +153,5 @@ def test_what_a_stopped_child_was_writing_goes(tmp_path: Path) -> None:
     trees = Namespaced(cast(Any, None))
     trees._started = cast(Any, Stopped())
     with pytest.raises(Cancelled):
-        trees.unpack(cast(Any, Volume()), Layer(chain_id="a"), str(blob), listing)
+        trees.unpack(cast(Any, Volume()), Layer(chain_id="a"), Layer(chain_id="a", path=blob).open(), listing)
     assert not leftover.exists()

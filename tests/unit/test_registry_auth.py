@@ -216,12 +216,8 @@ def test_F10_a_token_that_expires_in_the_middle_is_renewed_once() -> None:
 def test_F10_odd_lifetimes_count_as_a_minute_or_more(life: object) -> None:
     with FakeRegistry(auth="bearer") as fake:
         fake.token_reply = {"expires_in": life}
-        if life == 1e300:
-            with pytest.raises(RegistryError, match="number out of range"):
-                pull(fake.add("app", LAYERS), options(fake))
-        else:
-            assert pull(fake.add("app", LAYERS), options(fake)) == LAYERS
-            assert len(fake.gets("/token")) == 1
+        assert pull(fake.add("app", LAYERS), options(fake)) == LAYERS
+        assert len(fake.gets("/token")) == 1
 
 
 def test_F10_an_expired_token_is_replaced_before_use(monkeypatch: pytest.MonkeyPatch) -> None:

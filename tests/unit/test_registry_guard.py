@@ -193,9 +193,23 @@ def test_F4_redirects_to_nowhere(location: str | None) -> None:
         assert len(fake.gets("/blobs/")) == 1
 
 
-def test_E8_foreign_layers_are_refused_by_default() -> None:
+def test_E8_urls_are_not_asked_if_the_registry_has_the_blob() -> None:
     with FakeRegistry() as fake, FakeRegistry() as other:
         image = fake.add("app", [BLOB])
+        assert stream(image, options(fake, foreign_layers=True), (f"https://{other.addr}/x",)) == BLOB
+        assert other.seen == []
+
+
+def without_blobs(fake: FakeRegistry) -> Image:
+    """An image whose layer the registry does not have."""
+    image = fake.add("app", [BLOB])
+    del fake.blobs[image.layers[0]]
+    return image
+
+
+def test_E8_foreign_layers_are_refused_by_default() -> None:
+    with FakeRegistry() as fake, FakeRegistry() as other:
+        image = without_blobs(fake)
         with pytest.raises(RegistryError, match="outside the registry, which is refused"):
             stream(image, options(fake), (f"https://{other.addr}/x",))
         assert other.seen == []
@@ -204,19 +218,18 @@ def test_E8_foreign_layers_are_refused_by_default() -> None:
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "https://127.0.0.1:9/x", "https://169.254.169.254/x", "file:///x", "x"])
 def test_E8_foreign_layers_at_private_addresses(url: str) -> None:
     with FakeRegistry() as fake:
-        image = fake.add("app", [BLOB])
+        image = without_blobs(fake)
         with pytest.raises(RegistryError, match=r"failed fetching external blob from all urls$"):
             stream(image, options(fake, foreign_layers=True), (url,))
 
 
 def test_E8_foreign_layers_get_the_client_certificate_and_no_credentials(certs: Path, context: ssl.SSLContext) -> None:
     with FakeRegistry() as fake, FakeRegistry(tls=context) as other:
-        image = fake.add("app", [BLOB])
+        image = without_blobs(fake)
         other.add("app", [BLOB])
         good = f"https://{other.addr}/v2/app/blobs/{image.layers[0]}"
         opts = options(fake, remote_layer_certificates=certs, username="user", password="pass")
         assert stream(image, opts, (f"https://{other.addr}/absent", good)) == BLOB
-        assert fake.seen == []
         assert not any("Authorization" in seen.headers for seen in other.seen)
         with pytest.raises(RegistryError, match=r"404 \(Not Found\): failed fetching external blob from all urls$"):
             stream(image, opts, (f"https://{other.addr}/absent",))

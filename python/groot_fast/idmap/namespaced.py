@@ -7,10 +7,10 @@ import threading
 from typing import Any
 
 from groot_fast import _core
+from groot_fast._core import Blob, Layer
 from groot_fast.config import Settings
 from groot_fast.idmap.namespace import Namespace
 from groot_fast.idmap.trees import unpack_arguments
-from groot_fast.sources.image import Layer
 
 
 class Namespaced:
@@ -37,7 +37,7 @@ class Namespaced:
             self._started = Namespace(self._store.uids, self._store.gids, self._settings)
         return self._started
 
-    def unpack(self, volume: _core.Volume, layer: Layer, blob: str | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
+    def unpack(self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
         """See `Trees`. The child gets everything by descriptors: it may not be able to open the file."""
         try:
             return self._unpack(volume, layer, blob, listing)
@@ -52,15 +52,12 @@ class Namespaced:
                     pass
             raise
 
-    def _unpack(self, volume: _core.Volume, layer: Layer, blob: str | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
+    def _unpack(self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
         if isinstance(blob, str):
-            if os.path.isdir(blob):
-                return self._namespace.copy_directory(volume.fileno(), blob, listing)
-            fd = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                return self._namespace.unpack(volume.fileno(), fd, listing, unpack_arguments(layer))
-            finally:
-                os.close(fd)
+            return self._namespace.copy_directory(volume.fileno(), blob, listing)
+        if isinstance(blob, Blob):
+            arguments = {**unpack_arguments(layer), "length": blob.length}
+            return self._namespace.unpack(volume.fileno(), blob.fileno(), listing, arguments)
         return self._unpack_growing(volume.fileno(), blob, listing, unpack_arguments(layer))
 
     def verify(self, root: int, listings: list[tuple[str, int]]) -> tuple[int, int, list[str]]:

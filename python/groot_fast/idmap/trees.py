@@ -7,18 +7,17 @@ one it is depends on the caller alone and is decided once; nothing else in the p
 
 from __future__ import annotations
 
-import os
 from typing import Any, Protocol
 
 from groot_fast import _core
-from groot_fast.sources.image import Layer
+from groot_fast._core import Blob, Layer
 
 
 class Trees(Protocol):
     """What the pull and `check --deep` need done to trees."""
 
-    def unpack(self, volume: _core.Volume, layer: Layer, blob: str | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
-        """Unpack a layer (or copy a directory) into a volume. Raises BadLayer and its kin, OSError."""
+    def unpack(self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
+        """Unpack a layer (or, if ``blob`` is a path, copy that directory) into a volume. Raises BadLayer and its kin, OSError."""
 
     def verify(self, root: int, listings: list[tuple[str, int]]) -> tuple[int, int, list[str]]:
         """Compare a volume with its listings (`_core.verify`)."""
@@ -34,9 +33,9 @@ class Direct:
         self._ids: dict[str, Any] = {"uids": store.uids, "gids": store.gids}
         self._cancel = cancel
 
-    def unpack(self, volume: _core.Volume, layer: Layer, blob: str | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
+    def unpack(self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
         """See `Trees`."""
-        if isinstance(blob, str) and os.path.isdir(blob):
+        if isinstance(blob, str):
             return _core.copy_directory(volume.fileno(), blob, listing=listing, cancel=self._cancel, **self._ids)
         return _core.unpack(volume.fileno(), blob, listing=listing, cancel=self._cancel, **unpack_arguments(layer), **self._ids)
 

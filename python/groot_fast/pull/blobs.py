@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import Protocol
 
-from groot_fast._core import Spool
+from groot_fast._core import Blob, Layer, Spool
 from groot_fast.errors import SourceError
-from groot_fast.sources.image import Layer
 
 
 class Blobs(Protocol):
@@ -20,8 +18,9 @@ class Blobs(Protocol):
     def start(self, layers: list[Layer]) -> None:
         """These layers will be opened, in this order; begin to fetch them."""
 
-    def open(self, layer: Layer) -> str | Spool:
-        """The bytes of a layer: a complete file, or one that is still growing. Raises SourceError."""
+    def open(self, layer: Layer) -> str | Blob | Spool:
+        """The bytes of a layer: a complete file, or one that is still growing, or the path of a directory to copy.
+        Raises SourceError."""
 
     def failure(self, layer: Layer) -> Exception | None:
         """Why fetching a layer ended, where that is the reason for what the unpacker said."""
@@ -32,6 +31,17 @@ class Blobs(Protocol):
     def __enter__(self) -> Blobs: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None: ...
+
+
+def open_here(layer: Layer) -> str | Blob:
+    """The bytes of a layer that is on this machine. What is a directory is decided by the source, never by what lies in the
+    place of a blob: that would get in unverified. Raises SourceError."""
+    if layer.directory is not None:
+        return layer.directory
+    try:
+        return layer.open()
+    except OSError as error:
+        raise SourceError(f"streaming blob `{layer.name}`: {error.strerror}") from None
 
 
 class LocalBlobs:
@@ -48,12 +58,9 @@ class LocalBlobs:
     def start(self, layers: list[Layer]) -> None:
         """Nothing to begin."""
 
-    def open(self, layer: Layer) -> str:
-        """The path, if there is something. Raises SourceError."""
-        path = layer.path or ""
-        if not os.path.exists(path):
-            raise SourceError(f"streaming blob `{layer.name}`: open {path}: no such file or directory")
-        return path
+    def open(self, layer: Layer) -> str | Blob:
+        """A regular file, or the directory that the source says the layer is. Raises SourceError."""
+        return open_here(layer)
 
     def failure(self, layer: Layer) -> None:
         """Reading a file has no reason of its own."""

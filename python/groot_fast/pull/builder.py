@@ -12,11 +12,11 @@ import time
 from dataclasses import dataclass
 
 from groot_fast import _core, interrupts
+from groot_fast._core import Blob, Image, Layer
 from groot_fast.errors import BadBlob, BadLayer, Cancelled, GrootError, SourceError, StoreError
 from groot_fast.idmap.trees import Trees
 from groot_fast.pull.admission import Admission
-from groot_fast.pull.blobs import Blobs
-from groot_fast.sources.image import Image, Layer
+from groot_fast.pull.blobs import Blobs, open_here
 from groot_fast.telemetry.lager import Logger
 from groot_fast.telemetry.metrics import NANOS, Metrics
 from groot_fast.telemetry.progress import Listener
@@ -103,7 +103,7 @@ class Builder:
         try:
             if plan.missing:
                 with self._admission:
-                    blobs.start(plan.missing)
+                    blobs.start([layer for layer in plan.missing if not layer.is_empty])
                     for layer in plan.missing:
                         below = self._build_one(layer, below, plan.held, blobs)
             assert below is not None  # an image has layers
@@ -119,8 +119,8 @@ class Builder:
 
     def _build_one(self, layer: Layer, below: _core.Volume | None, held: list[_core.Lock], blobs: Blobs) -> _core.Volume:
         asked = time.monotonic_ns()
-        blob = blobs.open(layer)
-        if isinstance(blob, str):
+        blob = open_here(layer) if layer.is_empty else blobs.open(layer)
+        if not isinstance(blob, _core.Spool):
             # A file that is here; downloads report their own time.
             self._metrics.send("DownloadTime", time.monotonic_ns() - asked, NANOS)
         try:
@@ -140,11 +140,12 @@ class Builder:
             self._store.destroy_incomplete(volume, full, _core.Cancel())
             raise
         del blob  # what is left of it is for `done` to take apart
-        blobs.done(layer)
+        if not layer.is_empty:
+            blobs.done(layer)
         volume.hold(held.pop(), below)
         return volume
 
-    def _unpack(self, layer: Layer, blob: str | _core.Spool, volume: _core.Volume, below: _core.Volume | None, blobs: Blobs) -> None:
+    def _unpack(self, layer: Layer, blob: str | Blob | _core.Spool, volume: _core.Volume, below: _core.Volume | None, blobs: Blobs) -> None:
         log = self._log.session("unpacking-layer", layer=layer.name, chainID=layer.chain_id)
         start = time.monotonic_ns()
         log.info("starting")

@@ -21,9 +21,8 @@ from typing import TypeVar
 import uvloop
 
 from groot_fast import interrupts
-from groot_fast._core import Spool, Store
+from groot_fast._core import Blob, Layer, Spool, Store
 from groot_fast.errors import BadBlob, BadLayer, Cancelled, RegistryError, SourceError
-from groot_fast.sources.image import Layer
 from groot_fast.sources.registry.stream import RestartFromZero
 from groot_fast.telemetry.lager import Logger
 from groot_fast.telemetry.metrics import BYTES, NANOS, Metrics
@@ -156,7 +155,7 @@ class Downloads:
         self._tasks = [loop.create_task(self._fetch(layer, slots)) for layer in layers]
         self._tasks.append(loop.create_task(self._save_what_is_slow()))
 
-    def open(self, layer: Layer) -> str | Spool:
+    def open(self, layer: Layer) -> str | Blob | Spool:
         """The growing file of a layer; waits until its download has begun. Raises SourceError."""
         promise = self._spools[layer.digest or ""]
         self._unpacker_is_at({}, starved=not promise.done())

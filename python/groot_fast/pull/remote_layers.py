@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from groot_fast._core import Spool, Store
+from groot_fast._core import Blob, Layer, Spool, Store
 from groot_fast.config import Settings
+from groot_fast.pull.blobs import open_here
 from groot_fast.pull.downloads import Downloads, Network
-from groot_fast.sources.image import Layer
 from groot_fast.sources.registry.foreign import ForeignLayers
 from groot_fast.sources.registry.options import RegistryOptions
 from groot_fast.telemetry.lager import Logger
@@ -27,7 +26,7 @@ class RemoteLayers(Downloads):
         super().__init__(store, self._own_network, self._stream_layer, log, progress, metrics)
 
     def _stream_layer(self, layer: Layer, offset: int) -> AsyncGenerator[bytes, None]:
-        return self._foreign.stream(f"sha256:{layer.digest}", layer.size, offset, layer.urls)
+        return self._foreign.stream(f"sha256:{layer.digest}", layer.size, offset, tuple(layer.urls))
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
@@ -38,17 +37,13 @@ class RemoteLayers(Downloads):
 
     def start(self, layers: list[Layer]) -> None:
         """Begin to fetch those that are not files."""
-        super().start([layer for layer in layers if not _is_here(layer)])
+        super().start([layer for layer in layers if not layer.is_here()])
 
-    def open(self, layer: Layer) -> str | Spool:
+    def open(self, layer: Layer) -> str | Blob | Spool:
         """A file, or a growing one."""
-        return layer.path or "" if _is_here(layer) else super().open(layer)
+        return open_here(layer) if layer.is_here() else super().open(layer)
 
     def done(self, layer: Layer) -> None:
         """Files of the layout stay."""
-        if not _is_here(layer):
+        if not layer.is_here():
             super().done(layer)
-
-
-def _is_here(layer: Layer) -> bool:
-    return os.path.exists(layer.path or "")

@@ -2,12 +2,13 @@
 
 ``open_source`` picks a `Source` by the form of the argument (contract, section 9.1).
 
-base.py the interface, image.py what they give, manifest.py the documents behind it, oci.py, local.py, docker.py and the client
-below registry/.
+base.py the interface, oci.py, local.py, docker.py and the client below registry/. What an image is, the core knows
+(``rust/image``).
 """
 
 from __future__ import annotations
 
+from groot_fast._core import archive_path
 from groot_fast.errors import SourceError
 
 TYPE_CHECKING = False
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 def open_source(image: str, settings: Settings, cancel: Cancel) -> Source:
     """The source for an image argument. Raises SourceError for what cannot be understood; does no I/O."""
     scheme, separator, _ = image.partition("://")
-    if not separator:
+    if not separator or archive_path(image) is not None:
         from groot_fast.sources.local import LocalSource
 
-        return LocalSource(image, cancel)
+        return LocalSource(image, settings, cancel)
     if scheme == "oci":
         from groot_fast.sources.oci import OciSource
 
@@ -32,4 +33,7 @@ def open_source(image: str, settings: Settings, cancel: Cancel) -> Source:
         from groot_fast.sources.docker import DockerSource
 
         return DockerSource(image, settings)
-    raise SourceError(f"unsupported image source: {scheme}://", hint="use docker://host/name:tag, oci:///directory:tag, or a path")
+    raise SourceError(
+        f"unsupported image source: {scheme}://",
+        hint="use docker://host/name:tag, oci:///directory:tag, docker-archive:FILE, oci-archive:FILE, or a path",
+    )

@@ -6,9 +6,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-    from groot_fast._core import Store
+    from groot_fast._core import Image, Store
     from groot_fast.pull.blobs import Blobs
-    from groot_fast.sources.image import Image
     from groot_fast.telemetry.lager import Logger
     from groot_fast.telemetry.metrics import Metrics
     from groot_fast.telemetry.progress import Listener

@@ -6,11 +6,10 @@ import os
 import time
 
 from groot_fast import files, interrupts
-from groot_fast._core import Cancel, sha256
+from groot_fast._core import MAX_CONFIG, Cancel, Image, Layer, sha256
 from groot_fast.config import MISSING
 from groot_fast.errors import GrootError, LockTimeout, RegistryError, SourceError
 from groot_fast.sources.base import Source, Turn
-from groot_fast.sources.image import Image, Layer
 from groot_fast.sources.registry.reference import parse_reference
 from groot_fast.telemetry.metrics import NANOS
 
@@ -132,7 +131,7 @@ class DockerSource(Source):
 
             from groot_fast.pull.downloads import Network
             from groot_fast.sources.registry.client import RegistryClient
-            from groot_fast.sources.registry.options import Platform, RegistryOptions
+            from groot_fast.sources.registry.options import RegistryOptions
 
             settings = self._settings
             certificates = settings.remote_layer_certificates
@@ -140,7 +139,7 @@ class DockerSource(Source):
                 insecure_registries=tuple(settings.insecure_registries),
                 username=settings.username,
                 password=settings.password,
-                platform=Platform.parse(settings.platform) if settings.platform else Platform.of_this_machine(),
+                platform=settings.platform,
                 mirrors={host: tuple(mirrors) for host, mirrors in settings.registry_mirrors.items()},
                 remote_layer_certificates=Path(certificates) if certificates else None,
             )
@@ -167,12 +166,9 @@ class DockerSource(Source):
             raise self._explain(error) from error
 
     async def _resolve(self, client: RegistryClient) -> Image:
-        from groot_fast.sources.manifest import MAX_CONFIG, Manifest, join_image
-
-        document = await client.manifest()
-        manifest = Manifest(document.body)
-        config = await client.blob(f"sha256:{manifest.config.digest}", manifest.config.size, MAX_CONFIG)
-        return join_image(manifest, config)
+        manifest = await client.manifest()
+        digest, size = manifest.config
+        return manifest.join(await client.blob(digest, size, MAX_CONFIG), self._settings.platform)
 
     def _explain(self, error: GrootError) -> GrootError:
         text = str(error)
@@ -187,6 +183,8 @@ class DockerSource(Source):
         network, client = self._connect()
 
         def stream(layer: Layer, offset: int) -> AsyncGenerator[bytes, None]:
-            return client.stream(f"sha256:{layer.digest}", layer.size, offset, layer.urls)
+            # What a registry must have comes from there, whatever else the manifest lists.
+            urls = tuple(layer.urls) if layer.is_foreign else ()
+            return client.stream(f"sha256:{layer.digest}", layer.size, offset, urls)
 
         return Downloads(store, network, stream, log, progress, metrics)

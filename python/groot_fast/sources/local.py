@@ -1,27 +1,34 @@
-"""A tar file or a directory on this machine as a one-layer image (contract, section 9.2)."""
+"""A tar file or a directory on this machine as a one-layer image (contract, section 9.2), or an archive of images."""
 
 from __future__ import annotations
 
 import os
 import stat
 
-from groot_fast._core import Cancel, fingerprint, sha256
+from groot_fast._core import Cancel, Image, archive_path, fingerprint, resolve_archive, sha256
 from groot_fast.errors import SourceError
 from groot_fast.sources.base import Source
-from groot_fast.sources.image import Image, Layer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from groot_fast.config import Settings
 
 
 class LocalSource(Source):
-    """A path. A tar file is known by its path and time, a directory by the metadata of everything in it."""
+    """A path. A tar file is known by its path and time, a directory by the metadata of everything in it, an image in an archive
+    (``docker-archive:FILE[:NAME]``, ``oci-archive:FILE[:NAME]``, or the path of one) by its layers."""
 
-    def __init__(self, path: str, cancel: Cancel) -> None:
-        self.path = path
+    def __init__(self, image: str, settings: Settings, cancel: Cancel) -> None:
+        self._image = image
+        self._settings = settings
         self._cancel = cancel
+        self.path = archive_path(image) or image
 
     @property
     def name(self) -> str:
         """See `Source`."""
-        return self.path
+        platform = self._settings.platform
+        return f"{self._image} {platform}" if platform else self._image
 
     @property
     def is_slow(self) -> bool:
@@ -37,8 +44,10 @@ class LocalSource(Source):
             raise SourceError(f"fetching image timestamp: stat {self.path}: {reason}") from None
         except ValueError:
             raise SourceError(f"fetching image timestamp: stat {self.path!r}: invalid path") from None
-        if stat.S_ISDIR(found.st_mode):
+        if stat.S_ISDIR(found.st_mode) and self.path == self._image:
             key = f"{os.path.abspath(self.path)}-{fingerprint(self.path, self._cancel)}"
-        else:
-            key = f"{self.path}-{found.st_mtime_ns}"
-        return Image([Layer(chain_id=sha256(os.fsencode(key)), path=self.path)])
+            return Image.of_directory(sha256(os.fsencode(key)), self.path)
+        archived = resolve_archive(self._image, self._settings.platform, not self._settings.skip_layer_validation)
+        if archived is not None:
+            return archived
+        return Image.of_file(sha256(os.fsencode(f"{self.path}-{found.st_mtime_ns}")), self.path)

@@ -19,5 +19,8 @@ class Listener:
     def unpacked(self, layer: str, content: int) -> None:
         """The layer is a volume now; ``content`` is the bytes of its files."""
 
+    def warn(self, text: str) -> None:
+        """Something is odd, and goes on all the same."""
+
     def close(self) -> None:
         """Nothing more will happen."""

@@ -67,6 +67,13 @@ class Terminal(Listener):
         """See `Listener`."""
         self._state(layer, f"{human(content)} unpacked")
 
+    def warn(self, text: str) -> None:
+        """See `Listener`. Before anything is drawn, so that it stays."""
+        try:
+            posix.write(self._fd, f"warning: {text}\n".encode())
+        except OSError:
+            pass
+
     def close(self) -> None:
         """See `Listener`."""
         self._closed.set()

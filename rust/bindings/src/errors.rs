@@ -49,6 +49,18 @@ pub fn store_error(py: Python<'_>, error: groot_store::Error) -> PyErr {
     raise(py, class, error.text.as_ref(), error.hint.as_deref())
 }
 
+/// The same for what is wrong with an image.
+pub fn image_error(py: Python<'_>, error: groot_image::Error) -> PyErr {
+    let class = match error.kind {
+        groot_image::Kind::Source => "SourceError",
+        groot_image::Kind::Image => "BadImage",
+        groot_image::Kind::Blob => "BadBlob",
+        groot_image::Kind::Limit => "LimitExceeded",
+        groot_image::Kind::Config => "ConfigError",
+    };
+    raise(py, class, error.message.as_ref(), error.hint.as_deref())
+}
+
 fn raise(py: Python<'_>, class: &str, text: &OsStr, hint: Option<&str>) -> PyErr {
     let make = || -> PyResult<PyErr> {
         let class = py.import("groot_fast.errors")?.getattr(class)?;

@@ -1,8 +1,9 @@
 //! Unpacking.
 
 use crate::errors::{store_error, to_python};
+use crate::image::Blob;
 use crate::store::Listing;
-use groot_core::blob::{Expected, Source};
+use groot_core::blob::{Expected, Source, open_regular};
 use groot_core::idmap::{IdMap, IdMaps, Range};
 use groot_core::layer::{Options, Stats};
 use groot_core::limits::Limits;
@@ -64,7 +65,7 @@ impl Spool {
     }
 
     fn copy_to(&self, py: Python<'_>, descriptor: i32) -> PyResult<()> {
-        let pipe = Source::from_descriptor(descriptor).map_err(|e| to_python(py, e))?;
+        let pipe = Source::from_descriptor(descriptor, None).map_err(|e| to_python(py, e))?;
         let Source::File(pipe) = pipe else { return Ok(()) };
         py.detach(|| self.0.copy_to(pipe)).map_err(|e| to_python(py, e))
     }
@@ -148,7 +149,7 @@ fn attend<T: Send, E: Send>(
 
 /// Unpack one layer into the directory `root`.
 #[pyfunction]
-#[pyo3(signature = (root, blob, *, digest, size, diff_id, media_type, base, uids, gids, max_content, listing, cancel))]
+#[pyo3(signature = (root, blob, *, digest, size, diff_id, media_type, base, uids, gids, max_content, listing, cancel, length=None))]
 #[allow(clippy::too_many_arguments)]
 pub fn unpack(
     py: Python<'_>,
@@ -164,13 +165,17 @@ pub fn unpack(
     max_content: Option<u64>,
     listing: Option<&Listing>,
     cancel: &Cancel,
+    length: Option<u64>,
 ) -> PyResult<Counted> {
     let source = if let Ok(spool) = blob.cast::<Spool>() {
         Source::Spool(Arc::clone(&spool.get().0))
+    } else if let Ok(blob) = blob.cast::<Blob>() {
+        Source::from_descriptor(blob.get().fileno(), blob.get().length()).map_err(|e| to_python(py, e))?
     } else if let Ok(descriptor) = blob.extract::<i32>() {
-        Source::from_descriptor(descriptor).map_err(|e| to_python(py, e))?
+        Source::from_descriptor(descriptor, length).map_err(|e| to_python(py, e))?
     } else {
-        Source::File(File::open(blob.extract::<PathBuf>()?)?)
+        let path = blob.extract::<PathBuf>()?;
+        Source::File(open_regular(&path).map_err(|e| to_python(py, Error::io(format!("open {}", path.display()), e)))?.0)
     };
     let options = Options {
         base: base.into_os_string().into_encoded_bytes(),

@@ -3,7 +3,8 @@
 //! ```text
 //! calls.rs       argv, configuration and settings; the commands that need no Python
 //! telemetry.rs   log and metrics
-//! errors.rs      core errors -> Python exceptions, the one conversion
+//! errors.rs      errors -> Python exceptions, the one conversion
+//! image.rs       what images are: references, documents, layers
 //! layers.rs      unpack, copy_directory, verify, fingerprint, Spool, Cancel
 //! process.rs     the process itself: user namespace, arguments
 //! store.rs       Store, Volume, Lock, Listing
@@ -16,6 +17,7 @@
 mod calls;
 mod documents;
 mod errors;
+mod image;
 mod layers;
 mod process;
 mod store;
@@ -31,16 +33,27 @@ mod _core {
     #[pymodule_export]
     use super::documents::{format_json, parse_json, parse_yaml, sha256};
     #[pymodule_export]
+    use super::image::{
+        Blob, Image, Index, Layer, Manifest, OciReference, archive_path, chain_ids, parse_digest, parse_document, parse_platform,
+        read_document, resolve_archive,
+    };
+    #[pymodule_export]
+    const MAX_CONFIG: u64 = super::image::CONFIG_LIMIT;
+    #[pymodule_export]
+    const MAX_INDEX_DEPTH: usize = super::image::INDEX_DEPTH;
+    #[pymodule_export]
+    const MAX_MANIFEST: u64 = super::image::MANIFEST_LIMIT;
+    #[pymodule_export]
     use super::layers::{Cancel, Spool, copy_directory, fingerprint, unpack, verify};
     #[pymodule_export]
     use super::process::{become_namespace_root, enter_user_namespace};
-    #[pymodule_export]
-    use super::telemetry::{Logger, Metrics, Sink, commits_of, open_metrics, open_sink};
     #[pymodule_export]
     use super::store::{
         Listing, Lock, Store, Volume, accounting, check_compressed, describe_image, disable_quota, enable_quota, image_id_of, mounts,
         parse_mappings, read_ranges, remove_entry, snapshot, uuid,
     };
+    #[pymodule_export]
+    use super::telemetry::{Logger, Metrics, Sink, commits_of, open_metrics, open_sink};
     #[pymodule_export]
     use pyo3::panic::PanicException;
 

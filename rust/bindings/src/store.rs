@@ -131,7 +131,7 @@ fn ranges(mappings: &[Mapping]) -> Ranges {
 }
 
 /// What Python's `Created` and sources know an image by: chain ids, configuration, variables, volumes, bytes of all blobs.
-type ImageParts = (Vec<String>, Vec<u8>, Vec<String>, Vec<String>, u64);
+pub type ImageParts = (Vec<String>, Vec<u8>, Vec<String>, Vec<String>, u64);
 
 fn image((chain_ids, config, env, volumes, compressed): ImageParts) -> Image {
     Image { chain_ids, config, env, volumes, compressed }
@@ -863,7 +863,7 @@ pub fn check_compressed(py: Python<'_>, compressed: u64, limit: u64, exclude_ima
 /// The partial runtime specification of an image, as JSON.
 #[pyfunction]
 pub fn describe_image(image_parts: ImageParts, path: PathBuf, mounted: bool) -> String {
-    groot_store::json::format(&groot_store::spec::describe(&image(image_parts), &path, mounted))
+    groot_document::format_json(&groot_store::spec::describe(&image(image_parts), &path, mounted))
 }
 
 /// What is mounted where: (mount point, type, source, options) each.

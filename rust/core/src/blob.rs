@@ -3,9 +3,12 @@
 
 use crate::error::{Error, Result};
 use crate::spool::Spool;
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Take};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,6 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub enum Source {
     /// A file that is complete.
     File(File),
+    /// So many bytes from where a file stands: a layer that is a member of an archive.
+    Part(Take<File>),
     /// A file that is still being downloaded.
     Spool(Arc<Spool>),
 }
@@ -51,6 +56,7 @@ impl<'a> BlobReader<'a> {
         }
         let n = match &mut self.source {
             Source::File(file) => file.read(buffer).map_err(|e| Error::io("reading blob", e))?,
+            Source::Part(part) => part.read(buffer).map_err(|e| Error::io("reading blob", e))?,
             Source::Spool(spool) => spool.read_at(buffer, self.offset, &cancelled)?,
         };
         self.offset += n as u64;
@@ -82,9 +88,27 @@ impl<'a> BlobReader<'a> {
 }
 
 impl Source {
-    /// What a descriptor of the caller refers to (a file at its offset, or a pipe). The caller keeps its own.
-    pub fn from_descriptor(raw: i32) -> Result<Self> {
-        Ok(Self::File(crate::sys::duplicate(raw).map_err(|e| Error::io("blob descriptor", e))?.into()))
+    /// What a descriptor of the caller refers to: a file at its offset or a pipe, to the end or so many bytes. The caller keeps
+    /// its own.
+    pub fn from_descriptor(raw: i32, length: Option<u64>) -> Result<Self> {
+        let file: File = crate::sys::duplicate(raw).map_err(|e| Error::io("blob descriptor", e))?.into();
+        Ok(match length {
+            None => Self::File(file),
+            Some(length) => Self::Part(file.take(length)),
+        })
+    }
+}
+
+/// Open what must be a regular file, or a link to one (builders link blobs); gives its size too. A directory in its place, or a
+/// pipe that would hold us, is an error.
+pub fn open_regular(path: &Path) -> std::io::Result<(File, u64)> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file: File = rustix::fs::open(path, flags, Mode::empty())?.into();
+    let found = rustix::fs::fstat(&file)?;
+    match FileType::from_raw_mode(found.st_mode) {
+        FileType::RegularFile => Ok((file, found.st_size.unsigned_abs())),
+        FileType::Directory => Err(Errno::ISDIR.into()),
+        _ => Err(std::io::Error::other("not a regular file")),
     }
 }
 

@@ -77,7 +77,7 @@ pub fn unpack(job: Job, cancel: &AtomicBool) -> Result<Report> {
     let Job { source, expected, media_type, root, options } = job;
     let limits = options.limits.clone();
     let chunks = match source {
-        Source::File(_) => CHUNKS,
+        Source::File(_) | Source::Part(_) => CHUNKS,
         Source::Spool(_) => CHUNKS_OF_DOWNLOAD,
     };
     std::thread::scope(|scope| {

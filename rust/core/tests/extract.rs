@@ -127,6 +127,110 @@ fn opaque_markers_take_lower_entries_only() {
     }
 }
 
+/// Every order of `parts`, on top of `lower`; all give the same tree.
+fn every_order(lower: &[Vec<u8>], parts: &[Vec<u8>]) -> BTreeMap<String, String> {
+    fn orders(parts: &[Vec<u8>]) -> Vec<Vec<Vec<u8>>> {
+        if parts.is_empty() {
+            return vec![Vec::new()];
+        }
+        let with = |i: usize| {
+            let rest: Vec<_> = parts.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, part)| part.clone()).collect();
+            orders(&rest).into_iter().map(move |mut order| {
+                order.push(parts[i].clone());
+                order
+            })
+        };
+        (0..parts.len()).flat_map(with).collect()
+    }
+    let trees: Vec<_> = orders(parts)
+        .into_iter()
+        .map(|order| {
+            let place = Place::new();
+            place.apply(lower).unwrap();
+            place.apply(&order).unwrap();
+            place.tree()
+        })
+        .collect();
+    assert!(trees.windows(2).all(|pair| pair[0] == pair[1]), "{trees:?}");
+    trees.into_iter().next().unwrap()
+}
+
+/// A12, A13: a directory takes the place of a link of a lower layer; what the link led to is none of the marker's.
+#[test]
+fn markers_in_a_directory_that_replaces_a_link_leave_its_target_alone() {
+    let lower = [dir("target", 0o755), file("target/keep", b"k"), symlink("link", "/target")];
+    let want = tree(&[("target", "/"), ("target/keep", "k"), ("link", "/")]);
+    for marker in ["link/.wh..wh..opq", "link/.wh.keep", ".wh.link"] {
+        assert_eq!(every_order(&lower, &[dir("link", 0o755), file(marker, b"")]), want, "{marker}");
+    }
+    // A link that stays is followed, as other tools do.
+    let through = every_order(&lower, &[file("link/.wh.keep", b""), file("other", b"")]);
+    assert_eq!(through, tree(&[("target", "/"), ("link", "-> /target"), ("other", "")]));
+}
+
+/// A13: a link takes the place of a directory (kaniko writes a marker for what was in it).
+#[test]
+fn markers_below_a_directory_that_became_a_link_leave_its_target_alone() {
+    let lower = [dir("a", 0o755), file("a/a", b"x"), dir("b", 0o755), file("b/a", b"keep")];
+    let want = tree(&[("a", "-> b"), ("b", "/"), ("b/a", "keep")]);
+    assert_eq!(every_order(&lower, &[symlink("a", "b"), file("a/.wh.a", b""), dir("b", 0o755)]), want);
+    assert_eq!(every_order(&lower, &[symlink("a", "b"), file("a/.wh..wh..opq", b"")]), want);
+}
+
+/// A13, A17: there is nothing to take away below what is no directory.
+#[test]
+fn markers_below_something_that_is_no_directory() {
+    let lower = [file("file", b"f"), symlink("loop", "loop"), symlink("dangling", "nowhere"), symlink("ln", "file")];
+    let place = Place::new();
+    place.apply(&lower).unwrap();
+    let before = place.tree();
+    for parent in ["file", "file/deeper", "loop", "dangling", "ln", "missing", "ln/x"] {
+        for marker in [".wh.x", ".wh..wh..opq"] {
+            place.apply(&[file(&format!("{parent}/{marker}"), b"")]).unwrap();
+            assert_eq!(place.tree(), before, "{parent}/{marker}");
+        }
+    }
+    assert_eq!(
+        every_order(&[dir("d", 0o755), file("d/x", b"x")], &[file("d", b"now a file"), file("d/.wh.x", b"")]),
+        tree(&[("d", "now a file")])
+    );
+}
+
+/// Where a listing goes.
+fn target(path: &Path) -> Target {
+    let folder = || std::fs::File::open(path.parent().unwrap()).unwrap().into();
+    let name = path.file_name().unwrap().as_encoded_bytes();
+    let (at, temporary) = ((folder(), name.to_vec()), (folder(), [name, b".new"].concat()));
+    Target { place: groot_core::record::Place { at, temporary, mode: 0o644, owner: None }, parent: "- -".into() }
+}
+
+/// What is not as these listings say.
+fn verified(place: &Place, listings: &[PathBuf]) -> Result<Report> {
+    let root = std::fs::File::open(&place.root).unwrap().into();
+    let opened: Vec<_> = listings.iter().map(|path| (path.display().to_string(), std::fs::File::open(path).unwrap())).collect();
+    verify(&root, &opened, &own_ids(), &AtomicBool::new(false))
+}
+
+#[test]
+fn aufs_bookkeeping_serves_its_links_and_does_not_stay() {
+    let place = Place::new();
+    let listing = place.outside.join("../listing");
+    let parts = [
+        dir(".wh..wh.plnk", 0o700),
+        file(".wh..wh.plnk/12.3", b"linked"),
+        file(".wh..wh.orph/4", b"orphan"),
+        file(".wh..wh.aufs", b""),
+        hardlink("d/one", ".wh..wh.plnk/12.3"),
+        hardlink("two", ".wh..wh.plnk/12.3"),
+        file("d/.wh..wh.plnk/5", b"deep"),
+    ];
+    let options = Options { ids: own_ids(), listing: Some(target(&listing)), ..Options::default() };
+    let stats = place.apply_with(&parts, options).unwrap();
+    assert_eq!(place.tree(), tree(&[("d", "/"), ("d/one", "linked"), ("two", "linked")]));
+    assert_eq!(stats.content - stats.removed, 6);
+    assert_eq!(verified(&place, &[listing]).unwrap().different, 0);
+}
+
 #[test]
 fn whiteouts_spare_what_their_own_layer_made() {
     for order in [[file("f", b"new"), file(".wh.f", b"")], [file(".wh.f", b""), file("f", b"new")]] {
@@ -308,17 +412,10 @@ fn a_volume_is_verified_by_the_listings_of_its_layers() {
         vec![file("d/.wh.gone", b""), file("s/through", b"t"), file("a/b/c", b"deep"), dir("d", 0o700)],
     ];
     for (path, parts) in listings.iter().zip(layers) {
-        let folder = || std::fs::File::open(path.parent().unwrap()).unwrap().into();
-        let name = path.file_name().unwrap().as_encoded_bytes();
-        let place = groot_core::record::Place {
-            at: (folder(), name.to_vec()),
-            temporary: (folder(), [name, b".new"].concat()),
-            mode: 0o644,
-            owner: None,
-        };
-        let target = Target { place, parent: "- -".into() };
-        stack.apply_with(&parts, Options { ids: own_ids(), listing: Some(target), ..Options::default() }).unwrap();
+        let options = Options { ids: own_ids(), listing: Some(target(path)), ..Options::default() };
+        stack.apply_with(&parts, options).unwrap();
     }
+    let check = |listings: &[PathBuf]| verified(&stack, listings);
     assert_eq!(check(&listings).unwrap(), Report { entries: 9, ..Report::default() });
     // Without the upper layer's, all it did is wrong.
     assert_eq!(check(&listings[..1]).unwrap().different, 4);

@@ -129,9 +129,13 @@ fn extension_headers_are_bounded() {
 
 /// C8, C11.
 #[test]
-fn only_files_have_content_and_unknown_types_are_refused() {
-    for flag in *b"12345" {
-        assert!(refused(&[Header::new("a", flag, 512).link("t").bytes(), padded(b"x")]).contains("only files have content"));
+fn a_size_means_nothing_where_no_body_can_be_and_unknown_types_are_refused() {
+    for flag in *b"123456" {
+        let odd = || Header::new("a", flag, 600).link("t").bytes();
+        let got = read(&[odd(), file("b", b"after")]).unwrap();
+        assert_eq!((got.len(), got[0].0.size, &got[1].1), (2, 0, &vec![(0, b"after".to_vec())]), "{flag}");
+        assert_eq!(read(&[pax(&[("size", "600")]), odd(), file("b", b"")]).unwrap().len(), 2);
+        assert!(refused(&[odd(), padded(b"a body")]).contains("invalid tar header"));
     }
     assert!(refused(&[Header::new("a", b'Z', 0).bytes()]).contains("unknown entry type `Z`"));
     assert_eq!(read(&[Header::new("label", b'V', 0).bytes(), file("a", b"")]).unwrap().len(), 1, "a volume label is no entry");
@@ -139,6 +143,28 @@ fn only_files_have_content_and_unknown_types_are_refused() {
         assert_eq!(read(&[Header::new("a", flag, 1).bytes(), padded(b"x")]).unwrap()[0].0.kind, Kind::File);
     }
     assert_eq!(read(&[Header::new("a/", 0, 0).bytes()]).unwrap()[0].0.kind, Kind::Directory);
+}
+
+#[test]
+fn what_is_no_archive_is_named() {
+    for (start, name) in [
+        (&b"\xfd7zXZ\0"[..], "xz"),
+        (b"BZh91AY", "bzip2"),
+        (b"\x04\x22\x4d\x18", "lz4"),
+        (b"PK\x03\x04", "zip"),
+        (b"070701", "cpio"),
+        (b"hsqs", "squashfs"),
+    ] {
+        for length in [40, 512, 5000] {
+            let mut bytes = start.to_vec();
+            bytes.resize(length, b'.');
+            let text = refused(&[bytes]);
+            assert!(text.starts_with(&format!("invalid tar header: this is {name}, not tar: ")), "{text}");
+        }
+    }
+    // A name is not taken for a format, nor damage further on.
+    assert_eq!(read(&[file("BZh", b"")]).unwrap().len(), 1);
+    assert_eq!(refused(&[file("a", b""), padded(b"BZh")]), "invalid tar header");
 }
 
 /// C9.

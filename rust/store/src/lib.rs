@@ -45,7 +45,6 @@ mod drax;
 pub mod error;
 pub mod folder;
 pub mod images;
-pub mod json;
 pub mod layout;
 pub mod limits;
 pub mod locks;

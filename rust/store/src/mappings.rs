@@ -117,12 +117,11 @@ impl Mappings {
     /// Read such a document. Raises Store.
     pub fn read_document(bytes: &[u8]) -> Result<Self> {
         let invalid = |text: String| Error::store(text);
-        let document: serde_json::Value =
-            serde_json::from_slice(bytes).map_err(|error| invalid(format!("invalid namespace file: {error}")))?;
+        let document = groot_document::parse_json(bytes).map_err(|error| invalid(format!("invalid namespace file: {error}")))?;
         let document = document.as_object().ok_or_else(|| invalid("invalid namespace file: not an object".into()))?;
         let all = |kind: &str| -> Result<Vec<Mapping>> {
             let Some(value) = document.get(&format!("{kind}-mappings")).filter(|value| !value.is_null()) else { return Ok(Vec::new()) };
-            let texts = crate::json::strings(value)
+            let texts = crate::records::strings(value)
                 .ok_or_else(|| invalid(format!("invalid namespace file: {kind}-mappings is not a list of strings")))?;
             let parsed = texts.iter().map(|text| Mapping::parse(text)).collect::<std::result::Result<Vec<_>, _>>();
             parsed.map_err(|error| invalid(format!("invalid {kind} mappings format: {error}")))

@@ -4,11 +4,12 @@
 
 use crate::error::{Error, Result};
 use crate::folder::Folder;
-use crate::json;
 use crate::layout::{Place, Store};
 use groot_core::blob::sha256;
+use groot_document::{Value, format_json, json, parse_json};
+use groot_image::Digest;
+use groot_image::chain::chain_ids;
 use rustix::io::Errno;
-use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Bytes of a record.
@@ -54,7 +55,12 @@ pub struct ListingHead {
 }
 
 fn parse(data: &[u8]) -> Option<Value> {
-    serde_json::from_slice(data).ok()
+    parse_json(data).ok()
+}
+
+/// The strings of an array of strings; None for anything else.
+pub(crate) fn strings(value: &Value) -> Option<Vec<String>> {
+    value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
 }
 
 fn remove(folder: &Folder, name: &[u8]) -> Result<()> {
@@ -92,7 +98,7 @@ fn source_name(image: &str) -> Vec<u8> {
 impl Store {
     fn write_json(&self, place: Place, name: &[u8], value: &Value, end: &str) -> Result<()> {
         let place = self.place_record(place, name, 0o644)?;
-        Ok(groot_core::record::write(&place, (json::format(value) + end).as_bytes())?)
+        Ok(groot_core::record::write(&place, (format_json(value) + end).as_bytes())?)
     }
 
     fn read_json(&self, place: Place, name: &[u8]) -> Option<Value> {
@@ -109,7 +115,7 @@ impl Store {
     /// The volumes of an image; None if there is no usable record.
     #[must_use]
     pub fn read_dependencies(&self, id: &[u8]) -> Option<Vec<String>> {
-        json::strings(&self.read_json(Place::Dependencies, &dependency_name(id))?)
+        strings(&self.read_json(Place::Dependencies, &dependency_name(id))?)
     }
 
     /// The volumes of an image as its configuration names them; None if it does not say any.
@@ -117,8 +123,9 @@ impl Store {
     pub fn configured_volumes(&self, id: &[u8]) -> Option<Vec<String>> {
         let image = self.folder(Place::Images).ok()?.folder(id).ok()?;
         let document = parse(&image.read(b"image.json", MAX_RECORD)?)?;
-        let diff_ids = json::strings(document.get("rootfs")?.get("diff_ids")?)?;
-        Some(chain_ids(diff_ids.iter().map(|text| text.strip_prefix("sha256:").unwrap_or(text))))
+        let texts = strings(document.get("rootfs")?.get("diff_ids")?)?;
+        let diff_ids: Vec<Digest> = texts.iter().map(|text| Digest::parse(text).ok()).collect::<Option<_>>()?;
+        Some(chain_ids(&diff_ids))
     }
 
     /// Forget the volumes of an image. Missing is fine.
@@ -261,7 +268,7 @@ impl Store {
     #[must_use]
     pub fn read_source(&self, name: &str) -> Vec<String> {
         let value = self.read_json(Place::Sources, &source_name(name));
-        value.and_then(|value| json::strings(value.get("volumes")?)).unwrap_or_default()
+        value.and_then(|value| strings(value.get("volumes")?)).unwrap_or_default()
     }
 
     /// The image a name stood for when it was last created, as far as it can be used without its source. None if the record
@@ -272,12 +279,12 @@ impl Store {
         if value.get("image")?.as_str()? != name {
             return None;
         }
-        let strings = |key: &str| json::strings(value.get(key)?);
+        let texts = |key: &str| strings(value.get(key)?);
         let image = Image {
-            chain_ids: strings("volumes")?,
+            chain_ids: texts("volumes")?,
             config: value.get("config")?.as_str()?.as_bytes().to_vec(),
-            env: strings("env")?,
-            volumes: strings("declared")?,
+            env: texts("env")?,
+            volumes: texts("declared")?,
             compressed: value.get("compressed")?.as_u64()?,
         };
         (!image.chain_ids.is_empty()).then_some(image)
@@ -289,9 +296,7 @@ impl Store {
         let Ok(folder) = self.folder(Place::Sources) else { return Vec::new() };
         let is_source = |name: &[u8]| {
             let value = folder.read(name, MAX_RECORD).and_then(|data| parse(&data));
-            value.is_some_and(|value| {
-                value.get("image").is_some_and(Value::is_string) && value.get("volumes").and_then(json::strings).is_some()
-            })
+            value.is_some_and(|value| value.get("image").is_some_and(Value::is_string) && value.get("volumes").and_then(strings).is_some())
         };
         let names = folder.names().unwrap_or_default();
         names.into_iter().filter(|name| !is_source(name) && folder.has(name)).collect()
@@ -310,27 +315,13 @@ impl Store {
             if data.is_none() && matches!(folder.try_read(&name, 1), Err(Errno::IO)) {
                 continue; // the disk refuses to read it now, which says nothing of what it holds
             }
-            let kept = data.and_then(|data| json::strings(parse(&data)?.get("volumes")?)).unwrap_or_default();
+            let kept = data.and_then(|data| strings(parse(&data)?.get("volumes")?)).unwrap_or_default();
             if !kept.iter().any(|volume| volumes.contains(volume)) {
                 remove(folder, &name)?;
             }
         }
         Ok(())
     }
-}
-
-/// Names of volumes by the original's rule: SHA-256 over `<parent> <diff id>` without the `sha256:` prefixes, unlike OCI's
-/// (contract, section 9.5).
-pub fn chain_ids<'a>(diff_ids: impl Iterator<Item = &'a str>) -> Vec<String> {
-    let mut chain: Vec<String> = Vec::new();
-    for diff_id in diff_ids {
-        let next = match chain.last() {
-            None => diff_id.to_owned(),
-            Some(below) => sha256(format!("{below} {diff_id}").as_bytes()),
-        };
-        chain.push(next);
-    }
-    chain
 }
 
 /// The records of all images, kept up to date. A record is replaced, never changed, and BTRFS gives no inode number twice,
@@ -367,12 +358,12 @@ impl Dependencies {
         if self.parsed.contains_key(&data) {
             return data;
         }
-        if let Some(volumes) = parse(&data).as_ref().and_then(json::strings) {
+        if let Some(volumes) = parse(&data).as_ref().and_then(strings) {
             self.parsed.insert(data.clone(), volumes);
             return data;
         }
         let volumes = store.configured_volumes(id).unwrap_or_default();
-        let data = json::format(&json!(volumes)).into_bytes();
+        let data = format_json(&json!(volumes)).into_bytes();
         self.parsed.insert(data.clone(), volumes);
         data
     }
@@ -381,12 +372,6 @@ impl Dependencies {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn chain_ids_are_the_originals() {
-        assert_eq!(chain_ids(["a", "b"].into_iter()), ["a".to_owned(), sha256(b"a b")]);
-        assert!(chain_ids(std::iter::empty()).is_empty());
-    }
 
     #[test]
     fn records_are_known_by_their_names() {

@@ -1,7 +1,7 @@
 //! The partial runtime specification that Garden reads (contract, section 7.3).
 
 use crate::records::Image;
-use serde_json::{Map, Value, json};
+use groot_document::{Map, Value, json};
 use std::path::Path;
 
 /// Name of the directory that a runtime binds on a declared volume.

@@ -7,7 +7,6 @@ Map of the package, outermost first; each file holds one idea:
 `foreign.py`       `ForeignLayers`: layers that live at `urls` outside any registry
 `endpoint.py`      one registry host: `GET /v2/`, choice of scheme, authorised requests
 `stream.py`        a blob's bytes, resumed where they broke
-`manifest.py`      what a document is (manifest, index, schema 1), and the choice of platform
 `auth.py`          challenges, basic and bearer authorisation
 `credentials.py`   docker's `config.json` and credential helpers
 `transport.py`     one HTTP exchange: redirects, deadlines, caps; all aiohttp sessions are made here
@@ -16,10 +15,8 @@ Map of the package, outermost first; each file holds one idea:
 `trust.py`         TLS contexts
 `failures.py`      statuses and exceptions of the network as `RegistryError`
 `retry.py`         how often and how long to wait
-`document.py`      JSON from strangers
 `options.py`       what a caller may set
 `reference.py`     the text after `docker://` (no network, no aiohttp)
-`digest.py`        the only spelling of a digest that is accepted
 =================  ====================================================================================
 
 Names are loaded on first use, so that parsing a reference does not import aiohttp.
@@ -30,37 +27,26 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .client import RegistryClient
-    from .digest import parse_digest
-    from .document import parse_document
     from .foreign import ForeignLayers
-    from .manifest import ManifestDocument
-    from .options import Platform, RegistryOptions
+    from .options import RegistryOptions
     from .reference import Reference, parse_reference
     from .stream import RestartFromZero
 
 __all__ = [
     "ForeignLayers",
-    "ManifestDocument",
-    "Platform",
     "Reference",
     "RegistryClient",
     "RegistryOptions",
     "RestartFromZero",
-    "parse_digest",
-    "parse_document",
     "parse_reference",
 ]
 
 _HOMES = {
     "ForeignLayers": "foreign",
-    "ManifestDocument": "manifest",
-    "Platform": "options",
     "Reference": "reference",
     "RegistryClient": "client",
     "RegistryOptions": "options",
     "RestartFromZero": "stream",
-    "parse_digest": "digest",
-    "parse_document": "document",
     "parse_reference": "reference",
 }
 

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from yarl import URL
 
+from groot_fast._core import parse_document
+
 from ...errors import BadImage, LimitExceeded, RegistryError
 from .credentials import Credential
-from .document import parse_document
 from .failures import describe, status_error
 from .transport import SMALL_BODY, Transport, read_capped
 

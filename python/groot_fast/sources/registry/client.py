@@ -9,20 +9,23 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+from groot_fast._core import MAX_INDEX_DEPTH, MAX_MANIFEST, Manifest, parse_digest, read_document
+
 from ...errors import BadBlob, BadImage, LimitExceeded, RegistryError, SourceError
-from .digest import parse_digest
-from .document import MAX_BYTES
 from .endpoint import Endpoint
 from .failures import describe
 from .foreign import ForeignLayers
-from .manifest import ACCEPT, Kind, ManifestDocument, choose, classify
 from .options import RegistryOptions
 from .reference import Reference
 from .retry import Backoff, retrying
 from .stream import STREAMABLE, Chunks, Opener, Position, RestartFromZero, transfer
 from .transport import Reply, read_capped
 
-_MAX_INDEX_DEPTH = 2
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+ACCEPT = ", ".join((OCI_MANIFEST, DOCKER_MANIFEST, OCI_INDEX, DOCKER_LIST))
 
 
 class RegistryClient:
@@ -55,7 +58,7 @@ class RegistryClient:
             await endpoint.close()
         await self._foreign.close()
 
-    async def manifest(self) -> ManifestDocument:
+    async def manifest(self) -> Manifest:
         """The image manifest for the wanted platform, following at most two levels of indexes.
 
         What was asked for by digest has that digest; a tag's document has the digest the registry declares, if it
@@ -63,19 +66,18 @@ class RegistryClient:
         mismatch, ambiguous, schema 1, no such platform).
         """
         target, size = self._reference.target, None
-        declared = None
-        for depth in range(_MAX_INDEX_DEPTH + 1):
+        declared = ""
+        for depth in range(MAX_INDEX_DEPTH + 1):
             body, content_type = await self._document(target, size)
-            kind, media_type, document = classify(body, content_type)
-            if declared is not None and declared != media_type:
-                raise BadImage(f"ambiguous manifest: the index says {declared}, the document is {media_type}")
-            if kind is Kind.MANIFEST:
-                return ManifestDocument(body, media_type, _sha256(body))
-            if depth < _MAX_INDEX_DEPTH:
-                child = choose(document, self._options.platform)
-                target, size, declared = child.digest, child.size, child.media_type
+            document = read_document(body, content_type)
+            if declared and declared != document.media_type:
+                raise BadImage(f"ambiguous manifest: the index says {declared}, the document is {document.media_type}")
+            if isinstance(document, Manifest):
+                return document
+            if depth < MAX_INDEX_DEPTH:
+                target, size, declared = document.choose(self._options.platform)
         # an index that holds itself cannot be built without breaking sha256, so the depth is the only bound needed
-        raise BadImage(f"indexes are nested more than {_MAX_INDEX_DEPTH} levels deep")
+        raise BadImage(f"indexes are nested more than {MAX_INDEX_DEPTH} levels deep")
 
     async def blob(self, digest: str, size: int, cap: int) -> bytes:
         """A small blob (a configuration), of exactly this digest and size.
@@ -102,16 +104,29 @@ class RegistryClient:
 
         Raises `RestartFromZero` (a `RegistryError`) if the server replaced the content: throw away what came and call
         again with offset 0. Otherwise `RegistryError` once ``options.attempts`` attempts in a row brought less than
-        256 KiB each, or for a refusal. With ``urls`` those are fetched, not the registry: see `ForeignLayers`.
+        256 KiB each, or for a refusal. With ``urls`` those are
+        asked if the registry does not have the blob: see `ForeignLayers`.
 
         Close the iterator (``contextlib.aclosing``) when leaving it early; it holds a connection.
         """
         parse_digest(digest)
         if offset < 0 or (size is not None and not offset <= size):
             raise ValueError(f"offset {offset} is not within a blob of {size} bytes")
-        if urls:
-            return self._foreign.stream(digest, size, offset, urls)
-        return self._stream(digest, size, offset)
+        return self._stream_foreign(digest, size, offset, urls) if urls else self._stream(digest, size, offset)
+
+    async def _stream_foreign(self, digest: str, size: int | None, offset: int, urls: tuple[str, ...]) -> Chunks:
+        """From the registry; if that does not have the blob, from ``urls``."""
+        try:
+            async with aclosing(self._stream(digest, size, offset)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+            return
+        except RegistryError as error:
+            if error.status != 404:
+                raise
+        async with aclosing(self._foreign.stream(digest, size, offset, urls)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def _stream(self, digest: str, size: int | None, offset: int) -> Chunks:
         for endpoint in self._endpoints[self._first :]:
@@ -160,7 +175,7 @@ class RegistryClient:
             if response.status != 200:
                 message = f"fetching manifest {target}: unexpected status {describe(response.status)}"
                 raise await endpoint.refusal(reply, "manifest unknown" if response.status == 404 else message)
-            body = await read_capped(response, MAX_BYTES, "manifest")
+            body = await read_capped(response, MAX_MANIFEST, "manifest")
             promised = target if ":" in target else response.headers.get("Docker-Content-Digest", "")
             if promised.startswith("sha256:") and promised != _sha256(body):
                 raise BadImage(f"manifest digest mismatch: expected: {ascii(promised[7:])[1:-1]}, actual: {_sha256(body)[7:]}")

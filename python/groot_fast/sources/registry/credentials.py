@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from groot_fast._core import parse_document
+
 from ...errors import BadImage, ConfigError, LimitExceeded
-from .document import parse_document
 
 HELPER_TIMEOUT = 10.0
 _HELPER_OUTPUT = 64 * 1024

@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
+from groot_fast._core import parse_document
+
 from ...errors import BadImage, LimitExceeded, RegistryError
-from .document import parse_document
 from .http import aiohttp
 
 INSECURE_TEXT = "This registry is insecure. To pull images from this registry, please use the --insecure-registry option."

@@ -7,8 +7,9 @@ from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Self
 
+from groot_fast._core import parse_digest
+
 from ...errors import RegistryError
-from .digest import parse_digest
 from .failures import describe, status_error
 from .guard import Guard
 from .options import RegistryOptions

@@ -2,51 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
-
-from ...errors import ConfigError
-
-_ARCHITECTURES = {
-    "x86_64": ("amd64", None),
-    "aarch64": ("arm64", None),
-    "armv7l": ("arm", "v7"),
-    "armv6l": ("arm", "v6"),
-    "i686": ("386", None),
-    "i386": ("386", None),
-    "mips64": ("mips64le", None),
-    "loongarch64": ("loong64", None),
-}
-
-
-class Platform(NamedTuple):
-    """Operating system, architecture and variant, in the words of image indexes."""
-
-    os: str
-    architecture: str
-    variant: str | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Platform:
-        """``os/architecture[/variant]``; raises `ConfigError`."""
-        parts = text.split("/")
-        if len(parts) not in (2, 3) or not all(parts):
-            raise ConfigError(f"invalid platform `{text}`", hint="write it as os/architecture[/variant]")
-        return cls(*parts)
-
-    @classmethod
-    def of_this_machine(cls) -> Platform:
-        """What this kernel runs; architectures without a special name keep the kernel's."""
-        machine = os.uname().machine
-        architecture, variant = _ARCHITECTURES.get(machine, (machine, None))
-        return cls("linux", architecture, variant)
-
-    def __str__(self) -> str:
-        """os/architecture[/variant]."""
-        return "/".join(part for part in self if part)
 
 
 def _log_warning(text: str) -> None:
@@ -59,8 +17,9 @@ def _log_warning(text: str) -> None:
 class RegistryOptions:
     """How to talk to registries. Times are seconds.
 
-    ``insecure_registries`` matches the host[:port] of the image URL exactly. ``username`` and ``password`` belong to
-    that registry alone (never to mirrors) and win over ``docker_config``. A ``docker_config`` given here must be
+    ``platform`` is os/architecture[/variant], empty for this machine's. ``insecure_registries`` matches the host[:port] of
+    the image URL exactly. ``username`` and ``password`` belong to that registry alone (never to mirrors) and win over
+    ``docker_config``. A ``docker_config`` given here must be
     readable; the default one (``$DOCKER_CONFIG/config.json``, ``~/.docker/config.json``) is skipped with a warning
     when it is not. ``mirrors`` maps a registry to the hosts tried before it, in order.
 
@@ -75,7 +34,7 @@ class RegistryOptions:
     insecure_registries: tuple[str, ...] = ()
     username: str = ""
     password: str = field(default="", repr=False)
-    platform: Platform = field(default_factory=Platform.of_this_machine)
+    platform: str = ""
     docker_config: Path | None = None
     certs_dirs: tuple[Path, ...] = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

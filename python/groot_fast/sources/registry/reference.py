@@ -6,8 +6,9 @@ Imports nothing but the exceptions: the warm path parses references and must not
 
 from __future__ import annotations
 
+from groot_fast._core import parse_digest
+
 from ...errors import SourceError
-from .digest import parse_digest
 
 SCHEME = "docker://"
 DEFAULT_REGISTRY = "docker.io"

@@ -241,15 +241,24 @@ impl Dirs {
         Some(normalise(real.to_bytes().strip_prefix(root.to_bytes())?).join(&b'/'))
     }
 
-    /// The directory `path` if it is there, for taking something away from it: its time is owed back.
-    pub(super) fn find_to_change(&mut self, path: &[&[u8]]) -> Result<Option<Rc<Dir>>> {
-        let dir = self.find(path)?;
-        if let Some(dir) = &dir {
-            let stat = rustix::fs::fstat(&dir.fd).map_err(|e| Error::io("stat", e))?;
-            let path = self.path_of(dir, path);
-            self.owe_time(path, &stat);
+    /// The directory is there, and something is to be taken away from it: its time is owed back.
+    pub(super) fn change(&mut self, dir: &Dir, path: &[&[u8]]) -> Result<()> {
+        let stat = rustix::fs::fstat(&dir.fd).map_err(|e| Error::io("stat", e))?;
+        let path = self.path_of(dir, path);
+        self.owe_time(path, &stat);
+        Ok(())
+    }
+
+    /// Whether this layer made one of the links that `path` leads through.
+    pub(super) fn has_new_link(&mut self, path: &[&[u8]]) -> Result<bool> {
+        for (i, name) in path.iter().enumerate() {
+            let Some(dir) = self.find(&path[..i])? else { return Ok(false) };
+            let is_link = stat_below(&dir, name)?.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
+            if is_link && self.is_made(&dir, name) {
+                return Ok(true);
+            }
         }
-        Ok(dir)
+        Ok(false)
     }
 
     /// The directory counts as made on the way by this layer now: it is described like one, and gets the time of one.
@@ -302,7 +311,7 @@ impl Dirs {
                 // Now it points at something.
                 self.follow(parent, path, make, links + 1)
             }
-            Err(Errno::NOENT) if !make => Ok(None),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if !make => Ok(None),
             Err(error) => Err(Error::io(format!("open `{}`", text()), error)),
         }
     }

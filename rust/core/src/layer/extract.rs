@@ -17,7 +17,7 @@ use crate::tar::{Entry, Kind, Time};
 use bytes::Bytes;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec};
 use rustix::io::Errno;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -71,6 +71,11 @@ pub struct Extractor {
     options: Options,
     stats: Stats,
     open: Option<Open>,
+    /// Markers in directories that a link leads to, by name and directory. They wait for the end: the link may be replaced, and
+    /// then what it led to is none of theirs.
+    by_link: Vec<(Vec<u8>, Vec<Vec<u8>>)>,
+    /// Directories of AUFS bookkeeping. Files of this layer may be links to those in there, so they go at the end.
+    bookkeeping: BTreeSet<Vec<Vec<u8>>>,
     /// Hash over the content of the open file, where a listing is wanted.
     content: Option<ContentHash>,
 }
@@ -95,12 +100,16 @@ impl Extractor {
             Ok(None) | Err(Error::Io { .. }) => return Err(Error::layer("base directory not found in parent layer")),
             Err(error) => return Err(error),
         }
-        Ok(Self { dirs, files: Filler::start()?, base, options, stats: Stats::default(), open: None, content })
+        let (files, stats) = (Filler::start()?, Stats::default());
+        Ok(Self { dirs, files, base, options, stats, open: None, by_link: Vec::new(), bookkeeping: BTreeSet::new(), content })
     }
 
     /// Start an entry.
-    pub fn begin(&mut self, entry: Box<Entry>) -> Result<()> {
+    pub fn begin(&mut self, mut entry: Box<Entry>) -> Result<()> {
         self.stats.entries += 1;
+        if matches!(entry.kind, Kind::File | Kind::Directory) {
+            xattr::translate(&mut entry.xattrs, &self.options.ids).map_err(|error| named(&entry.path, error))?;
+        }
         let inner = normalise(&entry.path);
         let base = self.base.clone();
         let path: Vec<&[u8]> = base.iter().map(Vec::as_slice).chain(inner.iter().copied()).collect();
@@ -109,7 +118,10 @@ impl Extractor {
         };
         if !self.options.literal_names {
             if let Some(marker) = whiteout::parse(name)? {
-                return self.apply_marker(&marker, parent);
+                return self.apply_marker(&marker, name, parent, false);
+            }
+            if let Some(i) = parent.iter().position(|name| whiteout::is_bookkeeping(name)) {
+                self.bookkeeping.insert(parent[..=i].iter().map(|name| name.to_vec()).collect());
             }
         }
         match entry.kind {
@@ -167,8 +179,33 @@ impl Extractor {
         self.dirs.note(&Step::File { at: (place.0, &place.1), attributes, mtime, size, content, sparse })
     }
 
+    /// What had to wait for all entries of the layer.
+    fn apply_the_rest(&mut self) -> Result<()> {
+        for (name, parent) in std::mem::take(&mut self.by_link) {
+            let parent: Vec<&[u8]> = parent.iter().map(Vec::as_slice).collect();
+            if let Some(marker) = whiteout::parse(&name)? {
+                self.apply_marker(&marker, &name, &parent, true)?;
+            }
+        }
+        let bookkeeping = std::mem::take(&mut self.bookkeeping);
+        if !bookkeeping.is_empty() {
+            // Their sizes count.
+            self.files.drain()?;
+        }
+        for path in bookkeeping {
+            let path: Vec<&[u8]> = path.iter().map(Vec::as_slice).collect();
+            let Some((name, parent)) = path.split_last() else { continue };
+            if let Some(dir) = self.dirs.find(parent)? {
+                self.stats.removed += remove(&mut self.dirs, &dir, name)?;
+                self.leave_out("AUFS bookkeeping");
+            }
+        }
+        Ok(())
+    }
+
     /// All entries are done: settle the directories and give the root the mode that every root file system has.
     pub fn finish(mut self) -> Result<Stats> {
+        self.apply_the_rest()?;
         // Filling a file changes no directory, so the last ones are filled meanwhile.
         self.dirs.settle()?;
         self.files.finish()?;
@@ -187,10 +224,7 @@ impl Extractor {
     }
 
     fn owner(&self, entry: &Entry) -> Result<(u32, u32)> {
-        self.options.ids.owner(entry.uid, entry.gid).map_err(|error| match error {
-            Error::Layer(text) => Error::Layer(format!("`{}`: {text}", printable(&entry.path))),
-            other => other,
-        })
+        self.options.ids.owner(entry.uid, entry.gid).map_err(|error| named(&entry.path, error))
     }
 
     /// `./` describes the root (or the base directory) itself. Anything but a directory there would replace the root
@@ -203,13 +237,25 @@ impl Extractor {
         self.describe(&dir, path, entry, false)
     }
 
-    fn apply_marker(&mut self, marker: &Marker<'_>, parent: &[&[u8]]) -> Result<()> {
+    /// Take away what a marker `name` says. One in a directory that a link leads to waits until the `last` entry was applied.
+    fn apply_marker(&mut self, marker: &Marker<'_>, name: &[u8], parent: &[&[u8]], last: bool) -> Result<()> {
         if *marker == Marker::Ignore {
             self.leave_out("AUFS bookkeeping");
             return Ok(());
         }
-        // No parent: nothing to take away.
-        let Some(dir) = self.dirs.find_to_change(parent)? else { return Ok(()) };
+        // No parent, or none that is a directory: nothing to take away.
+        let Some(dir) = self.dirs.find(parent)? else { return Ok(()) };
+        if dir.by_link {
+            if !last {
+                self.by_link.push((name.to_vec(), parent.iter().map(|name| name.to_vec()).collect()));
+                return Ok(());
+            }
+            // What lower layers had in the place of a new link went away with all that was in it.
+            if self.dirs.has_new_link(parent)? {
+                return Ok(());
+            }
+        }
+        self.dirs.change(&dir, parent)?;
         self.stats.removed += if let Marker::Remove(name) = marker {
             self.hide(&dir, name)?
         } else {
@@ -379,6 +425,13 @@ impl Extractor {
         for (name, _) in entry.xattrs.iter().filter(|(name, _)| !xattr::is_kept(name)) {
             self.leave_out(&format!("extended attribute {}", printable(name)));
         }
+    }
+}
+
+fn named(path: &[u8], error: Error) -> Error {
+    match error {
+        Error::Layer(text) => Error::Layer(format!("`{}`: {text}", printable(path))),
+        other => other,
     }
 }
 

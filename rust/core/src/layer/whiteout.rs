@@ -18,6 +18,11 @@ pub(super) enum Marker<'a> {
     Ignore,
 }
 
+/// Whether a directory of this name holds what only AUFS has a use for: second names of linked files, and orphans.
+pub(super) fn is_bookkeeping(name: &[u8]) -> bool {
+    AUFS.contains(&name)
+}
+
 /// `None` for an ordinary name. Only a leading marker counts: `k.wh.x` is a file (contract, defect 8). Names that
 /// would remove the directory itself or its parent are refused.
 pub(super) fn parse(name: &[u8]) -> Result<Option<Marker<'_>>> {
@@ -25,7 +30,7 @@ pub(super) fn parse(name: &[u8]) -> Result<Option<Marker<'_>>> {
     if name == OPAQUE {
         return Ok(Some(Marker::Opaque));
     }
-    if AUFS.contains(&name) {
+    if is_bookkeeping(name) {
         return Ok(Some(Marker::Ignore));
     }
     if rest.is_empty() || rest == b"." || rest == b".." || rest.starts_with(PREFIX) {

@@ -5,6 +5,7 @@
 //! would change the modes of files made later).
 
 use crate::error::{Error, Result, printable};
+use crate::idmap::IdMaps;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 use std::borrow::Cow;
@@ -26,6 +27,46 @@ pub(crate) fn is_kept(name: &[u8]) -> bool {
 /// Set those attributes that are kept.
 pub(super) fn set_kept(fd: impl AsFd, attributes: &[(Vec<u8>, Vec<u8>)]) -> Result<()> {
     attributes.iter().filter(|(name, _)| is_kept(name)).try_for_each(|(name, value)| set(&fd, name, value))
+}
+
+/// Bytes of a file capability with a root id, and of one without (linux/capability.h).
+const WITH_ROOT: usize = 24;
+const WITHOUT_ROOT: usize = 20;
+
+/// Translate the ids inside of attributes as those of owners: the root id of a file capability (without one it counts for the
+/// host's root alone, so the image's gets one), and the named users and groups of an access list.
+pub(super) fn translate(attributes: &mut [(Vec<u8>, Vec<u8>)], ids: &IdMaps) -> Result<()> {
+    for (name, value) in attributes {
+        match (name.as_slice(), value.len()) {
+            (b"security.capability", WITHOUT_ROOT | WITH_ROOT) => {
+                let inside = value.get(WITHOUT_ROOT..).map_or(0, id_at);
+                let (root, _) = ids.owner(inside.into(), 0)?;
+                if root != inside {
+                    value.truncate(WITHOUT_ROOT);
+                    value[3] = 3;
+                    value.extend(root.to_le_bytes());
+                }
+            }
+            (ACL, _) => {
+                for entry in value.get_mut(4..).unwrap_or_default().chunks_exact_mut(8) {
+                    let id = id_at(&entry[4..]);
+                    let host = match entry[0] {
+                        ACL_USER => ids.owner(id.into(), 0)?.0,
+                        ACL_GROUP => ids.owner(0, id.into())?.1,
+                        _ => continue,
+                    };
+                    entry[4..].copy_from_slice(&host.to_le_bytes());
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The id at the start of some bytes, little-endian; 0 where there are too few.
+fn id_at(bytes: &[u8]) -> u32 {
+    bytes.first_chunk().map_or(0, |id| u32::from_le_bytes(*id))
 }
 
 /// Name and value together that BTRFS can always hold: an attribute lies in one leaf, and a leaf may have 4 KiB.
@@ -122,7 +163,33 @@ fn independent<'a>(name: &[u8], value: &'a [u8]) -> Cow<'a, [u8]> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_kept;
+    use super::{ACL, is_kept, translate};
+    use crate::idmap::{IdMap, IdMaps, Range};
+
+    #[test]
+    fn ids_inside_of_attributes_are_translated() {
+        let map = |host| IdMap::new(vec![Range { inside: 0, host, size: 1000 }]);
+        let ids = IdMaps { uid: map(100_000), gid: map(200_000) };
+        let same = IdMaps::default();
+        let translated = |name: &[u8], value: &[u8], ids: &IdMaps| {
+            let mut attributes = [(name.to_vec(), value.to_vec())];
+            translate(&mut attributes, ids).map(|()| attributes[0].1.clone())
+        };
+        let capability = |revision: u8, root: &[u8]| [&[1, 0, 0, revision], &[7; 16][..], root].concat();
+        let of = |id: u32| id.to_le_bytes();
+        let name = b"security.capability";
+        assert_eq!(translated(name, &capability(2, &[]), &ids).unwrap(), capability(3, &of(100_000)));
+        assert_eq!(translated(name, &capability(3, &of(5)), &ids).unwrap(), capability(3, &of(100_005)));
+        assert_eq!(translated(name, &capability(2, &[]), &same).unwrap(), capability(2, &[]));
+        assert_eq!(translated(name, &capability(3, &of(5)), &same).unwrap(), capability(3, &of(5)));
+        assert!(translated(name, &capability(3, &of(1000)), &ids).unwrap_err().to_string().contains("uid 1000 is not covered"));
+        let list = |user: u32, group: u32| [&[2, 0, 0, 0, 2, 0, 6, 0][..], &of(user), &[8, 0, 4, 0], &of(group)].concat();
+        assert_eq!(translated(ACL, &list(7, 8), &ids).unwrap(), list(100_007, 200_008));
+        for short in [&b""[..], b"x", b"\x02\0\0\0\x02"] {
+            assert_eq!(translated(ACL, short, &ids).unwrap(), short);
+            assert_eq!(translated(name, short, &ids).unwrap(), short);
+        }
+    }
 
     #[test]
     fn policy() {

@@ -5,6 +5,7 @@
 //! (CVE-2025-62518). Each refusal has its own text.
 
 mod entry;
+mod foreign;
 mod number;
 mod pax;
 mod reader;

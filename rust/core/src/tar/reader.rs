@@ -2,6 +2,7 @@
 
 use super::BLOCK;
 use super::entry::{Entry, Kind, Region, Time};
+use super::foreign;
 use super::number;
 use super::pax::Pax;
 use super::sparse::{self, MapText, Walk};
@@ -149,18 +150,38 @@ impl TarReader {
         }
     }
 
+    /// Right behind `Event::Entry`: bytes of the input that its body takes up. The caller leaves them out, and `Event::End` comes
+    /// next. `None` for a sparse file, whose body has to be read.
+    pub fn skip_body(&mut self) -> Option<u64> {
+        match self.state {
+            State::Data { left, padding, offset: 0 } if self.walk.is_none() => {
+                self.state = State::Ending { padding: 0 };
+                Some(left + padding)
+            }
+            State::Ending { .. } => Some(0),
+            _ => None,
+        }
+    }
+
     /// Call at the end of the input. A missing end marker is accepted (real layers lack it), a cut entry is not.
     pub fn finish(&self) -> Result<()> {
         let pending = self.pax.is_some() || self.long_name.is_some() || self.long_link.is_some();
         let cut = !matches!(self.state, State::Header | State::OneZero | State::Trailer) || !self.block.is_empty();
         // The padding of the last entry may be missing together with the end marker.
         if cut && !(matches!(self.state, State::Padding { .. }) && self.block.is_empty()) {
-            return Err(Error::layer("archive ends in the middle of an entry: unexpected EOF"));
+            let error = Error::layer("archive ends in the middle of an entry: unexpected EOF");
+            return Err(self.explain(&self.block, error));
         }
         if pending {
             return Err(Error::layer("archive ends behind an extension header"));
         }
         Ok(())
+    }
+
+    /// Of what is no archive from its first bytes on, say what it is.
+    fn explain(&self, start: &[u8], error: Error) -> Error {
+        let first = self.entries == 0 && self.extensions == 0;
+        foreign::explain(start).filter(|_| first).map_or(error, Error::layer)
     }
 
     fn take_block(&mut self, input: &mut &[u8]) -> Option<[u8; BLOCK]> {
@@ -209,7 +230,7 @@ impl TarReader {
             self.state = State::OneZero;
             return Ok(None);
         }
-        check_sum(block)?;
+        check_sum(block).map_err(|error| self.explain(block, error))?;
         let size = number::parse_unsigned(&block[124..136], "size")?;
         match block[156] {
             kind @ (b'x' | b'g' | b'L' | b'K') => self.start_extension(kind, size).map(|()| None),
@@ -296,13 +317,13 @@ impl TarReader {
             sparse: false,
         });
         self.check(&entry)?;
-        let stored = entry.size;
         if kind != Kind::File {
-            if stored != 0 {
-                return Err(Error::layer(format!("`{}`: only files have content", printable(&entry.path))));
-            }
+            // Some writers leave a size there (that of a link's file, 4096 for a directory); no body follows it. One that does
+            // is no header.
+            entry.size = 0;
             return Ok(Some(self.start_data(entry, 0, None)));
         }
+        let stored = entry.size;
         if flag == b'S' {
             if pax.sparse.is_used() {
                 return Err(Error::layer("sparse map given by GNU and by PAX headers"));

@@ -1,0 +1,104 @@
+//! An image's configuration (OCI image specification, "Image Configuration").
+
+use crate::digest::Digest;
+use crate::document::{self, MAX_CONFIG, member};
+use crate::error::{Error, Result};
+use crate::platform::Platform;
+
+const WHAT: &str = "image configuration";
+
+/// What an image without a configuration (a tar file, a directory) gets.
+pub const EMPTY: &[u8] = br#"{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[]}}"#;
+
+/// The parts of a configuration that somebody uses, and all of it as it is.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The document, byte by byte: the image's `image.json`.
+    pub raw: Vec<u8>,
+    /// Digests of the uncompressed layers, bottom first.
+    pub diff_ids: Vec<Digest>,
+    /// `NAME=value`, in order.
+    pub env: Vec<String>,
+    /// Paths that the image declares as volumes, sorted.
+    pub volumes: Vec<String>,
+    /// Whom it was built for; `None` where it does not say.
+    pub platform: Option<Platform>,
+}
+
+impl Config {
+    /// Check a configuration.
+    pub fn parse(raw: Vec<u8>) -> Result<Self> {
+        let node = document::parse(&raw, WHAT, MAX_CONFIG)?;
+        let rootfs = document::object(&node, "rootfs", WHAT)?;
+        let rootfs = rootfs.ok_or_else(|| Error::image(format!("{WHAT}: rootfs is not an object")))?;
+        let diff_ids = document::strings(rootfs, "diff_ids", WHAT)?;
+        let diff_ids = diff_ids.iter().map(|text| Digest::parse(text)).collect::<Result<_>>()?;
+        let (mut env, mut volumes) = (Vec::new(), Vec::new());
+        if let Some(runtime) = document::object(&node, "config", WHAT)? {
+            env = document::strings(runtime, "Env", WHAT)?;
+            let declared = document::object(runtime, "Volumes", WHAT)?;
+            volumes = declared.into_iter().flat_map(|paths| paths.keys().cloned()).collect();
+            volumes.sort_unstable();
+        }
+        let platform = Platform::from_object(&node);
+        Ok(Self { raw, diff_ids, env, volumes, platform })
+    }
+
+    /// Whether a configuration of this media type can be an image's; an artifact's never is.
+    #[must_use]
+    pub fn is_image(media_type: &str) -> bool {
+        // Untyped ones come from tools of old.
+        matches!(media_type, "" | "application/json" | "application/octet-stream")
+            || media_type.starts_with("application/vnd.oci.image.config.v1+json")
+            || media_type.starts_with("application/vnd.docker.container.image.v1+json")
+    }
+
+    /// Whether the raw document has content for a run, rather than that of an artifact.
+    #[must_use]
+    pub fn has_rootfs(raw: &[u8]) -> bool {
+        document::parse(raw, WHAT, MAX_CONFIG).is_ok_and(|node| member(&node, "rootfs").is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use groot_document::{Value, json};
+
+    fn parse(value: &Value) -> Result<Config> {
+        Config::parse(value.to_string().into_bytes())
+    }
+
+    #[test]
+    fn the_parts() {
+        let value = json!({
+            "os": "linux", "architecture": "amd64", "config": {"Env": ["A=b"], "Volumes": {"/v": {}, "/a": {}}},
+            "rootfs": {"diff_ids": [Digest::of(b"").to_string()]},
+        });
+        let config = parse(&value).unwrap();
+        assert_eq!((config.env, config.volumes), (vec!["A=b".to_owned()], vec!["/a".to_owned(), "/v".to_owned()]));
+        assert_eq!(config.platform.unwrap().to_string(), "linux/amd64");
+        assert_eq!(config.raw, value.to_string().into_bytes());
+    }
+
+    #[test]
+    fn missing_parts_are_empty() {
+        for runtime in [json!(null), json!({}), json!({"Env": null, "Volumes": null})] {
+            let config = parse(&json!({"config": runtime, "rootfs": {"diff_ids": null}})).unwrap();
+            assert!(config.env.is_empty() && config.volumes.is_empty() && config.diff_ids.is_empty() && config.platform.is_none());
+        }
+    }
+
+    #[test]
+    fn e11_unexpected_types() {
+        for bad in [json!({"Env": 5}), json!({"Env": [1]}), json!({"Env": {"A": "b"}}), json!({"Volumes": ["/a"]}), json!({"Volumes": 1})] {
+            let text = parse(&json!({"config": bad, "rootfs": {"diff_ids": []}})).unwrap_err().message;
+            assert!(text.starts_with("image configuration: "), "{text}");
+        }
+        for bad in
+            [json!({}), json!({"rootfs": 1}), json!({"rootfs": {"diff_ids": "x"}}), json!({"rootfs": {"diff_ids": ["x"]}}), json!([])]
+        {
+            parse(&bad).unwrap_err();
+        }
+    }
+}
