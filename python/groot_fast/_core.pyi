@@ -7,7 +7,9 @@ within a tenth of a second when `Cancel.set` is called or a signal handler raise
 """
 
 from os import PathLike
-from typing import Any, Self
+from typing import Any, Self, final
+
+from typing_extensions import disjoint_base
 
 StrPath = str | PathLike[str]
 Ranges = list[tuple[int, int, int]]
@@ -63,8 +65,10 @@ class Listing:
 class PanicException(BaseException):
     """A panic in the core: a defect."""
 
-Setting = str | int | bool | list[str] | dict[str, list[str]]
+_Setting = str | int | bool | list[str] | dict[str, list[str]]
 
+@final
+@disjoint_base
 class Answer:
     """What is said instead of running a command: help, version, or what is wrong with the call."""
 
@@ -78,6 +82,8 @@ class Answer:
     def code(self) -> int:
         """The exit code."""
 
+@final
+@disjoint_base
 class Call:
     """One call of a command. Its log has ``starting`` already, and its metrics have ``began``."""
 
@@ -85,10 +91,10 @@ class Call:
     def command(self) -> str:
         """The command's name."""
     @property
-    def values(self) -> dict[str, Setting]:
+    def values(self) -> dict[str, _Setting]:
         """File, environment and options, joined, by setting."""
     @property
-    def given(self) -> dict[str, Setting]:
+    def given(self) -> dict[str, _Setting]:
         """The command's own options that were given, by name."""
     @property
     def positional(self) -> list[str]:
@@ -111,15 +117,17 @@ def read_call(argv: list[str], environment: dict[str, str]) -> Call | Answer:
 def name_of_command(argv: list[str]) -> str:
     """The name of the command that argv calls, or nothing if it calls none."""
 
-def read_configuration(path: StrPath) -> dict[str, Setting]:
+def read_configuration(path: StrPath) -> dict[str, _Setting]:
     """The values of a configuration file, by setting. Raises ConfigError."""
 
 def configuration_keys() -> dict[str, list[str]]:
     """Spellings of each setting's key in the file, the newest first."""
 
-def check_settings(values: dict[str, Setting]) -> dict[str, Any]:
+def check_settings(values: dict[str, _Setting]) -> dict[str, Any]:
     """All settings of a run (the attributes of `groot_fast.config.Settings`), from values by setting. Raises ConfigError."""
 
+@final
+@disjoint_base
 class Sink:
     """Where lines of the log go."""
 
@@ -127,6 +135,8 @@ def open_sink(path: StrPath | None, level: str | None, time_format: str = "unix-
     """A sink for the options ``--log-file`` (None or empty: stderr), ``--log-level`` and ``--log-time-format``. A log file raises
     ``fatal`` to ``info``. Raises OSError if the file cannot be opened."""
 
+@final
+@disjoint_base
 class Logger:
     """A session of the log. Sessions nest; each has a dotted number and data that all its lines carry. As a context it writes
     ``starting``, ``failed`` and ``ending``."""
@@ -143,6 +153,7 @@ class Logger:
     def __enter__(self) -> Self: ...
     def __exit__(self, kind: object, error: BaseException | None, trace: object, /) -> None: ...
 
+@disjoint_base
 class Metrics:
     """Takes values; made by Python it does nothing with them, and a subclass does what it likes. Usable from any thread."""
 

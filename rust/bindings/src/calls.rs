@@ -51,7 +51,7 @@ impl Call {
 
     #[getter]
     fn given<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        to_dict(py, self.0.given.iter().map(|(name, value)| (name, value)))
+        to_dict(py, self.0.given.iter())
     }
 
     #[getter]
@@ -172,7 +172,7 @@ pub fn check_settings<'py>(py: Python<'py>, values: &Bound<'py, PyDict>) -> PyRe
     Ok(all)
 }
 
-fn to_dict<'py, 'a>(py: Python<'py>, values: impl Iterator<Item = (&'a str, &'a Value)>) -> PyResult<Bound<'py, PyDict>> {
+fn to_dict<'py, 'name, 'value>(py: Python<'py>, values: impl Iterator<Item = (&'name str, &'value Value)>) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     for (name, value) in values {
         match value {

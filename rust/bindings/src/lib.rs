@@ -59,6 +59,7 @@ mod _core {
 
     /// A panic becomes an exception; nothing is written besides.
     #[pymodule_init]
+    #[allow(clippy::unnecessary_wraps)] // the form that PyO3 wants
     fn init(_module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         groot_cli::failure::catch_panics();
         Ok(())
