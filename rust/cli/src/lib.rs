@@ -11,6 +11,7 @@
 //! help, completion, manual   texts made from the table
 //! program      becoming the Python program, which does all other commands
 //! failure      why a call failed: the texts, hints and exit codes
+//! sys          signal handlers
 //! stdout       writing a result so that nothing is lost silently
 //! ```
 //!
@@ -38,6 +39,7 @@ pub mod program;
 pub mod run;
 pub mod settings;
 pub mod stdout;
+mod sys;
 
 pub use call::{Answer, Call, Environment, Given};
 pub use failure::{Failure, Kind};

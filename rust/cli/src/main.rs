@@ -1,21 +1,21 @@
 //! The installed `grootfs`: reads the call, does it here if it can, and else becomes the Python program.
 
-mod sys;
+mod start;
 
 use groot_cli::failure::{catch_panics, of_panic};
 use groot_cli::program::become_program;
-use groot_cli::{Call, Environment, run, stdout};
+use groot_cli::{Call, Environment, hot, run, stdout};
 use std::ffi::OsString;
 use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    sys::reset_child_signal();
+    start::reset_child_signal();
     catch_panics();
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let failure = match catch_unwind(|| done(&arguments)) {
         Ok(Some(code)) => return code.into(),
-        Ok(None) => become_program(&arguments),
+        Ok(None) => hot::signals::ended().unwrap_or_else(|| become_program(&arguments)),
         Err(panic) => of_panic(&*panic),
     };
     let mut text = failure.text();

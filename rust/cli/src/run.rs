@@ -7,16 +7,15 @@ use groot_document::{Value as Json, format_json, json};
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Do the call here, without log, metrics and output, which are the caller's; `None` if Python has to do it.
+/// Do a call that needs no store, without log, metrics and output, which are the caller's; `None` for another one.
 #[must_use]
 pub fn perform(call: &Call) -> Option<Result<OsString, Failure>> {
-    let done = || match call.command.name {
+    match call.command.name {
         "capacity" => Some(Ok(capacity(call).into())),
         "completion" => Some(completion(call).map(Into::into)),
         "man-page" => Some(Ok(manual::page().into())),
-        _ => hot::run(call),
-    };
-    catch_unwind(AssertUnwindSafe(done)).unwrap_or_else(|panic| Some(Err(of_panic(&*panic))))
+        _ => None,
+    }
 }
 
 /// Do the call here and give its exit code; `None` if Python has to do it, and nothing is told yet.
@@ -25,7 +24,8 @@ pub fn run(call: &Call) -> Option<u8> {
     if call.wants_traces {
         return None;
     }
-    let result = perform(call)?;
+    let done = || perform(call).or_else(|| hot::run(call));
+    let result = catch_unwind(AssertUnwindSafe(done)).unwrap_or_else(|panic| Some(Err(of_panic(&*panic))))?;
     call.undertake();
     let (mut text, code, failure) = match result {
         Ok(text) => (text, 0, String::new()),

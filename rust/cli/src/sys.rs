@@ -1,31 +1,36 @@
-//! The only module with `unsafe`: what has to happen before the standard library is there, or that it has no form for.
+//! The only module with `unsafe`: signal handlers.
 
 #![allow(unsafe_code)]
 
-/// Make a closed stdout one that cannot be written to. Otherwise the standard library would put `/dev/null` there and results
-/// would be lost silently; or the next file that is opened would be there, and get them.
-extern "C" fn keep_stdout_closed(_count: libc::c_int, _arguments: *mut *mut libc::c_char, _environment: *mut *mut libc::c_char) {
-    // SAFETY: system calls on descriptors, with a path that is constant.
-    unsafe {
-        if libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) < 0 {
-            let fd = libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY);
-            if fd >= 0 && fd != libc::STDOUT_FILENO {
-                libc::dup2(fd, libc::STDOUT_FILENO);
-                libc::close(fd);
-            }
-        }
-    }
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
+/// Whether a signal has come that stops the command; and which.
+pub static STOPPED: AtomicBool = AtomicBool::new(false);
+static STOPPED_BY: AtomicI32 = AtomicI32::new(0);
+
+extern "C" fn note(number: libc::c_int) {
+    STOPPED_BY.store(number, Ordering::Relaxed);
+    STOPPED.store(true, Ordering::Relaxed);
 }
 
-// SAFETY: the C library calls the functions in this section before `main`, with its arguments.
-#[used]
-#[unsafe(link_section = ".init_array")]
-static KEEP_STDOUT_CLOSED: extern "C" fn(libc::c_int, *mut *mut libc::c_char, *mut *mut libc::c_char) = keep_stdout_closed;
+/// The number of the signal that came last; 0 for none.
+#[must_use]
+pub fn stopped_by() -> i32 {
+    STOPPED_BY.load(Ordering::Relaxed)
+}
 
-/// A caller may have ignored SIGCHLD, and that is inherited: then nobody learns how a child ended.
-pub fn reset_child_signal() {
-    // SAFETY: no handler of ours is involved; the default disposition is always valid.
-    unsafe {
-        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+/// Note SIGINT, SIGTERM and SIGHUP instead of ending by them; those that the caller ignores stay ignored. A program that this
+/// process becomes has them as they were.
+pub fn note_signals() {
+    for number in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: plain data that the kernel fills, and a handler that only stores to atomics.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            if libc::sigaction(number, std::ptr::null(), &raw mut action) == 0 && action.sa_sigaction != libc::SIG_IGN {
+                action.sa_sigaction = note as extern "C" fn(libc::c_int) as libc::sighandler_t;
+                action.sa_flags = 0;
+                libc::sigaction(number, &raw const action, std::ptr::null_mut());
+            }
+        }
     }
 }

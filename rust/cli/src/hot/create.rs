@@ -1,0 +1,194 @@
+//! create, of an image whose volumes are all there.
+
+use super::{Done, Told, failure, open, send_bytes, send_time, send_unused, send_usage, session, signals, usage_error};
+use crate::call::Call;
+use crate::failure::{Failure, Kind};
+use crate::hot::sweep::sweep;
+use groot_core::blob::sha256;
+use groot_core::directory::fingerprint;
+use groot_document::{Value as Json, format_json, json};
+use groot_image::{Reference, Wanted, layout};
+use groot_store::clean::Outcome;
+use groot_store::images::{Wishes, check_compressed};
+use groot_store::locks::{GLOBAL, GLOBAL_DEADLINE};
+use groot_store::mappings::Mappings;
+use groot_store::records::Image;
+use groot_store::spec::describe;
+use groot_store::{Error, Store};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Make an image.
+pub fn create(call: &Call) -> Done {
+    let [image, id] = &call.positional[..] else {
+        return Some(Err(usage_error("invalid arguments - usage: create [options] <image> <id>")));
+    };
+    let has = |names: [&str; 2]| names.iter().any(|name| call.given.has(name));
+    if has(["with-clean", "clean"]) && has(["without-clean", "no-clean"]) {
+        return Some(Err(usage_error("with-clean and without-clean cannot be used together")));
+    }
+    let mut for_python = false;
+    let data = json!({"imageID": id.to_string_lossy(), "image": image.to_string_lossy()});
+    let made =
+        session(&call.log, "groot-creating", data, |log| match make(call, image, id.as_bytes(), &Told { log, metrics: &call.metrics }) {
+            Some(made) => made,
+            None => {
+                for_python = true;
+                Err(Failure::new(Kind::GrootError, ""))
+            }
+        });
+    if for_python {
+        return None;
+    }
+    // From here on an image is made, or is not to be: Python has no part in it any more.
+    let made = match made {
+        Ok(made) => made,
+        Err(error) => return Some(Err(error)),
+    };
+    let swept = if call.settings.with_clean { sweep(call, true) } else { Some(Ok(Outcome::Done)) };
+    if swept.is_none() {
+        // It takes a user namespace, which only Python makes; the next clean by itself does it.
+        call.log.info("cleanup-left-to-the-next-clean", Json::Null);
+    }
+    if let Some(Err(error)) = swept {
+        if error.kind == Kind::Cancelled {
+            call.log.info("cleanup-stopped", Json::Null); // the image is made, and that is what was asked for
+        } else {
+            call.log.error("failed-to-cleanup-store", error.message.to_string_lossy(), Json::Null);
+            let mut text = OsString::from("failed-to-cleanup-store: ");
+            text.push(&error.message);
+            return Some(Err(Failure { message: text, ..error }));
+        }
+    }
+    report_sizes(call);
+    Some(Ok(if call.settings.json { format_json(&made.spec).into() } else { made.path.into_os_string() }))
+}
+
+struct Made {
+    path: PathBuf,
+    spec: Json,
+}
+
+/// None if Python has to do it; then nothing was done.
+fn make(call: &Call, argument: &OsStr, id: &[u8], told: &Told<'_>) -> Option<Result<Made, Failure>> {
+    let store = open(call).ok()?;
+    let wishes = wishes_of(call, &store)?;
+    let report = |error: Error| failure(error).map(Err);
+    if let Err(error) = store.check_new_image(id) {
+        return report(error);
+    }
+    let begun = Instant::now();
+    let (source, image) = resolve(call, &store, argument)?;
+    send_time(told.metrics, "ImageResolveTime", begun);
+    if let Err(error) = check_compressed(&image, &wishes) {
+        return report(error);
+    }
+    let shared = store.lock(GLOBAL, true, GLOBAL_DEADLINE, signals::stopped());
+    let shared = match shared {
+        Ok(shared) => shared,
+        Err(error) => return report(error),
+    };
+    let held = Instant::now();
+    // The image and all below it, or nothing: a layer that is missing has to be fetched.
+    let volume = match store.existing_volume(&image.chain_ids, signals::stopped()) {
+        Ok(volume) => volume?,
+        Err(error) => return report(error),
+    };
+    #[allow(clippy::cast_precision_loss)]
+    told.metrics.send("SharedLockingTime", shared.waited.as_nanos() as f64, groot_telemetry::NANOS);
+    let made = store.create_image(volume, id, &image, &wishes, &source, told, signals::stopped());
+    drop(shared);
+    send_time(told.metrics, "SharedLockHoldTime", held);
+    let result = match made {
+        Ok(path) => {
+            let mounted = !wishes.without_mount || wishes.idmapped.is_some();
+            Ok(Made { spec: describe(&image, &path, mounted), path })
+        }
+        Err(error) => Err(failure(error)?),
+    };
+    send_time(told.metrics, "ImageCreationTime", begun);
+    Some(result)
+}
+
+/// How the image is wanted; None for what Python refuses with a text of its own.
+fn wishes_of(call: &Call, store: &Store) -> Option<Wishes> {
+    let settings = &call.settings;
+    let texts = |list: &[OsString]| list.iter().map(|text| text.to_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
+    let given = Mappings::parse(&texts(&settings.uid_mappings)?, &texts(&settings.gid_mappings)?).ok()?;
+    let own = store.mappings();
+    if settings.idmapped_mount {
+        let may = rustix::process::geteuid().is_root() && own.is_empty() && !given.uids.is_empty() && !given.gids.is_empty();
+        may.then_some(())?;
+    } else if !given.is_empty() && !(Mappings::are_same(&given.uids, &own.uids) && Mappings::are_same(&given.gids, &own.gids)) {
+        return None;
+    }
+    Some(Wishes {
+        limit: settings.disk_limit,
+        exclude_image: settings.exclude_image,
+        without_mount: !settings.mount,
+        idmapped: settings.idmapped_mount.then_some(given),
+    })
+}
+
+/// What an image argument stands for, if that can be said without a network and without doubt: the name that the store remembers it
+/// by, and the image.
+fn resolve(call: &Call, store: &Store, argument: &OsStr) -> Option<(String, Image)> {
+    let settings = &call.settings;
+    let text = argument.to_str()?;
+    let Some((scheme, _)) = text.split_once("://") else {
+        return local(store, text);
+    };
+    match scheme {
+        "oci" => {
+            let reference = Reference::parse(argument).ok()?;
+            let wanted = Wanted::parse(settings.platform.to_str()?).ok()?;
+            let image = layout::resolve(&reference, &wanted, !settings.skip_layer_validation).ok()?;
+            // What is said of an image is for people, and Python says it.
+            image.warnings.is_empty().then_some(())?;
+            let parts = Image {
+                chain_ids: image.chain_ids().map(str::to_owned).collect(),
+                compressed: image.compressed_size(),
+                config: image.config,
+                env: image.env,
+                volumes: image.volumes,
+            };
+            Some((text.to_owned(), parts))
+        }
+        // What a name means, and whether this caller may have the image, is the registry's to say.
+        _ => None,
+    }
+}
+
+/// A tar file is known by its path and time, a directory by the metadata of everything in it.
+fn local(store: &Store, text: &str) -> Option<(String, Image)> {
+    let path = Path::new(text);
+    let found = std::fs::metadata(path).ok()?;
+    let key = if found.is_dir() {
+        let whole = std::path::absolute(path).ok()?;
+        let whole = groot_store::layout::normalise(&whole);
+        format!("{}-{}", whole.to_str()?, fingerprint(path, signals::stopped()).ok()?)
+    } else {
+        let nanos = i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec());
+        format!("{text}-{nanos}")
+    };
+    let chain_id = sha256(key.as_bytes());
+    // An archive of images is known by what is in it.
+    store.has_volume(&chain_id).ok()?.then_some(())?;
+    let image = groot_image::Image::of_one(chain_id.clone(), groot_image::Origin::Empty);
+    Some((text.to_owned(), Image { chain_ids: vec![chain_id], config: image.config, ..Image::default() }))
+}
+
+/// Send what the store holds, after a create and the clean that may follow it.
+fn report_sizes(call: &Call) {
+    if !call.metrics.is_active() {
+        return; // the sums cost a look at every record
+    }
+    let Ok(store) = open(call) else { return };
+    send_usage(&store, &call.metrics);
+    send_unused(&store, &call.metrics);
+    send_bytes(&call.metrics, "DownloadedLayersSizeInBytes", 0);
+    send_bytes(&call.metrics, "CommittedQuotaInBytes", store.committed_limits().unwrap_or(0));
+}

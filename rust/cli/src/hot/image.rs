@@ -1,0 +1,129 @@
+//! delete, stats, list.
+
+use super::{Done, bytes, failure, missing_store, open, send_unused, session, timed, usage_error};
+use crate::call::Call;
+use crate::failure::{Failure, Kind, message, system_text};
+use groot_document::{Value as Json, format_json, json};
+use groot_store::layout::{Options, is_initialised};
+use groot_store::{Error, Store, folder::Folder};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+/// Remove an image. What is not there is not worth an error: Garden asks every store for every container.
+pub fn delete(call: &Call) -> Done {
+    let [argument] = &call.positional[..] else { return Some(Err(usage_error("id was not specified"))) };
+    let mut for_python = false;
+    let data = json!({"id": argument.to_string_lossy()});
+    let result = session(&call.log, "groot-deleting", data, |log| {
+        let attempt = || -> Result<Vec<u8>, Error> {
+            let id = Store::id_of_argument(&call.settings.store, argument)?;
+            let store = store_of(call, &id)?;
+            timed(&call.metrics, "ImageDeletionTime", || store.delete_image(&id, super::signals::stopped()))?;
+            send_unused(&store, &call.metrics);
+            Ok(id)
+        };
+        match attempt() {
+            Ok(id) => {
+                log.debug("deleted", json!({"id": String::from_utf8_lossy(&id)}));
+                Ok(id)
+            }
+            Err(error) => Err(failure(error).unwrap_or_else(|| {
+                for_python = true;
+                Failure::new(Kind::GrootError, "")
+            })),
+        }
+    });
+    if for_python {
+        return None;
+    }
+    Some(match result {
+        Ok(id) => Ok(message(["Image ".as_ref(), OsStr::from_bytes(&id), " deleted".as_ref()])),
+        Err(error) if error.kind == Kind::ImageNotFound => {
+            let data = json!({"id": argument.to_string_lossy(), "storePath": call.settings.store.to_string_lossy()});
+            call.log.debug("id-not-found-skipping", data);
+            Ok(error.message)
+        }
+        Err(error) if error.message.to_string_lossy().ends_with("is outside store path") => Ok(error.message),
+        Err(error) => Err(error),
+    })
+}
+
+/// Print what an image uses.
+pub fn stats(call: &Call) -> Done {
+    if call.given.switch("store") {
+        return None;
+    }
+    let [argument] = &call.positional[..] else {
+        return Some(Err(usage_error("invalid arguments - usage: stats [options] <id|image path>")));
+    };
+    let mut for_python = false;
+    let data = json!({"id": argument.to_string_lossy()});
+    let result = session(&call.log, "groot-stats", data, |_| {
+        let attempt = || -> Result<OsString, Error> {
+            let id = Store::id_of_argument(&call.settings.store, argument)?;
+            let store = store_of(call, &id)?;
+            let used = timed(&call.metrics, "ImageStatsTime", || store.image_usage(&id))?;
+            Ok(format_json(&json!({"disk_usage": {"total_bytes_used": used.total, "exclusive_bytes_used": used.exclusive}})).into())
+        };
+        attempt().map_err(|error| {
+            failure(error).unwrap_or_else(|| {
+                for_python = true;
+                Failure::new(Kind::GrootError, "")
+            })
+        })
+    });
+    if for_python { None } else { Some(result) }
+}
+
+/// The store with an image; no store means no image: a caller that tidies up must not fail (contract, section 8.1).
+fn store_of(call: &Call, id: &[u8]) -> Result<Store, Error> {
+    let is_there = match Folder::open_path(&call.settings.store) {
+        Ok(top) => is_initialised(&top)?,
+        Err(_) => false,
+    };
+    if is_there {
+        return open(call);
+    }
+    let text = format!("Image `{}` not found. Skipping delete.", String::from_utf8_lossy(id));
+    Err(Error::new(groot_store::Kind::ImageNotFound, text))
+}
+
+/// Print the images.
+pub fn list(call: &Call) -> Done {
+    if let Some(text) = missing_store(call) {
+        return Some(Err(Failure::new(Kind::StoreError, text)));
+    }
+    let failed =
+        |reason: String| Failure::new(Kind::StoreError, format!("Failed to retrieve list of images: failed to list store path: {reason}"));
+    let store = match Store::open_any(&call.settings.store, Options::default()) {
+        Ok(store) => store,
+        Err(errno) => return Some(Err(failed(system_text(&errno.into())))),
+    };
+    let ids = match store.images() {
+        Ok(ids) => ids,
+        Err(error) => return Some(Err(failed(error.errno().map_or(error.text, groot_store::error::text_of)))),
+    };
+    // Not the setting: `create.json` in the configuration file is about create.
+    if call.given.switch("json") {
+        return Some(Ok(format_json(&Json::Array(ids.iter().filter_map(|id| described(&store, id)).collect())).into()));
+    }
+    if ids.is_empty() {
+        return Some(Ok("Store empty".into()));
+    }
+    let paths: Vec<_> = ids.iter().map(|id| bytes(store.image_path(id).as_os_str()).to_vec()).collect();
+    Some(Ok(OsString::from_vec(paths.join(&b'\n'))))
+}
+
+/// One image of `list --json`; None if it was deleted meanwhile.
+fn described(store: &Store, id: &[u8]) -> Option<Json> {
+    let path = store.image_path(id);
+    let (size, limit) = (store.image_size(id).ok()?, store.image_limit(id).ok()?);
+    Some(json!({
+        "id": String::from_utf8_lossy(id),
+        "path": path.to_string_lossy(),
+        "rootfs": path.join("rootfs").to_string_lossy(),
+        "layers": store.read_dependencies(id).unwrap_or_default(),
+        "image_size_bytes": size,
+        "quota_size_bytes": limit,
+    }))
+}
