@@ -311,7 +311,8 @@ COMMANDS = (
         create,
         arguments="<image> <id>",
         description=(
-            "<image> is docker://host/name[:tag|@digest], oci:///directory[:tag|@digest], or the path of a tar file or directory.\n"
+            "<image> is docker://host/name[:tag|@digest], oci:///directory[:tag][@digest], docker-archive:FILE[:name],\n"
+            "oci-archive:FILE[:name], or the path of a tar file or directory.\n"
             "Prints the image's directory, which holds image.json and rootfs; with --json a partial runtime specification."
         ),
         flags=(
@@ -320,7 +321,7 @@ COMMANDS = (
             Flag("insecure-registry", LIST, "host:port to trust without TLS", "insecure_registries"),
             Flag("username", TEXT, "user at the registry"),
             Flag("password", TEXT, "password at the registry"),
-            Flag("platform", TEXT, "os/architecture[/variant] to take from an index", default="this machine's"),
+            Flag("platform", TEXT, "os/architecture[/variant] of the image", default="this machine's"),
             Flag("pull-policy", TEXT, "always, or missing: use what the store has under this name", default="always"),
             Flag("skip-layer-validation", SWITCH, "do not check sizes and digests of oci:// layers", "skip_layer_validation"),
             Flag("json", SWITCH, "print a partial runtime specification"),
