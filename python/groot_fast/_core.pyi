@@ -175,7 +175,8 @@ class Index:
         """As declared, else OCI's."""
     def choose(self, platform: str) -> tuple[str, int, str, bool]:
         """Digest, size and media type of the entry for ``os/architecture[/variant]`` (empty: this machine), and whether it names a
-        platform. Only that entry is checked. Raises `BadImage`, whose hint lists what there is; `ConfigError` for a platform that is none."""
+        platform. Only that entry is checked. Raises `BadImage`, whose hint lists what there is; `ConfigError` for a platform
+        that is none."""
 
 class OciReference:
     """``oci:///directory[:tag][@digest]``, understood but not yet looked for."""
@@ -210,8 +211,9 @@ def resolve_archive(text: StrPath, platform: str, validate: bool) -> Image | Non
     for the path of any other file. Raises SourceError and its kin, `ConfigError` for a platform that is none."""
 
 def read_document(body: bytes, media_type: str, *, chosen: bool = False) -> Manifest | Index:
-    """Read a document that was served as ``media_type``; ``chosen`` if an index's entry for a platform led to it. Raises `BadImage` for one of which that, its own ``mediaType`` and its
-    shape do not all say the same (CVE-2021-41190), and for schema 1; `LimitExceeded`."""
+    """Read a document that was served as ``media_type``; ``chosen`` if an index's entry for a platform led to it. Raises `BadImage`
+    for one of which that, its own ``mediaType`` and its shape do not all say the same (CVE-2021-41190), and for schema 1;
+    `LimitExceeded`."""
 
 def parse_document(body: bytes, what: str, most: int = ...) -> dict[str, Any]:
     """Parse one JSON object as `parse_json` does; ``what`` names it in messages. Raises `BadImage`, `LimitExceeded` above
