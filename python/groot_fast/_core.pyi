@@ -302,9 +302,10 @@ class Index:
     @property
     def media_type(self) -> str:
         """As declared, else OCI's."""
-    def choose(self, platform: str) -> tuple[str, int, str]:
-        """Digest, size and media type of the entry for ``os/architecture[/variant]`` (empty: this machine). Only that entry is
-        checked. Raises `BadImage`, whose hint lists what there is; `ConfigError` for a platform that is none."""
+    def choose(self, platform: str) -> tuple[str, int, str, bool]:
+        """Digest, size and media type of the entry for ``os/architecture[/variant]`` (empty: this machine), and whether it names a
+        platform. Only that entry is checked. Raises `BadImage`, whose hint lists what there is; `ConfigError` for a platform
+        that is none."""
 
 class OciReference:
     """``oci:///directory[:tag][@digest]``, understood but not yet looked for."""
@@ -338,9 +339,10 @@ def resolve_archive(text: StrPath, platform: str, validate: bool) -> Image | Non
     """The image in an archive of images (what ``docker save`` writes, or a layout in a tar), given as above or by its path. None
     for the path of any other file. Raises SourceError and its kin, `ConfigError` for a platform that is none."""
 
-def read_document(body: bytes, media_type: str) -> Manifest | Index:
-    """Read a document that was served as ``media_type``. Raises `BadImage` for one of which that, its own ``mediaType`` and its
-    shape do not all say the same (CVE-2021-41190), and for schema 1; `LimitExceeded`."""
+def read_document(body: bytes, media_type: str, *, chosen: bool = False) -> Manifest | Index:
+    """Read a document that was served as ``media_type``; ``chosen`` if an index's entry for a platform led to it. Raises `BadImage`
+    for one of which that, its own ``mediaType`` and its shape do not all say the same (CVE-2021-41190), and for schema 1;
+    `LimitExceeded`."""
 
 def parse_document(body: bytes, what: str, most: int = ...) -> dict[str, Any]:
     """Parse one JSON object as `parse_json` does; ``what`` names it in messages. Raises `BadImage`, `LimitExceeded` above

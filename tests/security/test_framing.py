@@ -640,7 +640,7 @@ def read_by_python(tar: bytes) -> Model:
     """The tree as Python's tarfile reads the archive and the model applies it."""
     model = Model()
     with tarfile.open(fileobj=io.BytesIO(tar), encoding="utf-8", errors="surrogateescape") as archive:
-        layer = model.layer()
+        layer = model.layer(set())
         for member in archive:
             stream = archive.extractfile(member) if member.isreg() and not member.islnk() else None
             mtime = int(Decimal(str(member.pax_headers.get("mtime", member.mtime))) * 10**9)

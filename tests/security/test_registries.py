@@ -80,7 +80,13 @@ CASES: dict[str, Callable[[FakeRegistry, Image], None]] = {
     "E7 schema 1": raw(b'{"schemaVersion": 1, "fsLayers": [], "history": []}', "application/vnd.docker.distribution.manifest.v1+json"),
     "E8 foreign layer of this machine": replace(
         OCI_MANIFEST,
-        layers=[entry(mediaType="application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", urls=["http://127.0.0.1:1/x"])],
+        layers=[
+            entry(
+                mediaType="application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+                digest="sha256:" + "1" * 64,
+                urls=["http://127.0.0.1:1/x"],
+            )
+        ],
     ),
     "E9 negative size": replace(OCI_MANIFEST, layers=[entry(size=-1)]),
     "E9 size beyond all": replace(OCI_MANIFEST, layers=[entry(size=2**63)]),

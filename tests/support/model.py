@@ -50,9 +50,9 @@ class Model:
     def __init__(self) -> None:
         self.tree: dict[Path, Entry] = {(): Entry("directory")}
 
-    def layer(self) -> LayerModel:
-        """Start a layer."""
-        return LayerModel(self)
+    def layer(self, replaced: set[Path]) -> LayerModel:
+        """Start a layer that has entries for some paths."""
+        return LayerModel(self, replaced)
 
     def remove(self, path: Path) -> None:
         """Take a path away, with all below it."""
@@ -104,23 +104,41 @@ class Model:
 
 
 class LayerModel:
-    """One layer: `hide` and `clear` first, then `add`."""
+    """One layer: `hide` and `clear` first, then `add`. ``replaced`` are the paths that it has entries for."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, replaced: set[Path]) -> None:
         self.model = model
+        self.replaced = replaced
 
     def hide(self, name: str) -> None:
         """A whiteout of this path."""
         path = split(name)
-        folder = self.model.resolve(path[:-1], make=False)
+        folder = self._folder(path[:-1])
         if folder is not None:
             self.model.remove((*folder, path[-1]))
 
     def clear(self, name: str) -> None:
         """An opaque marker in this directory."""
-        folder = self.model.resolve(split(name), make=False)
+        folder = self._folder(split(name))
         for path in [path for path in self.model.tree if folder is not None and path[:-1] == folder and path]:
             self.model.remove(path)
+
+    def is_by_link(self, path: Path) -> bool:
+        """Whether a path leads through a link of a lower layer."""
+        links = (self.model.tree.get(path[:end]) for end in range(1, len(path) + 1))
+        return any(entry is not None and entry.kind == "symlink" for entry in links)
+
+    def _folder(self, path: Path) -> Path | None:
+        """The directory that a marker is in; None if there is nothing to take away: no directory, or a link that this layer
+        replaces."""
+        for end in range(1, len(path) + 1):
+            entry = self.model.tree.get(path[:end])
+            if entry is not None and entry.kind == "symlink" and path[:end] in self.replaced:
+                return None
+        try:
+            return self.model.resolve(path, make=False)
+        except Unusable:
+            return None
 
     def add(self, name: str, kind: str, content: bytes = b"", *, link: str = "", **fields: Any) -> None:
         """An entry."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from support.archive import Archive
+from support.archive import Archive, header
 from support.model import Model, split
 
 
@@ -40,14 +40,23 @@ DIRECTORY = st.builds(Item, st.just("directory"), PATH, **DETAILS)
 ROOT = st.builds(Item, st.just("directory"), st.just("."), **DETAILS)
 MARKER = st.one_of(st.builds(Item, st.just("whiteout"), PATH), st.builds(Item, st.just("opaque"), st.one_of(PATH, st.just(""))))
 SYMLINK = st.builds(Item, st.just("symlink"), PATH, TARGET, uid=DETAILS["uid"], mtime=DETAILS["mtime"])
-LINK = st.builds(Item, st.just("link"), PATH, PATH)
+# Content is what the header gives a size for, and no body follows.
+LINK = st.builds(Item, st.just("link"), PATH, PATH, content=st.sampled_from([b"", b"12345", bytes(600)]))
 # Links with names of their own, and entries through them that no marker speaks of.
 DOOR = st.builds(Item, st.just("symlink"), st.sampled_from(["x", "y"]), TARGET, uid=DETAILS["uid"], mtime=DETAILS["mtime"])
 THROUGH = st.builds(Item, st.sampled_from(["file", "directory"]), st.sampled_from(["x/n", "y/n", "x/n2"]), **DETAILS)
 
+# What turns such a link into something else, and markers behind it.
+REPLACED = st.builds(Item, st.sampled_from(["file", "directory", "whiteout"]), st.sampled_from(["x", "y"]), **DETAILS)
+BEHIND = st.one_of(
+    st.builds(Item, st.just("whiteout"), st.sampled_from(["x/n", "y/n", "x/a", "y/b"])),
+    st.builds(Item, st.just("opaque"), st.sampled_from(["x", "y", "x/a"])),
+)
+
 WITH_MARKERS = st.one_of(FILE, FILE, DIRECTORY, DIRECTORY, MARKER, MARKER, ROOT)
 WITH_LINKS = st.one_of(FILE, FILE, DIRECTORY, SYMLINK, SYMLINK, LINK, ROOT)
 WITH_BOTH = st.one_of(FILE, FILE, DIRECTORY, DIRECTORY, MARKER, MARKER, DOOR, THROUGH)
+WITH_REPLACED = st.one_of(FILE, FILE, DIRECTORY, MARKER, DOOR, DOOR, REPLACED, BEHIND, BEHIND)
 
 
 def layers_of_items(kinds: st.SearchStrategy[Item]) -> st.SearchStrategy[list[Item]]:
@@ -56,9 +65,12 @@ def layers_of_items(kinds: st.SearchStrategy[Item]) -> st.SearchStrategy[list[It
 
 
 STACK = st.one_of(
-    *(st.lists(layers_of_items(kinds), min_size=1, max_size=4) for kinds in (WITH_MARKERS, WITH_MARKERS, WITH_LINKS, WITH_BOTH))
+    *(
+        st.lists(layers_of_items(kinds), min_size=1, max_size=4)
+        for kinds in (WITH_MARKERS, WITH_MARKERS, WITH_LINKS, WITH_BOTH, WITH_REPLACED)
+    )
 )
-PAIR = st.one_of(*(st.tuples(layers_of_items(kinds), layers_of_items(kinds)) for kinds in (WITH_MARKERS, WITH_BOTH)))
+PAIR = st.one_of(*(st.tuples(layers_of_items(kinds), layers_of_items(kinds)) for kinds in (WITH_MARKERS, WITH_BOTH, WITH_REPLACED)))
 
 
 def archive_of(items: list[Item]) -> Archive:
@@ -75,7 +87,7 @@ def archive_of(items: list[Item]) -> Archive:
         elif item.kind == "symlink":
             archive.symlink(item.path, item.link, uid=item.uid, mtime=item.mtime)
         elif item.kind == "link":
-            archive.link(item.path, item.link)
+            archive.raw(header(item.path, b"1", size=len(item.content), link=item.link))
         elif item.kind == "whiteout":
             archive.whiteout(item.path)
         else:
@@ -85,11 +97,18 @@ def archive_of(items: list[Item]) -> Archive:
 
 def apply_to_model(model: Model, items: list[Item]) -> None:
     """Markers first, then entries: a layer's markers mean what is below it."""
-    layer = model.layer()
-    for item in items:
+    layer = model.layer({split(item.path) for item in items if item.kind not in ("whiteout", "opaque")})
+
+    def is_by_link(item: Item) -> bool:
+        path = split(item.path)
+        return layer.is_by_link(path if item.kind == "opaque" else path[:-1])
+
+    # What a link of a lower layer leads to is found when all other markers have had their say: one may have removed the link.
+    markers = [item for item in items if item.kind in ("whiteout", "opaque")]
+    for item in sorted(markers, key=is_by_link):
         if item.kind == "whiteout":
             layer.hide(item.path)
-        elif item.kind == "opaque":
+        else:
             layer.clear(item.path)
     for item in items:
         if item.kind in ("whiteout", "opaque"):
@@ -103,19 +122,11 @@ def apply_to_model(model: Model, items: list[Item]) -> None:
 
 
 def is_clear(model: Model, items: list[Item]) -> bool:
-    """Whether the markers mean one thing only.
-
-    A marker below a path that the same layer turns from or into something else than a directory depends on when it is
-    looked at, and so does an entry below a file that the same layer hides. No builder writes such layers.
+    """Whether the markers mean one thing only: an entry below a file that the same layer hides depends on when it is looked at.
+    No builder writes such layers.
     """
     marked = [split(item.path) for item in items if item.kind == "whiteout"]
     cleared = [split(item.path) for item in items if item.kind == "opaque"]
-    others = {split(item.path) for item in items if item.kind in ("file", "symlink", "link")}
-    for path in [*(path[:-1] for path in marked), *cleared]:
-        for prefix in prefixes(path):
-            below = model.tree.get(prefix)
-            if prefix in others or (below is not None and below.kind != "directory"):
-                return False
     # Entries below a file that a marker removes need the marker first; a link may lead there too.
     paths = [split(item.path)[:-1] for item in items if item.kind not in ("whiteout", "opaque")]
     paths += [split(item.link) for item in items if item.kind == "symlink"]

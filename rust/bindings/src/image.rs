@@ -235,35 +235,43 @@ impl Image {
 
 /// An image manifest.
 #[pyclass(frozen, module = "groot_fast._core")]
-pub struct Manifest(manifest::Manifest, Vec<u8>);
+pub struct Manifest {
+    read: manifest::Manifest,
+    body: Vec<u8>,
+    chosen: bool,
+}
 
 #[pymethods]
 impl Manifest {
     #[getter]
     fn body<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.1)
+        PyBytes::new(py, &self.body)
     }
 
     #[getter]
     fn media_type(&self) -> &str {
-        &self.0.media_type
+        &self.read.media_type
     }
 
     #[getter]
     fn digest(&self) -> String {
-        self.0.digest.to_string()
+        self.read.digest.to_string()
     }
 
     /// Digest and size of the configuration.
     #[getter]
     fn config(&self) -> (String, u64) {
-        (self.0.config.digest.to_string(), self.0.config.size)
+        (self.read.config.digest.to_string(), self.read.config.size)
     }
 
     /// The image of this manifest and its configuration.
     fn join(&self, py: Python<'_>, config: Vec<u8>, platform: &str) -> PyResult<Image> {
-        let joined = Wanted::parse(platform).and_then(|wanted| image::Image::join(&self.0, config, &wanted, true, |_| Origin::Remote));
-        joined.map(Image).map_err(|e| image_error(py, e))
+        let join = || {
+            let mut wanted = Wanted::parse(platform)?;
+            wanted.explicit &= !self.chosen;
+            image::Image::join(&self.read, config, &wanted, true, |_| Origin::Remote)
+        };
+        join().map(Image).map_err(|e| image_error(py, e))
     }
 }
 
@@ -278,18 +286,19 @@ impl Index {
         self.0.media_type()
     }
 
-    /// Digest, size and media type of the entry for a platform.
-    fn choose(&self, py: Python<'_>, platform: &str) -> PyResult<(String, u64, String)> {
+    /// Digest, size and media type of the entry for a platform, and whether it names one.
+    fn choose(&self, py: Python<'_>, platform: &str) -> PyResult<(String, u64, String, bool)> {
         let chosen = Wanted::parse(platform).and_then(|wanted| self.0.choose(&wanted)).map_err(|e| image_error(py, e))?;
-        Ok((chosen.digest.to_string(), chosen.size, chosen.media_type))
+        Ok((chosen.digest.to_string(), chosen.size, chosen.media_type, chosen.platform.is_some()))
     }
 }
 
 /// Read a manifest or an index that was served as `media_type`.
 #[pyfunction]
-pub fn read_document(py: Python<'_>, body: Vec<u8>, media_type: &str) -> PyResult<Py<PyAny>> {
+#[pyo3(signature = (body, media_type, *, chosen=false))]
+pub fn read_document(py: Python<'_>, body: Vec<u8>, media_type: &str, chosen: bool) -> PyResult<Py<PyAny>> {
     match read(&body, media_type).map_err(|e| image_error(py, e))? {
-        Document::Manifest(manifest) => Ok(Py::new(py, Manifest(*manifest, body))?.into_any()),
+        Document::Manifest(manifest) => Ok(Py::new(py, Manifest { read: *manifest, body, chosen })?.into_any()),
         Document::Index(index) => Ok(Py::new(py, Index(index))?.into_any()),
     }
 }

@@ -172,7 +172,8 @@ pub const COMMANDS: &[Command] = &[
         summary: "Make an image (a root file system) for a container",
         arguments: "<image> <id>",
         description: concat!(
-            "<image> is docker://host/name[:tag|@digest], oci:///directory[:tag|@digest], or the path of a tar file or directory.\n",
+            "<image> is docker://host/name[:tag|@digest], oci:///directory[:tag][@digest], docker-archive:FILE[:name],\n",
+            "oci-archive:FILE[:name], or the path of a tar file or directory.\n",
             "Prints the image's directory, which holds image.json and rootfs; with --json a partial runtime specification."
         ),
         examples: concat!(
@@ -188,7 +189,7 @@ pub const COMMANDS: &[Command] = &[
             Flag::new("insecure-registry", Form::List, "host:port to trust without TLS").sets("insecure_registries"),
             Flag::new("username", Form::Text, "user at the registry"),
             Flag::new("password", Form::Text, "password at the registry"),
-            Flag::new("platform", Form::Text, "os/architecture[/variant] to take from an index").default("this machine's"),
+            Flag::new("platform", Form::Text, "os/architecture[/variant] of the image").default("this machine's"),
             Flag::new("pull-policy", Form::Text, "always, or missing: use what the store has under this name").default("always"),
             Flag::new("skip-layer-validation", Form::Switch, "do not check sizes and digests of oci:// layers"),
             Flag::new("json", Form::Switch, "print a partial runtime specification"),

@@ -131,12 +131,17 @@ impl Archive {
             all.sort_unstable();
             if all.is_empty() { "no names".to_owned() } else { all.join(", ") }
         };
-        let latest = format!("{name}:latest");
+        // Tools write the name in full.
+        let short = |own: &str| {
+            let prefixes = ["docker.io/library/", "docker.io/", "localhost/"];
+            prefixes.iter().find_map(|prefix| own.strip_prefix(prefix)).unwrap_or(own).to_owned()
+        };
+        let same = |own: &String| [own.clone(), short(own)].iter().any(|own| own == name || own.strip_suffix(":latest") == Some(name));
         match &self.images[..] {
             [only] if name.is_empty() => Ok(only),
             _ if name.is_empty() => Err(Error::source(format!("more than one image in {}, choose an image", shown(&self.path)))
                 .with_hint(format!("write it as docker-archive:FILE:NAME; the archive has {}", all()))),
-            images => images.iter().find(|image| names(image).iter().any(|own| *own == name || *own == latest)).ok_or_else(|| {
+            images => images.iter().find(|image| names(image).iter().any(same)).ok_or_else(|| {
                 let name = printable(name.as_bytes());
                 Error::source(format!("no image `{name}` in {}", shown(&self.path))).with_hint(format!("the archive has {}", all()))
             }),

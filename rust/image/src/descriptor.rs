@@ -3,6 +3,7 @@
 use crate::digest::Digest;
 use crate::document::{self, Map, Value, member};
 use crate::error::{Error, Result, quoted};
+use crate::platform::Platform;
 
 /// A reference to a blob, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct Descriptor {
     pub size: u64,
     /// Other places that have it.
     pub urls: Vec<String>,
+    /// Whom it is for, if it is an index's entry that says so.
+    pub platform: Option<Platform>,
     /// What its author says about it.
     pub annotations: Map<String, Value>,
 }
@@ -41,6 +44,7 @@ impl Descriptor {
             digest,
             size,
             urls: document::strings(node, "urls", what)?,
+            platform: member(node, "platform").and_then(Value::as_object).and_then(Platform::from_object),
             annotations: document::object(node, "annotations", what)?.cloned().unwrap_or_default(),
         })
     }

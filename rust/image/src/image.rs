@@ -201,7 +201,7 @@ fn nothing() -> Result<Layer> {
     Ok(Layer {
         digest: None,
         chain_id: chain_id(None, &diff_id, ""),
-        diff_id: Some(diff_id),
+        diff_id: None,
         size: Some(0),
         media_type: String::new(),
         urls: Vec::new(),
@@ -235,7 +235,7 @@ fn check_platform(config: &Config, wanted: &Wanted) -> Result<Vec<String>> {
         return Err(wanted.missing(std::slice::from_ref(own), "the image"));
     }
     let own = groot_core::error::printable(own.to_string().as_bytes());
-    Ok(vec![format!("the image is for {own} by its own configuration, this machine is {}", wanted.platform)])
+    Ok(vec![format!("the image is for {own} by its own configuration, not for {}", wanted.platform)])
 }
 
 #[cfg(test)]
@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn a_platform_that_contradicts() {
         let image = join(&manifest(1, None), config(1, "arm64")).unwrap();
-        assert_eq!(image.warnings, ["the image is for linux/arm64 by its own configuration, this machine is linux/amd64"]);
+        assert_eq!(image.warnings, ["the image is for linux/arm64 by its own configuration, not for linux/amd64"]);
         let error = Image::join(&manifest(1, None), config(1, "arm64"), &wanted(true), true, |_| Origin::Remote).unwrap_err();
         assert_eq!(error.message, "no image found in manifest list for architecture amd64, OS linux");
         assert_eq!(error.hint.unwrap(), "the image holds: linux/arm64");

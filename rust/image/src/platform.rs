@@ -105,6 +105,13 @@ impl Wanted {
         Ok(Self { platform, explicit: true, runs })
     }
 
+    /// The same for a document that an entry of an index led to. If that entry names a platform, the choice is made, and what the
+    /// image's configuration says is reason for a warning alone.
+    #[must_use]
+    pub fn after(&self, chosen: Option<&Platform>) -> Self {
+        Self { explicit: self.explicit && chosen.is_none(), ..self.clone() }
+    }
+
     /// How well an image for `offered` suits; less is better, `None` will not do.
     ///
     /// The best is the highest variant that the processor runs; if none does, the lowest. Without a word on the variant, the

@@ -66,16 +66,17 @@ class RegistryClient:
         mismatch, ambiguous, schema 1, no such platform).
         """
         target, size = self._reference.target, None
-        declared = ""
+        declared, chosen = "", False
         for depth in range(MAX_INDEX_DEPTH + 1):
             body, content_type = await self._document(target, size)
-            document = read_document(body, content_type)
+            document = read_document(body, content_type, chosen=chosen)
             if declared and declared != document.media_type:
                 raise BadImage(f"ambiguous manifest: the index says {declared}, the document is {document.media_type}")
             if isinstance(document, Manifest):
                 return document
             if depth < MAX_INDEX_DEPTH:
-                target, size, declared = document.choose(self._options.platform)
+                target, size, declared, named = document.choose(self._options.platform)
+                chosen = chosen or named
         # an index that holds itself cannot be built without breaking sha256, so the depth is the only bound needed
         raise BadImage(f"indexes are nested more than {MAX_INDEX_DEPTH} levels deep")
 

@@ -97,7 +97,8 @@ fn docker_archives() {
 #[test]
 fn one_of_several_by_name() {
     let (one, other) = (b"one".as_slice(), b"other".as_slice());
-    let list = json!([saved("a:latest", "1"), {"Config": "d.json", "RepoTags": ["b:1", "b:2"], "Layers": ["2"]}]).to_string();
+    let list =
+        json!([saved("docker.io/library/a:latest", "1"), {"Config": "d.json", "RepoTags": ["b:1", "b:2"], "Layers": ["2"]}]).to_string();
     let parts = [
         file("1", one),
         file("2", other),
@@ -108,10 +109,12 @@ fn one_of_several_by_name() {
     let made = written(&parts);
     let archive = Archive::open(made.path()).unwrap().unwrap();
     assert_eq!(content(&archive.resolve("b:2", &wanted(), true).unwrap()), other);
-    assert_eq!(content(&archive.resolve("a", &wanted(), true).unwrap()), one);
+    for name in ["a", "a:latest", "docker.io/library/a:latest"] {
+        assert_eq!(content(&archive.resolve(name, &wanted(), true).unwrap()), one);
+    }
     let error = archive.resolve("", &wanted(), true).unwrap_err();
     assert!(error.message.starts_with("more than one image in "));
-    assert_eq!(error.hint.unwrap(), "write it as docker-archive:FILE:NAME; the archive has a:latest, b:1, b:2");
+    assert_eq!(error.hint.unwrap(), "write it as docker-archive:FILE:NAME; the archive has b:1, b:2, docker.io/library/a:latest");
 }
 
 #[test]

@@ -197,14 +197,20 @@ fn e3_documents_are_held_against_their_digests_and_sizes() {
     let image = made.image("amd64", OCI_MANIFEST);
     let mut wrong = image.clone();
     wrong["size"] = json!(5);
-    made.top(&[wrong]);
+    made.top(&[made.index(&[wrong.clone()], OCI_INDEX)]);
     assert!(made.resolve("", "").unwrap_err().message.contains("manifest size mismatch: expected: 5"));
+    // As in the original, but for what `index.json` itself says.
+    made.top(&[wrong]);
+    assert_eq!(made.resolve("", "").unwrap(), "amd64");
     made.top(std::slice::from_ref(&image));
     let body = std::fs::read_to_string(made.path_of(&image)).unwrap();
     let config: Value = groot_document::parse_json(body.as_bytes()).unwrap();
     std::fs::write(made.path_of(&config["config"]), "{}").unwrap();
     assert!(made.resolve("", "").unwrap_err().message.contains("config digest mismatch"));
     std::fs::write(made.path_of(&image), body.replace("schemaVersion", "schemaversion")).unwrap();
+    let by_digest = format!("@{}", image["digest"].as_str().unwrap());
+    assert!(made.resolve(&by_digest, "").unwrap_err().message.contains("manifest digest mismatch"));
+    made.top(&[made.index(&[image], OCI_INDEX)]);
     assert!(made.resolve("", "").unwrap_err().message.contains("manifest digest mismatch"));
 }
 
