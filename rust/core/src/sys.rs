@@ -26,7 +26,7 @@ pub(crate) unsafe trait Plain: Sized {
 pub(crate) fn ioctl<T: Plain>(fd: BorrowedFd<'_>, request: u32, argument: &mut T) -> io::Result<()> {
     // SAFETY: `argument` is exclusive, initialised memory of the size that `request` encodes (contract of `Plain`).
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::Ioctl::from(request), std::ptr::from_mut(argument)) };
-    // GET_SUBVOL_INFO returns 1 on success (kernel-facts, section 4).
+    // GET_SUBVOL_INFO returns 1 on success (docs/kernel.md, "Calls").
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn ioctl_none(fd: BorrowedFd<'_>, request: u32) -> io::Result<()> {
 }
 
 /// Start and finish the write-back of a file's data, without a commit. What follows in any later commit then cannot
-/// become durable before the data (kernel-facts, section 7).
+/// become durable before the data (docs/kernel.md, "What a snapshot makes durable").
 pub(crate) fn flush_data(file: &File) -> io::Result<()> {
     let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
     // SAFETY: no memory is passed.

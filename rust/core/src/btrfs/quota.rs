@@ -1,6 +1,6 @@
 //! Quota groups: accounting mode, limits, counters.
 //!
-//! Two modes (kernel-facts, section 1). Full accounting (`qgroup`) knows what is shared; simple accounting (`squota`,
+//! Two modes (docs/kernel.md, "Accounting"). Full accounting (`qgroup`) knows what is shared; simple accounting (`squota`,
 //! Linux 6.7) charges each subvolume for what it allocated itself and costs nothing. Counters come from sysfs, which
 //! anybody may read.
 
@@ -184,7 +184,7 @@ fn remove_group(dir: impl AsFd, group: u64) -> std::io::Result<()> {
 }
 
 /// The groups of subvolumes that are gone and that count nothing any more, as (level, id): a base that had snapshots leaves
-/// one behind at level 0 (kernel-facts, section 1), a removal that was cut short one at level 1. Needs `CAP_SYS_ADMIN`.
+/// one behind at level 0 (docs/kernel.md, "Accounting"), a removal that was cut short one at level 1. Needs `CAP_SYS_ADMIN`.
 pub fn stale_groups(dir: &Path) -> Result<Vec<(u16, u64)>> {
     let Ok(entries) = std::fs::read_dir(sysfs(dir)?) else { return Ok(Vec::new()) };
     let mut found = Vec::new();
