@@ -1,6 +1,6 @@
 """The protocol of create, delete and clean on one store, as programs for the explorer.
 
-Each function follows the code it is named after, step by step: what is one system call there is one step here. Layers are
+Each function follows the code that its docstring names, step by step: what is one system call there is one step here. Layers are
 letters; the volume of a layer is `volumes/<letter>` and stands for all below it too. Downloads, quotas and sizes are left
 out: they take no part in the protocol. ``without`` takes single rules of the protocol away; the explorer must then find out.
 """
@@ -16,18 +16,18 @@ Rules = frozenset[str]
 Part = Generator[Step, Any, Any]
 
 RULES = {
-    "identity": "a lock counts only while its file still has its name (locks.is_at)",
-    "recheck": "behind a lock on a volume, look again whether it is there (builder)",
-    "base lock": "the volume that is built upon is locked, shared (builder._lock_existing)",
-    "lower locks": "and so is everything below it (builder._lock_below, Volume.publish)",
-    "chain lock": "a volume is built by who holds its lock (builder._plan)",
-    "top down": "locks are taken from the top of the image downwards (builder._plan)",
-    "publish whole": "a volume gets its name when it is complete (volumes.Volume.publish)",
-    "clean locks": "clean takes only volumes it can lock (clean.doom)",
-    "clean looks again": "behind that lock, clean looks for images that came meanwhile (clean.doom)",
-    "record first": "the record of an image is there before its tree (images.Reservation.commit)",
-    "held directory": "an image directory is locked before it has its name (images.Reservation)",
-    "tree first": "delete removes the tree first and the record last (images.delete_image)",
+    "identity": "a lock counts only while its file still has its name (`locks.is_at`)",
+    "recheck": "behind a lock on a volume, look again whether it is there (`builder.Builder._plan`)",
+    "base lock": "the volume that is built upon is locked, shared (`builder.Builder._lock_existing`)",
+    "lower locks": "and so is everything below it (`builder.Builder._lock_existing`, `volumes.Volume.publish`)",
+    "chain lock": "a volume is built by who holds its lock (`builder.Builder._plan`)",
+    "top down": "locks are taken from the top of the image downwards (`builder.Builder._plan`)",
+    "publish whole": "a volume gets its name when it is complete (`volumes.Volume.publish`)",
+    "clean locks": "clean takes only volumes it can lock (`clean.doom`)",
+    "clean looks again": "behind that lock, clean looks for images that came meanwhile (`clean.doom`)",
+    "record first": "the record of an image is there before its tree (`images.Reservation.commit`)",
+    "held directory": "an image directory is locked before it has its name (`images.Reservation`)",
+    "tree first": "delete removes the tree first and the record last (`images.delete_image`)",
 }
 
 
@@ -63,7 +63,7 @@ def lock(key: str, exclusive: bool, without: Rules) -> Part:
 
 
 def lock_directory(path: str, without: Rules) -> Part:
-    """`images._lock_directory`: a descriptor, or -1."""
+    """`images.lock_directory`: a descriptor, or -1."""
     fd = yield "open", path, False
     if fd is None:
         return -1
@@ -83,7 +83,7 @@ def release(held: tuple[int, ...]) -> Part:
 
 
 def plan(image: str, without: Rules) -> Part:
-    """`Builder._plan`: (missing layers bottom first, their locks top first, what is there below), or None."""
+    """`builder.Builder._plan`: (missing layers bottom first, their locks top first, what is there below), or None."""
     held: tuple[int, ...] = ()
     shared: tuple[int, ...] = ()
     missing = there = ""
@@ -118,7 +118,7 @@ def plan(image: str, without: Rules) -> Part:
 
 
 def create(image: str, image_id: str, without: Rules = frozenset()) -> Program:
-    """`Groot.create` from planning on. Returns the layers whose volumes it used or made, or "exists"."""
+    """`groot.Groot.create` from planning on. Returns the layers whose volumes it used or made, or "exists"."""
     yield from lock("global", False, without)
     while (planned := (yield from plan(image, without))) is None:
         pass
