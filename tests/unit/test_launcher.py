@@ -13,7 +13,7 @@ import pytest
 import groot_fast
 from groot_fast.bundle import install
 from support.command import PROGRAM
-from support.launcher import beginning, interpreter_of
+from support.launcher import NEEDS_OLDER_PYTHON, beginning, interpreter_of
 
 CODE = """
 import asyncio, groot_fast.pull.downloads
@@ -47,6 +47,7 @@ def ask(launcher: str) -> Answers:
     return Answers(loaders.split(), rest[3:])
 
 
+@NEEDS_OLDER_PYTHON
 def test_modules_come_from_the_bundle() -> None:
     assert ask(Path(PROGRAM).read_text()).loaders == [
         "Bundle",
@@ -59,6 +60,7 @@ def test_modules_come_from_the_bundle() -> None:
     ]
 
 
+@NEEDS_OLDER_PYTHON
 def test_another_interpreter_leaves_the_bundle_alone() -> None:
     launcher = Path(PROGRAM).read_text()
     (version,) = (line for line in launcher.splitlines() if line.startswith("if sys.version == "))
@@ -67,10 +69,12 @@ def test_another_interpreter_leaves_the_bundle_alone() -> None:
     assert answers.described == ["True True"] * 3
 
 
+@NEEDS_OLDER_PYTHON
 def test_only_ours_come_without_texts_and_types() -> None:
     assert ask(Path(PROGRAM).read_text()).described == ["False False", "False False", "True True"]
 
 
+@NEEDS_OLDER_PYTHON
 def test_a_traceback_names_file_and_line() -> None:
     launcher = (
         Path(PROGRAM).read_text().removesuffix("run()\n")
@@ -81,6 +85,7 @@ def test_a_traceback_names_file_and_line() -> None:
     assert 'groot_fast/cli/flags.py", line ' in done.stderr and "rest = iter(argv)" in done.stderr, done.stderr
 
 
+@NEEDS_OLDER_PYTHON
 def test_the_interpreter_starts_from_next_to_nothing_and_is_as_usual_then() -> None:
     text = beginning()
     interpreter, flag = interpreter_of(text)
@@ -137,6 +142,7 @@ print(encodings.normalize_encoding("ISO 8859-1"), hasattr(encodings, "nothing"),
 """
 
 
+@NEEDS_OLDER_PYTHON
 @pytest.mark.parametrize("before", ["", "import locale; locale.normalize('de_DE')", "import encodings; print(hasattr(encodings, 'x'))"])
 def test_all_codecs_are_there(before: str) -> None:
     text = beginning()

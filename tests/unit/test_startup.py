@@ -11,7 +11,7 @@ import pytest
 
 from support.archive import Archive
 from support.command import MIB, Store
-from support.launcher import beginning, interpreter_of
+from support.launcher import NEEDS_OLDER_PYTHON, beginning, interpreter_of
 
 HEAVY = {
     *("encodings.aliases", "os", "asyncio", "aiohttp", "uvloop", "ssl", "http", "urllib", "email"),
@@ -49,6 +49,7 @@ def warm(store: Store, image: Callable[..., str]) -> tuple[Store, str]:
     return store, url
 
 
+@NEEDS_OLDER_PYTHON
 @pytest.mark.parametrize(
     "args",
     [
@@ -73,6 +74,7 @@ def test_warm_command(warm: tuple[Store, str], args: list[str]) -> None:
     assert {name for name in loaded if name in HEAVY or name.partition(".")[0] in HEAVY} == set()
 
 
+@NEEDS_OLDER_PYTHON
 def test_configuration_is_read_without_a_parser_of_pythons(warm: tuple[Store, str], tmp_path: object) -> None:
     store, url = warm
     path = store.path.parent / "c.yml"
@@ -81,6 +83,7 @@ def test_configuration_is_read_without_a_parser_of_pythons(warm: tuple[Store, st
     assert {"yaml", "json", "re"} & done == set()
 
 
+@NEEDS_OLDER_PYTHON
 def test_cold_create_from_disk_needs_no_network(store: Store, image: Callable[..., str]) -> None:
     loaded = modules_of(store, "create", image(Archive().file("f", "x")), "one")
     assert {name for name in loaded if name.partition(".")[0] in {"asyncio", "aiohttp", "uvloop", "ssl", "socket"}} == set()
