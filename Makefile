@@ -120,6 +120,7 @@ lint: $(VENV)/.stamp $(BUILD)/.wheel ## Check format, lints and types
 	$(VENV)/bin/ruff check python tests benchmarks loadtests
 	$(VENV)/bin/ruff format --check python tests benchmarks loadtests
 	$(VENV)/bin/mypy
+	$(PYTHON) -m mypy.stubtest --allowlist python/stubtest-allowlist groot_fast._core
 
 format: $(VENV)/.stamp ## Format all sources
 	cargo fmt --all

@@ -7,7 +7,7 @@ within a tenth of a second when `Cancel.set` is called or a signal handler raise
 """
 
 from os import PathLike
-from typing import Any
+from typing import Any, Self, final
 
 StrPath = str | PathLike[str]
 Ranges = list[tuple[int, int, int]]
@@ -21,20 +21,22 @@ Listing = tuple[StrPath, StrPath, tuple[int, int] | None, str]
 """Where the listing of what was done goes: path, temporary path, owner on the host (None: the caller), and what the volume
 was built on: its chain id and its listing's id with a space between, ``- -`` for nothing."""
 
+@final
 class Cancel:
     """A switch that stops the calls it was given to; usable from any thread."""
 
-    def __init__(self) -> None: ...
+    def __new__(cls) -> Self: ...
     def set(self) -> None:
         """Stop: those calls raise `Cancelled`."""
 
+@final
 class Spool:
     """A blob that is being downloaded into the file ``path`` (which must exist) while `unpack` already reads it.
 
     ``written`` bytes at the start of the file are good; what is behind them is cut off. One writer, any readers.
     """
 
-    def __init__(self, path: StrPath, written: int) -> None: ...
+    def __new__(cls, path: StrPath, written: int) -> Self: ...
     def write(self, data: bytes) -> None:
         """Append. Raises OSError."""
     @property
