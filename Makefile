@@ -21,7 +21,7 @@ RUST_SOURCES := $(shell find rust -path rust/fuzz -prune -o \( -name '*.rs' -o -
 SHELL_SCRIPTS := .ci/run $(shell grep -lE '^\#!.*sh$$' scripts/*)
 PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi') pyproject.toml
 
-.PHONY: help build run test test-rust test-python test-unit root faults-full fuzz fuzz-long audit lock conformance
+.PHONY: help build run test test-rust test-python test-unit test-tools root faults-full fuzz fuzz-long audit lock conformance
 .PHONY: conformance-server bench bench-full bench-pull bench-parts loadtest loadtest-full lint format deps deps-build deps-test deps-compare
 .PHONY: install clean
 
@@ -85,10 +85,13 @@ test-rust: $(VENV)/.stamp ## Run the tests of the Rust crates
 	cargo test --quiet --locked --workspace
 
 test-python: root build $(VENV)/.stamp-test ## Run the Python tests against the built command (root)
-	$(PYTHON) -m pytest tests
+	$(PYTHON) -m pytest tests --ignore tests/tools
 
 test-unit: root build $(VENV)/.stamp-test ## Run the unit tests alone (root)
 	$(PYTHON) -m pytest tests/unit
+
+test-tools: root build $(VENV)/.stamp-test | deps-compare ## Run the tests of loadtests/ and benchmarks/ (root)
+	$(PYTHON) -m pytest tests/tools
 
 fuzz: | deps-build ## Fuzz each target for some seconds (FUZZ_SECONDS)
 	./scripts/fuzz $(FUZZ_SECONDS)
