@@ -21,7 +21,7 @@ RUST_SOURCES := $(shell find rust -path rust/fuzz -prune -o \( -name '*.rs' -o -
 SHELL_SCRIPTS := .ci/run $(shell grep -lE '^\#!.*sh$$' scripts/*)
 PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi') pyproject.toml
 
-.PHONY: help build run test test-rust test-python test-unit test-tools root faults-full fuzz fuzz-long audit lock conformance
+.PHONY: help build run test test-rust test-python test-unit test-tools test-bare root faults-full fuzz fuzz-long audit lock conformance
 .PHONY: conformance-server bench bench-full bench-pull bench-parts loadtest loadtest-full lint format deps deps-build deps-test deps-compare
 .PHONY: install clean
 
@@ -92,6 +92,9 @@ test-unit: root build $(VENV)/.stamp-test ## Run the unit tests alone (root)
 
 test-tools: root build $(VENV)/.stamp-test | deps-compare ## Run the tests of loadtests/ and benchmarks/ (root)
 	$(PYTHON) -m pytest tests/tools
+
+test-bare: root | deps-test ## Run both commands of the README in a minimal Debian (root; SUITE=trixie, TARGETS=test for all tests)
+	@./scripts/test-bare "$(SUITE)" $(TARGETS)
 
 fuzz: | deps-build ## Fuzz each target for some seconds (FUZZ_SECONDS)
 	./scripts/fuzz $(FUZZ_SECONDS)
