@@ -2,10 +2,13 @@
 
 BUILD := $(CURDIR)/build
 VENV := $(BUILD)/venv
+TOOLS := $(BUILD)/tools/python
 PYTHON := $(VENV)/bin/python3
 PREFIX ?= /usr/local
-# Debian's own interpreter: ordinary users can run it, and it starts several times faster than one built with debug paths.
-SYSTEM_PYTHON ?= /usr/bin/python3
+# What the environment below build/ is made with; everything else runs what is in that. By default Debian's: ordinary users can run
+# it, which they cannot where it lies in root's home.
+export SYSTEM_PYTHON ?= /usr/bin/python3
+PIP := $(VENV)/bin/pip --quiet --disable-pip-version-check
 IMAGE ?=
 FUZZ_SECONDS ?= 4
 PROFILE ?= iops:500
@@ -15,111 +18,143 @@ export CARGO_TARGET_DIR := $(BUILD)/cargo
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 RUST_SOURCES := $(shell find rust -path rust/fuzz -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print) Cargo.toml Cargo.lock
+SHELL_SCRIPTS := .ci/run $(shell grep -lE '^\#!.*sh$$' scripts/*)
 PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi') pyproject.toml
 
-.PHONY: help build run test test-rust test-python faults-full fuzz fuzz-long audit lock conformance conformance-server
-.PHONY: bench bench-full bench-pull bench-parts loadtest loadtest-full lint format deps install clean
+.PHONY: help build run test test-rust test-python test-unit test-tools test-bare root faults-full fuzz fuzz-long audit lock conformance
+.PHONY: conformance-server bench bench-full bench-pull bench-parts loadtest loadtest-full lint format deps deps-build deps-test deps-compare
+.PHONY: install clean
 
 help: ## Show this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 build: $(BUILD)/bin/grootfs $(BUILD)/.wheel $(BUILD)/lib/groot_fast/venv $(BUILD)/bin/drax ## Build build/bin/grootfs and build/bin/drax
 
-deps: ## Install what the build and the tests need (Debian packages)
-	./scripts/install-deps
+deps: deps-build deps-test ## Install what building and the tests need (Debian packages; root)
 
-$(VENV)/.stamp: requirements.txt requirements-otel.txt requirements-loadtest.txt requirements-dev.txt | deps-once
-	$(SYSTEM_PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+deps-build deps-test deps-compare: deps-%:
+	@./scripts/install-deps $*
+
+root:
+	@[ "$$(id -u)" = 0 ] || { echo "this mounts file systems and runs containers: run it as root" >&2; exit 1; }
+
+# What building and running need; the stamp for tests adds what the tests and lints need.
+$(VENV)/.stamp: requirements-build.txt | deps-build
+	@echo "== build/venv: the Python packages to build and to run"
+	@$(SYSTEM_PYTHON) -m venv $(VENV)
+	@$(PIP) install --require-hashes -r requirements-build.txt
 	@touch $@
 
-.PHONY: deps-once
-deps-once:
-	@./scripts/install-deps --if-missing
+$(VENV)/.stamp-test: requirements-dev.txt $(VENV)/.stamp | deps-test
+	@echo "== build/venv: the Python packages to test"
+	@$(PIP) install --require-hashes -r requirements-dev.txt
+	@touch $@
 
 $(BUILD)/.wheel: $(RUST_SOURCES) $(PYTHON_SOURCES) README.md $(VENV)/.stamp
-	rm -rf $(BUILD)/wheels
-	$(VENV)/bin/maturin build --quiet --release --locked --interpreter $(PYTHON) --out $(BUILD)/wheels
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall $(BUILD)/wheels/*.whl
+	@echo "== the core and the Python package"
+	@# Else maturin prints a line for each crate.
+	@cargo fetch --quiet --locked
+	@rm -rf $(BUILD)/wheels
+	@$(VENV)/bin/maturin build --quiet --release --locked --interpreter $(PYTHON) --out $(BUILD)/wheels
+	@$(PIP) install --no-deps --force-reinstall $(BUILD)/wheels/*.whl
 	@touch $@
 
 # Where the command looks for the Python program, from its own directory.
 $(BUILD)/lib/groot_fast/venv: $(VENV)/.stamp
 	@mkdir -p $(@D)
-	ln -sfn ../../venv $@
+	@ln -sfn ../../venv $@
 
 $(BUILD)/bin/grootfs: $(RUST_SOURCES) $(VENV)/.stamp
-	cargo build --quiet --release --locked -p groot-cli
+	@echo "== build/bin/grootfs"
+	@cargo build --quiet --release --locked -p groot-cli
 	@mkdir -p $(@D)
-	install -m 0755 $(CARGO_TARGET_DIR)/release/grootfs $@
+	@install -m 0755 $(CARGO_TARGET_DIR)/release/grootfs $@
 
 $(BUILD)/bin/drax: $(RUST_SOURCES) $(VENV)/.stamp
-	cargo build --quiet --release --locked -p drax
+	@echo "== build/bin/drax"
+	@cargo build --quiet --release --locked -p drax
 	@mkdir -p $(@D)
-	install -m 0755 $(CARGO_TARGET_DIR)/release/drax $@
+	@install -m 0755 $(CARGO_TARGET_DIR)/release/drax $@
 
-run: build ## Make a store below build/, create an image (IMAGE=...), run a command in it with runc
-	./scripts/run-example "$(IMAGE)"
+run: root build ## Make a store below build/, create an image (IMAGE=...), run a command in it with runc
+	@./scripts/run-example "$(IMAGE)"
 
-test: lint test-rust test-python ## Run all tests (root)
+test: root lint test-rust test-python ## Run all tests of the product (root)
 
 test-rust: $(VENV)/.stamp ## Run the tests of the Rust crates
 	cargo test --quiet --locked --workspace
 
-test-python: build ## Run the Python tests against the built command (root)
-	$(PYTHON) -m pytest tests
+test-python: root build $(VENV)/.stamp-test ## Run the Python tests against the built command (root)
+	$(PYTHON) -m pytest tests --ignore tests/tools
 
-fuzz: ## Fuzz each target for some seconds (FUZZ_SECONDS)
+test-unit: root build $(VENV)/.stamp-test ## Run the unit tests alone (root)
+	$(PYTHON) -m pytest tests/unit
+
+test-tools: root build $(VENV)/.stamp-test | deps-compare ## Run the tests of loadtests/ and benchmarks/ (root)
+	$(PYTHON) -m pytest tests/tools
+
+test-bare: root | deps-test ## Run both commands of the README in a minimal Debian (root; SUITE=trixie, TARGETS=test for all tests)
+	@./scripts/test-bare "$(SUITE)" $(TARGETS)
+
+fuzz: | deps-build ## Fuzz each target for some seconds (FUZZ_SECONDS)
 	./scripts/fuzz $(FUZZ_SECONDS)
 
-fuzz-long: ## Fuzz each target for twenty minutes
+fuzz-long: | deps-build ## Fuzz each target for twenty minutes
 	./scripts/fuzz 1200
 
-audit: $(VENV)/.stamp ## Hold the dependencies against advisories, licenses and sources (says so where a database is out of reach)
+audit: $(VENV)/.stamp-test $(TOOLS)/.stamp ## Hold the dependencies against advisories, licenses and sources (says so where a database is out of reach)
 	./scripts/audit
 
-lock: ## Write requirements*.txt, with hashes, from requirements*.in
+lock: $(TOOLS)/.stamp ## Write requirements*.txt, with hashes, from requirements*.in
 	./scripts/lock
 
-faults-full: build ## Interrupt commands at every system call and disk write (root, hours); POINTS='-k killed' for a part
+$(TOOLS)/.stamp: requirements-tools.txt $(VENV)/.stamp
+	@echo "== build/tools: the Python packages to lock and to audit"
+	@$(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-tools.txt
+	@touch $@
+
+faults-full: build $(VENV)/.stamp-test ## Interrupt commands at every system call and disk write (root, hours); POINTS='-k killed' for a part
 	$(PYTHON) -m pytest tests/faults --full --timeout 3600 $(POINTS)
 
-conformance: build ## Run the conformance suite where it stands beside the project
+conformance: build $(VENV)/.stamp-test ## Run the conformance suite where it stands beside the project
 	GROOTFS_BIN=$(BUILD)/bin/grootfs $(PYTHON) -m pytest -p no:cacheprovider ../shared/conformance
 
-conformance-server: build ## The same, through a server
+conformance-server: build $(VENV)/.stamp-test ## The same, through a server
 	./scripts/with-server $(BUILD) $(PYTHON) -m pytest -p no:cacheprovider ../shared/conformance
 
 COMPARE = PYTHONPATH=benchmarks $(PYTHON) -m compare --images "$(or $(IMAGES),$(error IMAGES=DIR is needed: a directory of OCI layouts))" $(PEERS)
 
-bench: build ## Compare with peers in a few minutes (IMAGES=DIR, PEERS="--peer NAME=PATH"; root)
+bench: build $(VENV)/.stamp-test | deps-compare ## Compare with peers in a few minutes (IMAGES=DIR, PEERS="--peer NAME=PATH"; root)
 	$(COMPARE) --plan short
 
-bench-full: build ## The whole comparison, about half an hour (as bench)
+bench-full: build $(VENV)/.stamp-test | deps-compare ## The whole comparison, about half an hour (as bench)
 	$(COMPARE) --plan full
 
-bench-pull: build ## Creates from a registry against creates from a layout, and many at once (as bench)
+bench-pull: build $(VENV)/.stamp-test | deps-compare ## Creates from a registry against creates from a layout, and many at once (as bench)
 	$(COMPARE) --plan pull
 
-bench-parts: build ## Measure the core's parts (IMAGES=DIR; root)
+bench-parts: build $(VENV)/.stamp-test | deps-compare ## Measure the core's parts (IMAGES=DIR; root)
 	$(PYTHON) -m pytest benchmarks --images "$(or $(IMAGES),$(error IMAGES=DIR is needed: a directory of OCI layouts))"
 
-loadtest: build ## Two minutes of a cell's load and a verdict below build/loadtests/ (root; PROFILE=unlimited without cgroup v1)
+loadtest: build $(VENV)/.stamp-test | deps-compare ## Two minutes of a cell's load and a verdict below build/loadtests/ (root; PROFILE=unlimited without cgroup v1)
 	$(LOADTEST) --images 200 --concurrency 32 --with-quota --out $(BUILD)/loadtests/storm
 	$(LOADTEST) --shape evacuation --images 100 --concurrency 8 --with-quota --parallel-clean --push-every 5 \
 		--duration 60 --out $(BUILD)/loadtests/evacuation
 
-loadtest-full: build ## Storms at 100, 500, 3000 IOPS and unlimited beside buildah, then 20 minutes of soak (root, buildah)
+loadtest-full: build $(VENV)/.stamp-test | deps-compare ## Storms at 100, 500, 3000 IOPS and unlimited beside buildah, then 20 minutes of soak (root, buildah)
 	./loadtests/full $(BUILD)
 
-lint: $(VENV)/.stamp $(BUILD)/.wheel ## Check format, lints and types
+lint: $(VENV)/.stamp-test $(BUILD)/.wheel ## Check format, lints and types, and the core's stub against the core
 	cargo fmt --all --check
 	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 	$(VENV)/bin/ruff check python tests benchmarks loadtests
 	$(VENV)/bin/ruff format --check python tests benchmarks loadtests
 	$(VENV)/bin/mypy
+	$(PYTHON) -m mypy.stubtest --allowlist python/stubtest-allowlist groot_fast._core
+	shellcheck --severity warning $(SHELL_SCRIPTS)
 
-format: $(VENV)/.stamp ## Format all sources
+format: $(VENV)/.stamp-test ## Format all sources
 	cargo fmt --all
 	$(VENV)/bin/ruff format python tests benchmarks loadtests
 	$(VENV)/bin/ruff check --fix python tests benchmarks loadtests

@@ -31,6 +31,19 @@ OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+CA_SETTINGS = """\
+[ca]
+default_ca = this
+[this]
+database = {index}
+new_certs_dir = {directory}
+policy = any
+default_md = sha256
+rand_serial = yes
+unique_subject = no
+[any]
+commonName = supplied
+"""
 USERNAME = "sapling"
 PASSWORD = "leaf-and-root-and-Kafkaesque"
 
@@ -356,17 +369,24 @@ class Authority:
             "-keyout", str(self._key), "-out", str(self.certificate),
             "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=keyCertSign",
         )  # fmt: skip
+        self._index = directory / f"{name}.index"
+        self._index.touch()
+        self._settings = directory / f"{name}.cnf"
+        self._settings.write_text(CA_SETTINGS.format(index=self._index, directory=directory))
 
     def issue(self, name: str, subject: str = "IP:127.0.0.1", *, days: int = 2) -> tuple[Path, Path]:
-        """Certificate and key for a subjectAltName; a negative number of ``days`` is over already."""
+        """Certificate and key for a subjectAltName; with a negative number of ``days`` its time is over already."""
         key, request, certificate = (self._directory / f"{name}{end}" for end in (".key", ".csr", ".cert"))
         extensions = self._directory / f"{name}.ext"
         extensions.write_text(f"subjectAltName={subject}\n")
         _openssl("req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", str(key),
                  "-out", str(request))  # fmt: skip
-        _openssl("x509", "-req", "-in", str(request), "-CA", str(self.certificate), "-CAkey", str(self._key),
-                 "-CAcreateserial", "-days", str(days), "-extfile", str(extensions),
-                 "-out", str(certificate))  # fmt: skip
+        now = time.time()
+        # Not `openssl x509 -days`: newer releases take no negative number there.
+        start, end = (time.strftime("%Y%m%d%H%M%SZ", time.gmtime(now + day * 86400)) for day in (min(days, 0) - 1, days))
+        _openssl("ca", "-batch", "-notext", "-config", str(self._settings), "-cert", str(self.certificate),
+                 "-keyfile", str(self._key), "-in", str(request), "-startdate", start, "-enddate", end,
+                 "-extfile", str(extensions), "-out", str(certificate))  # fmt: skip
         return certificate, key
 
     def server_context(self, name: str = "server", subject: str = "IP:127.0.0.1", *, days: int = 2) -> ssl.SSLContext:

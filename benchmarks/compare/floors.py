@@ -6,6 +6,8 @@ What they leave undone: `igzip | tar` and `tar` check no digest, take whiteouts 
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ from compare.images import Image, decompressor
 from compare.peers import GrootStore, Peer, Store
 from compare.process import Steps, one
 
-PYTHON = "/usr/bin/python3"
+PYTHON = os.path.realpath(sys.executable)
 
 
 class InflateStore(Store):

@@ -27,7 +27,7 @@ def describe() -> dict[str, object]:
 def versions(repository: Path) -> dict[str, str]:
     """Of ours (commit), of the interpreter and of Debian's packages."""
     git = ["git", "-C", str(repository), "describe", "--always", "--dirty", "--exclude", "*"]
-    found = {"groot_fast": _first_line(git), "python": _first_line(["/usr/bin/python3", "--version"]).removeprefix("Python ")}
+    found = {"groot_fast": _first_line(git), "python": platform.python_version()}
     for package in PACKAGES:
         found[package] = _first_line(["dpkg-query", "--show", "--showformat", "${Version}", package])
     return found

@@ -19,20 +19,22 @@ Unpacked = tuple[int, int, int, dict[str, int], list[str]]
 """(bytes of file content written, bytes of lower layers' content taken away, entries, what was left out and how
 often, notes for the log)."""
 
+@final
 class Cancel:
     """A switch that stops the calls it was given to; usable from any thread."""
 
-    def __init__(self) -> None: ...
+    def __new__(cls) -> Self: ...
     def set(self) -> None:
         """Stop: those calls raise `Cancelled`."""
 
+@final
 class Spool:
     """A blob that is being downloaded into the file ``path`` (which must exist) while `unpack` already reads it.
 
     ``written`` bytes at the start of the file are good; what is behind them is cut off. One writer, any readers.
     """
 
-    def __init__(self, path: StrPath, written: int) -> None: ...
+    def __new__(cls, path: StrPath, written: int) -> Self: ...
     def write(self, data: bytes) -> None:
         """Append. Raises OSError."""
     @property

@@ -24,6 +24,7 @@ from groot_fast.server.world import world
 from support.accounts import User
 from support.archive import Archive, Layer
 from support.command import COMMAND, MIB, Grootfs, Store, kill, wait_for
+from support.interruption import SYSTEM_PYTHON
 from support.server import Answer, Server, serving
 
 DOCUMENT = json.loads((Path(api.__file__).parent / "openapi.json").read_bytes())
@@ -395,7 +396,7 @@ def test_nobody_but_root_and_the_own_user(server: Server, url: str, user: User) 
     server.store.create(url, "one")
     assert server.socket.stat().st_mode & 0o777 == 0o600
     who = {"user": user.uid, "group": user.gid, "extra_groups": []}
-    argv = ["/usr/bin/python3", "-c", ASK, str(server.socket)]
+    argv = [SYSTEM_PYTHON, "-c", ASK, str(server.socket)]
     refused = subprocess.run(argv, capture_output=True, text=True, **who)
     assert "PermissionError" in refused.stderr
     server.socket.chmod(0o666)
@@ -442,7 +443,7 @@ def test_nothing_is_told_to_somebody_elses_server(scratch: Path, store: Store, u
     place = scratch / "user"
     place.mkdir()
     os.chown(place, user.uid, user.gid)
-    argv = ["/usr/bin/python3", "-c", LISTEN, str(place / "s")]
+    argv = [SYSTEM_PYTHON, "-c", LISTEN, str(place / "s")]
     with subprocess.Popen(argv, user=user.uid, group=user.gid, extra_groups=[], stdout=subprocess.PIPE) as listening:
         assert listening.stdout is not None
         listening.stdout.readline()

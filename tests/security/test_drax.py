@@ -15,6 +15,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ from groot_fast import _core
 
 REPO = Path(__file__).resolve().parents[2]
 DRAX = Path(os.environ.get("DRAX_BIN", REPO / "build" / "bin" / "drax"))
-PYTHON = "/usr/bin/python3"
+PYTHON = os.path.realpath(sys.executable)
 MIB = 1 << 20
 LIMIT = 8 * MIB
 UNLIMITED = (0, 0, 0)

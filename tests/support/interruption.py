@@ -7,6 +7,7 @@ import os
 import pwd
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,8 @@ from support.command import COMMAND, TIMEOUT, Grootfs, Result, Store, wait_for
 from support.tree import photograph
 
 TRACER = Path(__file__).with_name("tracer.py")
-SYSTEM_PYTHON = "/usr/bin/python3"
+SYSTEM_PYTHON = os.path.realpath(sys.executable)
+"""The interpreter itself: ordinary users can run it wherever the environment of the tests is."""
 
 
 class Traced(NamedTuple):

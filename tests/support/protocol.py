@@ -1,6 +1,7 @@
 """The protocol of create, delete and clean on one store, as programs for the explorer.
 
-Each function follows the code in ``rust/store/src`` that it is named after, step by step: what is one system call there is one step here. Layers are
+Each function follows the code that its docstring names (``rust/store/src``), step by step: what is one system call there is
+one step here. Layers are
 letters; the volume of a layer is `volumes/<letter>` and stands for all below it too. Downloads, quotas and sizes are left
 out: they take no part in the protocol. ``without`` takes single rules of the protocol away; the explorer must then find out.
 """
@@ -16,18 +17,18 @@ Rules = frozenset[str]
 Part = Generator[Step, Any, Any]
 
 RULES = {
-    "identity": "a lock counts only while its file still has its name (locks::is_at)",
-    "recheck": "behind a lock on a volume, look again whether it is there (locks::lock_unless)",
-    "base lock": "the volume that is built upon is locked, shared (volumes::existing_volume)",
-    "lower locks": "and so is everything below it (volumes::existing_volume, volumes::publish)",
-    "chain lock": "a volume is built by who holds its lock (volumes::lock_missing)",
-    "top down": "locks are taken from the top of the image downwards (volumes::lock_missing)",
-    "publish whole": "a volume gets its name when it is complete (volumes::publish)",
-    "clean locks": "clean takes only volumes it can lock (clean::doom)",
-    "clean looks again": "behind that lock, clean looks for images that came meanwhile (clean::doom)",
-    "record first": "the record of an image is there before its tree (images::commit)",
-    "held directory": "an image directory is locked before it has its name (images::make_locked)",
-    "tree first": "delete removes the tree first and the record last (images::remove_image)",
+    "identity": "a lock counts only while its file still has its name (`locks.is_at`)",
+    "recheck": "after a lock on a volume, look again whether it is there (`locks.lock_unless`)",
+    "base lock": "the volume that is built upon is locked, shared (`volumes.existing_volume`)",
+    "lower locks": "and so is everything below it (`volumes.existing_volume`, `volumes.Volume.publish`)",
+    "chain lock": "a volume is built by who holds its lock (`volumes.lock_missing`)",
+    "top down": "locks are taken from the top of the image downwards (`builder.Builder._plan`)",
+    "publish whole": "a volume gets its name when it is complete (`volumes.Volume.publish`)",
+    "clean locks": "clean takes only volumes it can lock (`clean.doom`)",
+    "clean looks again": "after that lock, clean looks for images that came meanwhile (`clean.doom`)",
+    "record first": "the record of an image is there before its tree (`images.Reservation.commit`)",
+    "held directory": "an image directory is locked before it has its name (`images.make_locked`)",
+    "tree first": "delete removes the tree first and the record last (`images.remove_image`)",
 }
 
 
@@ -39,7 +40,7 @@ def store(**volumes: str) -> World:
     return freeze(names, {}, {})
 
 
-# -- locks.py ------------------------------------------------------------------
+# -- locks.rs ------------------------------------------------------------------
 
 
 def try_lock(key: str, exclusive: bool, without: Rules) -> Part:
@@ -63,7 +64,7 @@ def lock(key: str, exclusive: bool, without: Rules) -> Part:
 
 
 def lock_directory(path: str, without: Rules) -> Part:
-    """`images._lock_directory`: a descriptor, or -1."""
+    """`images.lock_folder`: a descriptor, or -1."""
     fd = yield "open", path, False
     if fd is None:
         return -1
@@ -83,7 +84,7 @@ def release(held: tuple[int, ...]) -> Part:
 
 
 def plan(image: str, without: Rules) -> Part:
-    """`Builder._plan`: (missing layers bottom first, their locks top first, what is there below), or None."""
+    """`builder.Builder._plan`: (missing layers bottom first, their locks top first, what is there below), or None."""
     held: tuple[int, ...] = ()
     shared: tuple[int, ...] = ()
     missing = there = ""
@@ -118,7 +119,7 @@ def plan(image: str, without: Rules) -> Part:
 
 
 def create(image: str, image_id: str, without: Rules = frozenset()) -> Program:
-    """`Groot.create` from planning on. Returns the layers whose volumes it used or made, or "exists"."""
+    """`groot.Groot.create` from planning on. Returns the layers whose volumes it used or made, or "exists"."""
     yield from lock("global", False, without)
     while (planned := (yield from plan(image, without))) is None:
         pass
@@ -178,7 +179,7 @@ def reserve(image_id: str, without: Rules) -> Part:
 
 
 def remove_image(image_id: str, without: Rules) -> Part:
-    """`images._remove_image`, with the directory locked."""
+    """`images.remove_image`, with the directory locked."""
     tree, record = ("remove", f"images/{image_id}/rootfs"), ("remove", f"records/{image_id}")
     first, second = (tree, record) if "tree first" not in without else (record, tree)
     yield first

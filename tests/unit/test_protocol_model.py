@@ -3,10 +3,13 @@ shows half of something or stops everybody; and without any one of its rules the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from support import protocol
 from support.explorer import Ended, Found, Program, State, Violation, World, explore, perform
 from support.protocol import RULES, Rules, check, check_end, clean, create, delete, store
 
@@ -108,3 +111,29 @@ def test_every_rule_is_needed(rule: str) -> None:
     scenario, message = NEEDED[rule]
     with pytest.raises(Violation, match=message):
         go(scenario, frozenset([rule]))
+
+
+NAMED = re.findall(
+    r"`([a-z]\w*(?:\.\w+)+)`", " ".join([*RULES.values(), *(part.__doc__ or "" for part in vars(protocol).values() if callable(part))])
+)
+REPO = Path(__file__).resolve().parents[2]
+
+
+def sources_of(module: str) -> str:
+    """The text of the modules of this name, in either language."""
+    files = [*(REPO / "python").rglob("*.py"), *(REPO / "rust").rglob("*.rs")]
+    return "\n".join(file.read_text() for file in files if module in (file.stem, file.parent.name))
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMED)))
+def test_what_the_model_names_is_there(name: str) -> None:
+    """A model of code that was replaced proves nothing."""
+    module, *parts = name.split(".")
+    text = sources_of(module)
+    for part in parts:
+        assert re.search(rf"^\s*(?:pub(?:\(\w+\))? )?(?:\w+ )*(?:def|class|fn|struct|enum|trait) {part}\b", text, re.MULTILINE), name
+
+
+def test_every_rule_names_its_code() -> None:
+    assert [rule for rule, text in RULES.items() if not re.search(r"\(`\w+\.", text)] == []
+    assert len(set(NAMED)) > 12

@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(spool.unread(), bytes.len() as u64);
         spool.finish().unwrap();
         for _ in 0..2 {
-            assert!(read_from(&spool, 0, 1 << 18) == bytes);
+            assert_eq!(read_from(&spool, 0, 1 << 18), bytes);
         }
         assert!(spool.lock().kept.is_empty());
     }
@@ -343,7 +343,7 @@ mod tests {
         spool.write(&bytes).unwrap();
         assert_eq!(file_of(&spool).len(), PIECE);
         spool.fail("no route");
-        assert!(file_of(&spool) == bytes);
+        assert_eq!(file_of(&spool), bytes);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 /// Start and finish the write-back of a file's data, without a commit. What follows in any later commit then cannot
-/// become durable before the data (kernel-facts, section 7).
+/// become durable before the data (docs/kernel.md, "What a snapshot makes durable").
 pub(crate) fn flush_data(file: &File) -> io::Result<()> {
     let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
     // SAFETY: no memory is passed.
