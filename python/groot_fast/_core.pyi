@@ -198,3 +198,42 @@ def write_record(path: StrPath, temporary: StrPath, data: bytes, *, mode: int, o
 
 def rename_new(source: StrPath, target: StrPath, /) -> None:
     """Rename; FileExistsError where something is at ``target``, an empty directory included."""
+
+def parse_reference(url: str) -> tuple[str, str, str | None, str | None, str]:
+    """Registry as the user spelled it, repository, tag, digest (exactly one of the two), and the host that speaks the registry's
+    interface. Raises `SourceError`, or `BadImage` for a digest that is none; never repeats a URL that could hold a password."""
+
+def canonical_host(host: str) -> str:
+    """A host[:port] in the one spelling by which it is compared: lower case, IPv6 in its short form."""
+
+def is_listed_host(spellings: list[str], hosts: list[str]) -> bool:
+    """Whether a user's list of host[:port] holds any of the spellings of one host."""
+
+def certificates_directory(bases: list[StrPath], spellings: list[str]) -> str | None:
+    """The first directory ``base/host[:port]`` that is there, for the spellings of one host in their order."""
+
+def list_certificates(directory: StrPath) -> tuple[list[str], list[tuple[str, str]]]:
+    """Authorities (``*.crt``) and client certificates with their keys. Raises `ConfigError`."""
+
+def parse_mirror(text: str) -> tuple[str | None, str, str]:
+    """The only scheme to speak (None: https, or what an insecure registry answers), host[:port], and what stands before the
+    names of repositories. Raises `ConfigError`."""
+
+def credential_places(path: StrPath, registry: str, repository: str) -> list[tuple[str, str] | tuple[str, str, str, str]] | None:
+    """Where docker's `config.json` says that a repository's credentials are, in the order to try: (helper, server to ask it for), or
+    (username, password, identity token, registry token). None where there is no such file. Raises `ConfigError`."""
+
+def parse_challenges(header: str) -> list[tuple[str, dict[str, str]]]:
+    """Schemes and parameters of one `WWW-Authenticate` header. Raises `RegistryError`."""
+
+def choose_challenge(headers: list[str]) -> tuple[str, dict[str, str]] | None:
+    """The challenge to answer: bearer before basic; None where there are none. Raises `RegistryError` if none can be answered."""
+
+def named_scope(scope: str) -> str | None:
+    """What of a challenge's scope may be asked for: of a repository only `pull`. None if nothing."""
+
+def reach(address: str) -> int:
+    """Who can open a connection to an address: 0 nobody may, 1 this machine, 2 the own network, 3 everybody. Raises ValueError."""
+
+def is_disguised(host: str) -> bool:
+    """Whether resolvers read a host as an address that is no proper literal: 127.1, 0x7f000001, 0177.0.0.1."""

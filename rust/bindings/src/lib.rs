@@ -6,6 +6,7 @@
 //! process.rs     the process itself: user namespace, arguments
 //! volumes.rs     BTRFS subvolumes and quotas
 //! documents.rs   JSON and YAML, bounded; records on disk
+//! registry.rs    names, trust, credentials and challenges of registries
 //! ```
 
 // PyO3 hands arguments over by value.
@@ -15,6 +16,7 @@ mod documents;
 mod errors;
 mod layers;
 mod process;
+mod registry;
 mod volumes;
 
 use pyo3::prelude::*;
@@ -28,6 +30,11 @@ mod _core {
     use super::layers::{Cancel, Spool, copy_directory, fingerprint, mount_idmapped, unmount, unpack, verify};
     #[pymodule_export]
     use super::process::{become_namespace_root, enter_user_namespace, hide_in_arguments};
+    #[pymodule_export]
+    use super::registry::{
+        canonical_host, certificates_directory, choose_challenge, credential_places, is_disguised, is_listed_host, list_certificates,
+        named_scope, parse_challenges, parse_mirror, parse_reference, reach,
+    };
     #[pymodule_export]
     use super::volumes::{
         accounting, create_subvolume, delete_subvolume, disable_quota, disband_group, enable_quota, enclose, has_group, is_inconsistent,
