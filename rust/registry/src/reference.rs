@@ -29,14 +29,13 @@ impl Reference {
     /// The error has the reason, in the contract's words where it has some, and never repeats a URL that could hold a
     /// password.
     pub fn parse(url: &str) -> Result<Self> {
-        check_url(url)?;
-        let rest = &url[SCHEME.len()..];
-        let rest = &rest[..rest.find(['#', '?']).unwrap_or(rest.len())];
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        if authority.contains('@') && rest.contains('/') {
+        if has_user_information(url) {
             return Err(Error::new(Kind::Source, "image URL holds user information, which is not supported")
                 .with_hint("give credentials with --username and --password-stdin, or in docker's config.json"));
         }
+        check_url(url)?;
+        let rest = without_query(&url[SCHEME.len()..]);
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         check_host(authority)?;
         let registry = if authority.is_empty() || authority.eq_ignore_ascii_case("index.docker.io") { DEFAULT_REGISTRY } else { authority };
         if path.is_empty() {
@@ -65,6 +64,18 @@ impl Reference {
     pub fn api_host(&self) -> &str {
         if self.registry == DEFAULT_REGISTRY { DEFAULT_API_HOST } else { &self.registry }
     }
+}
+
+fn without_query(url: &str) -> &str {
+    &url[..url.find(['#', '?']).unwrap_or(url.len())]
+}
+
+/// Whether something like ``user:password@`` is in a URL, before anything of it is quoted in a message. A password may
+/// hold a slash, so that an `@` counts wherever a slash follows it.
+fn has_user_information(url: &str) -> bool {
+    let rest = without_query(url.split_once("://").map_or(url, |(_, rest)| rest));
+    let authority = rest.split('/').next().unwrap_or_default();
+    authority.contains('@') || rest.rsplit_once('@').is_some_and(|(_, after)| after.contains('/'))
 }
 
 fn bad(reason: impl AsRef<str>) -> Error {
@@ -164,17 +175,19 @@ fn split(path: &str) -> Result<(&str, Option<&str>, Option<&str>)> {
     Ok((name, Some(tag), None))
 }
 
-/// Refuse everything but ``sha256:`` and 64 lower-case hexadecimal digits.
-fn check_digest(text: &str) -> Result<()> {
+/// Whether a text is ``sha256:`` and 64 lower-case hexadecimal digits.
+pub(crate) fn is_digest(text: &str) -> bool {
     let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    match text.strip_prefix("sha256:") {
-        Some(hex) if hex.len() == 64 && hex.bytes().all(is_hex) => Ok(()),
-        _ => {
-            let shown: String = text.chars().take(80).collect();
-            let expected = "expected sha256: and 64 lower-case hexadecimal digits";
-            Err(Error::new(Kind::BadImage, format!("invalid digest {}: {expected}", quoted(&shown))))
-        }
+    text.strip_prefix("sha256:").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(is_hex))
+}
+
+fn check_digest(text: &str) -> Result<()> {
+    if is_digest(text) {
+        return Ok(());
     }
+    let shown: String = text.chars().take(80).collect();
+    let expected = "expected sha256: and 64 lower-case hexadecimal digits";
+    Err(Error::new(Kind::BadImage, format!("invalid digest {}: {expected}", quoted(&shown))))
 }
 
 fn check_repository(name: &str) -> Result<()> {
@@ -237,8 +250,16 @@ mod tests {
 
     #[test]
     fn a_password_is_not_repeated() {
-        let error = Reference::parse("docker://user:hunter2@h/a").unwrap_err();
-        assert!(!error.to_string().contains("hunter2"));
-        assert!(error.hint.unwrap().contains("--password-stdin"));
+        for url in [
+            "docker://user:hunter2@h/a",
+            "docker://user:hun/ter2@h/a",
+            "docker://user:hunter2@h",
+            "docker://user:h%ter2@h/a",
+            "x://u:ter2@h/a",
+        ] {
+            let error = Reference::parse(url).unwrap_err();
+            assert!(!error.to_string().contains("ter2"), "{error}");
+            assert!(error.hint.unwrap().contains("--password-stdin"));
+        }
     }
 }
