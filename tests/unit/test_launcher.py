@@ -16,7 +16,7 @@ from support.command import PROGRAM
 from support.launcher import beginning, interpreter_of
 
 CODE = """
-import asyncio, groot_fast.pull.downloads
+import asyncio, groot_fast.pull.downloads, groot_fast.sources.registry.http
 names = ("groot_fast", "groot_fast.cli.main", "groot_fast._core", "groot_fast.pull.downloads", "asyncio", "aiohttp", "multidict._multidict")
 specs = [sys.modules[name].__spec__ for name in names]
 print(*(type(spec.loader).__name__ for spec in specs))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from fake_registry import PASSWORD, USERNAME, Authority, FakeRegistry, sha256
 from groot_fast.errors import ConfigError, RegistryError
@@ -142,15 +143,20 @@ def test_F15_unusable_files_in_certs_d(tmp_path: Path, files: dict[str, str], re
     for name, text in files.items():
         (tmp_path / "h" / name).write_text(text)
     with pytest.raises(ConfigError, match=reason):
-        Trust((tmp_path,)).context("h")
+        Trust((tmp_path,)).contexts(URL("https://h"))
 
 
 def test_contexts_are_made_once_a_host(tmp_path: Path) -> None:
     trust = Trust((tmp_path,), insecure=("i:1",))
-    assert trust.context("a") is trust.context("a")
-    assert trust.context("a").verify_mode == ssl.CERT_REQUIRED
-    assert trust.context("i:1").verify_mode == ssl.CERT_NONE
-    assert trust.context("i:2").verify_mode == ssl.CERT_REQUIRED
+
+    def mode(host: str) -> ssl.VerifyMode:
+        (context,) = trust.contexts(URL(f"https://{host}"))
+        assert context is trust.contexts(URL(f"https://{host}"))[0]
+        return context.verify_mode
+
+    assert mode("a") == ssl.CERT_REQUIRED
+    assert mode("i:1") == ssl.CERT_NONE
+    assert mode("i:2") == ssl.CERT_REQUIRED
 
 
 class RealRegistry:

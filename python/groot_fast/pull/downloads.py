@@ -22,9 +22,8 @@ import uvloop
 
 from groot_fast import interrupts
 from groot_fast._core import Spool
-from groot_fast.errors import BadBlob, BadLayer, Cancelled, RegistryError, SourceError
+from groot_fast.errors import BadBlob, BadLayer, Cancelled, SourceError
 from groot_fast.sources.image import Layer
-from groot_fast.sources.registry.stream import RestartFromZero
 from groot_fast.store.clean import BLOB
 from groot_fast.store.layout import Store
 from groot_fast.store.locks import is_at, try_flock
@@ -136,7 +135,7 @@ class Downloads:
 
     @property
     def is_worth_another_try(self) -> bool:
-        """Whether bytes of an earlier transfer were used, or the server changed its mind, and the content was wrong."""
+        """Whether bytes of an earlier transfer were used, and the content was wrong."""
         return self._failed_over_content and bool(self._resumed)
 
     async def _stop(self) -> None:
@@ -249,10 +248,6 @@ class Downloads:
                 async for chunk in chunks:
                     spool.write(chunk)
                     await self._pace(layer.digest or "", spool, len(chunk))
-        except RestartFromZero as error:
-            self._resumed.add(layer.digest or "")
-            self._failed_over_content = True
-            raise RegistryError(f"the blob changed while it was transferred: {error}", temporary=True) from None
         except SourceError as error:
             log.error("failed", error, bytes=spool.written - begun)
             raise

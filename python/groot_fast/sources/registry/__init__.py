@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from .manifest import ManifestDocument
     from .options import Platform, RegistryOptions
     from .reference import Reference, parse_reference
-    from .stream import RestartFromZero
 
 __all__ = [
     "ForeignLayers",
@@ -45,7 +44,6 @@ __all__ = [
     "Reference",
     "RegistryClient",
     "RegistryOptions",
-    "RestartFromZero",
     "parse_digest",
     "parse_document",
     "parse_reference",
@@ -58,7 +56,6 @@ _HOMES = {
     "Reference": "reference",
     "RegistryClient": "client",
     "RegistryOptions": "options",
-    "RestartFromZero": "stream",
     "parse_digest": "digest",
     "parse_document": "document",
     "parse_reference": "reference",
