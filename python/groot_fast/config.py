@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 ALWAYS, MISSING = "always", "missing"
 """Pull policies: ask the registry what a tag means now, or use what the store already has under that name."""
+CACHED, NEVER = "cached", "never"
+"""Whether a registry must say that the caller may have what the store already has: `ALWAYS`, once in a while, not at all."""
+
+PROOF_SECONDS = 3600
+RESPONSE_SECONDS = 300
 
 DEFAULT_STORE = "/var/lib/grootfs"
 MAX_CONFIG_BYTES = 1 << 20
@@ -51,6 +56,11 @@ KEYS: dict[str, tuple[type, tuple[str, ...]]] = {
     "idmapped_mount": (bool, ("create.idmapped_mount",)),
     "platform": (str, ("create.platform",)),
     "pull_policy": (str, ("create.pull_policy",)),
+    "image_verification": (str, ("create.image_verification",)),
+    "verification_lifetime": (int, ("create.image_verification_lifetime_seconds",)),
+    "auth_file": (str, ("create.auth_file",)),
+    "trusted_hosts": (list, ("create.trusted_hosts",)),
+    "response_timeout": (int, ("create.registry_response_timeout_seconds",)),
     "registry_mirrors": (dict, ("create.registry_mirrors", "registry_mirrors")),
     "insecure_registries": (list, ("create.insecure_registries", "insecure_registries")),
     "remote_layer_certificates": (
@@ -104,6 +114,11 @@ class Settings:
         self.idmapped_mount = bool(values.get("idmapped_mount"))
         self.platform = text("platform")
         self.pull_policy = text("pull_policy", ALWAYS)
+        self.image_verification = text("image_verification", ALWAYS)
+        self.verification_lifetime = number("verification_lifetime") or PROOF_SECONDS
+        self.auth_file = text("auth_file")
+        self.trusted_hosts = texts("trusted_hosts")
+        self.response_timeout = number("response_timeout") or RESPONSE_SECONDS
         self.registry_mirrors = dict(mirrors) if isinstance(mirrors, dict) else {}
         self.insecure_registries = texts("insecure_registries")
         self.remote_layer_certificates = text("remote_layer_certificates")
@@ -143,6 +158,10 @@ def _checked(values: dict[str, Value]) -> Settings:
         raise ConfigError("invalid argument: clean threshold cannot be negative")
     if settings.pull_policy not in (ALWAYS, MISSING):
         raise ConfigError(f"invalid argument: pull policy `{settings.pull_policy}` is neither {ALWAYS} nor {MISSING}")
+    if settings.image_verification not in (ALWAYS, CACHED, NEVER):
+        raise ConfigError(f"invalid argument: image verification `{settings.image_verification}` is none of {ALWAYS}, {CACHED}, {NEVER}")
+    if settings.verification_lifetime < 0 or settings.response_timeout < 0:
+        raise ConfigError("invalid argument: a number of seconds cannot be negative")
     if settings.log_time_format not in (UNIX_EPOCH, RFC3339):
         raise ConfigError(f"invalid argument: log time format `{settings.log_time_format}` is neither {UNIX_EPOCH} nor {RFC3339}")
     if len(settings.correlation_id) > MAX_CORRELATION or not settings.correlation_id.isprintable():

@@ -84,7 +84,7 @@ class Groot:
     def create(self, image: str, image_id: str) -> Created:
         """Make an image. Raises GrootError; nothing half-done stays, complete layers do."""
         with self._log.session("groot-creating", imageID=image_id, image=image) as log:
-            source = open_source(image, self._settings, self._cancel)
+            source = open_source(image, self._settings, self._cancel, log)
             check_driver(self._settings.driver)
             store = open_store(self._settings.store)
             idmapped = self._check_mappings(store)

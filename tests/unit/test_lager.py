@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from groot_fast.telemetry.lager import DEBUG, ERROR, FATAL, INFO, Logger, Sink, open_sink
+from groot_fast.telemetry.lager import DEBUG, ERROR, FATAL, INFO, Logger, Sink, open_sink, without_passwords
 
 
 @pytest.fixture
@@ -119,3 +119,17 @@ def test_full_disk_is_no_reason_to_fail() -> None:
 def test_log_file_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         open_sink(str(tmp_path / "no" / "log"), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('{"image":"docker://user:pw@h/a"}', '{"image":"docker://...@h/a"}'),
+        ('"docker://user:p/w@h/a", "https://u@m"', '"docker://...@h/a", "https://...@m"'),
+        (f'"docker://h/a@sha256:{"0" * 64}"', f'"docker://h/a@sha256:{"0" * 64}"'),
+        (f'"docker://u:p@h/a@sha256:{"0" * 64}"', f'"docker://...@h/a@sha256:{"0" * 64}"'),
+        ('"a@b", "x://y", "c@d"', '"a@b", "x://y", "c@d"'),
+    ],
+)
+def test_user_and_password_are_taken_out_of_urls(text: str, shown: str) -> None:
+    assert without_passwords(text) == shown

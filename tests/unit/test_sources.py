@@ -29,7 +29,7 @@ def test_a_note_that_cannot_be_written_fails_no_create(tmp_path: Path, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("posix.pwrite", refuse)
-    queue = _Queue(Store(str(tmp_path), Mappings([], [])), "pull-x", Metrics())
+    queue = _Queue(Store(str(tmp_path), Mappings([], [])), "pull-x", Metrics(), lambda: False)
     with queue as answered:
         assert not answered
         queue.asking()

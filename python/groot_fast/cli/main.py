@@ -15,7 +15,7 @@ from groot_fast._core import hide_in_arguments
 from groot_fast.cli.commands import COMMANDS, GLOBALS, Command, Request
 from groot_fast.cli.flags import BadFlag, Flag, HelpWanted, Value, parse
 from groot_fast.config import Settings, load
-from groot_fast.errors import Cancelled, GrootError
+from groot_fast.errors import Cancelled, GrootError, UsageError
 from groot_fast.telemetry.lager import Logger, Sink, open_sink
 from groot_fast.telemetry.metrics import open_metrics
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from groot_fast.pull.admission import Admission
 
 UNKNOWN_COMMAND = 3
+MAX_PASSWORD = 64 << 10
 
 
 def run() -> NoReturn:
@@ -49,6 +50,8 @@ def main(argv: list[str] | None = None, admission: Admission | None = None) -> i
 def catch_signals() -> None:
     """From here on SIGTERM and SIGINT raise `Cancelled`; once a command is at work, where it waits (`interrupts`)."""
     interrupts.forget()
+    # a caller that ignores it would take from us how helpers ended
+    signals.signal(signals.SIGCHLD, signals.SIG_DFL)
     signals.signal(signals.SIGTERM, _stop)
     signals.signal(signals.SIGINT, _stop)
 
@@ -109,6 +112,7 @@ def _run(command: Command, given_globals: dict[str, Value], argv: list[str], adm
         return _incorrect_usage(command, error)
     _hide_password(given)
     try:
+        _read_password(given)
         settings = _settings(command, given_globals, given)
         sink = _open_sink(settings)
     except GrootError as error:
@@ -158,6 +162,24 @@ def _hide_password(given: dict[str, Value]) -> None:
     password = given.get("password")
     if isinstance(password, str) and password:
         hide_in_arguments(files.encode(password))
+
+
+def _read_password(given: dict[str, Value]) -> None:
+    """The first line of stdin, for ``--password-stdin``. Raises UsageError."""
+    if not given.pop("password-stdin", False):
+        return
+    if "password" in given:
+        raise UsageError("--password and --password-stdin exclude each other")
+    data = b""
+    while b"\n" not in data and len(data) <= MAX_PASSWORD:
+        part = posix.read(0, MAX_PASSWORD)
+        if not part:
+            break
+        data += part
+    password = data.split(b"\n", 1)[0].removesuffix(b"\r")
+    if not password or len(password) > MAX_PASSWORD:
+        raise UsageError("no password came on stdin" if not password else "the password on stdin is too long")
+    given["password"] = files.decode(password)
 
 
 def _open_sink(settings: Settings) -> Sink:

@@ -15,6 +15,7 @@
   meta/listing-<chain id>       what the layer did, for `check --deep`
   meta/dependencies/image:<id>.json   chain ids of the image, bottom to top
   meta/sources/<sha256 of the image's name>.json     what `clean --ignore-image` looks up
+  meta/proofs/         who was given an image of which repository lately (`create.image_verification: cached`)
   locks/<key>.lock              flock; global-groot-lock, groot-gc-lock, one a chain id
   tmp/                          downloads (blob-<digest>), records before their rename
 ```

@@ -305,7 +305,7 @@ def _check_records(store: Store, driver: Driver) -> Iterator[Finding]:
         if chain_id is not None:
             if not driver.is_volume(store.volume(chain_id)):
                 yield from _check_lone_record(store, driver, path, chain_id)
-        elif name not in ("namespace.json", "dependencies", "sources") and os.path.lexists(path):
+        elif name not in ("namespace.json", "dependencies", "sources", "proofs") and os.path.lexists(path):
             yield Finding(WARNING, "foreign-entry", path, "is not a record", MOVE)
     for path in records.damaged_sources(store):
         problem = "is not the record of a source: `clean --ignore-image` and `--pull-policy missing` do not know the image"

@@ -19,6 +19,20 @@ UNIX_EPOCH, RFC3339 = "unix-epoch", "rfc3339"
 LEVELS = {"debug": DEBUG, "info": INFO, "error": ERROR, "fatal": FATAL}
 
 
+def without_passwords(text: str) -> str:
+    """``text`` with user and password taken out of the URLs in it: whatever stands between ``://`` and an ``@`` that does not
+    begin a digest. Names of images and mirrors come from users and files, and a log is read by others."""
+    parts = text.split("://")
+    for number, part in enumerate(parts[1:], 1):
+        word = part.split('"', 1)[0].split(" ", 1)[0]
+        at = word.rfind("@")
+        while at >= 0 and word.startswith("sha256:", at + 1):
+            at = word.rfind("@", 0, at)
+        if at >= 0:
+            parts[number] = "..." + part[at:]
+    return "://".join(parts)
+
+
 class Sink:
     """Where lines go: a file descriptor, the lowest level that is written, and the format of times."""
 
@@ -48,7 +62,7 @@ def open_sink(path: str | None, level: str | None, time_format: str = UNIX_EPOCH
     number = LEVELS.get((level or "fatal").lower(), FATAL)
     if not path:
         return Sink(2, number, time_format)
-    fd = posix.open(path, posix.O_WRONLY | posix.O_APPEND | posix.O_CREAT | posix.O_CLOEXEC, 0o644)
+    fd = posix.open(path, posix.O_WRONLY | posix.O_APPEND | posix.O_CREAT | posix.O_CLOEXEC, 0o640)
     return Sink(fd, min(number, INFO) if number == FATAL else number, time_format)
 
 
@@ -100,4 +114,4 @@ class Logger:
         else:
             head = {"timestamp": f"{seconds}.{nanos:09}", **head, "log_level": level}
         data = {**self._data, **data, **({"session": self._session} if self._session else {})}
-        self._sink.write(format_json({**head, "data": data}))
+        self._sink.write(without_passwords(format_json({**head, "data": data})))
