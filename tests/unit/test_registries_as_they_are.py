@@ -280,9 +280,30 @@ def test_a_server_of_few_connections_starves_nobody(workers: int) -> None:
         assert time.monotonic() - began < 10, "idle connections kept it waiting for minutes"
 
 
+def relay(source: socket.socket, target: socket.socket) -> None:
+    """Everything that comes, until it ends."""
+    try:
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # either side went away
+
+
 @contextmanager
-def proxy(*statuses: int) -> Iterator[tuple[str, list[bytes]]]:
-    """A proxy that answers CONNECT with these statuses, and the last one for ever; keeps what it was sent."""
+def proxy(*statuses: int, behind: str = "") -> Iterator[tuple[str, list[bytes]]]:
+    """A proxy that answers CONNECT with these statuses, and the last one for ever; keeps what it was sent. With 200 it leads
+    to the host:port ``behind`` it, whatever it was asked for."""
+
+    def tunnel(peer: socket.socket) -> None:
+        host, _, port = behind.rpartition(":")
+        with peer, socket.create_connection((host, int(port))) as server:
+            peer.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            back = threading.Thread(target=relay, args=(server, peer), daemon=True)
+            back.start()
+            relay(peer, server)
+            back.join(10)
+
     heads: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -292,9 +313,12 @@ def proxy(*statuses: int) -> Iterator[tuple[str, list[bytes]]]:
                     peer, _ = server.accept()
                 except OSError:
                     return
+                heads.append(peer.recv(65536))
+                status = statuses[min(len(heads), len(statuses)) - 1]
+                if status == 200:
+                    threading.Thread(target=tunnel, args=(peer,), daemon=True).start()
+                    continue
                 with peer:
-                    heads.append(peer.recv(65536))
-                    status = statuses[min(len(heads), len(statuses)) - 1]
                     peer.sendall(b"HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n" % status)
 
         thread = threading.Thread(target=serve, daemon=True)
@@ -310,6 +334,16 @@ def test_a_proxy_that_is_busy_is_asked_again(monkeypatch: pytest.MonkeyPatch) ->
         failure = refused("docker://registry.invalid/app", RegistryOptions(attempts=3))
         assert "the proxy refused to connect to registry.invalid:443: status 503" in str(failure)
         assert len(heads) == 3
+
+
+def test_a_pull_through_a_proxy_that_is_busy_at_first(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tls = authority.server_context("proxied", "DNS:registry.test")
+    with FakeRegistry(tls=tls) as fake, proxy(503, 200, behind=fake.addr) as (address, heads):
+        fake.add("app", LAYERS)
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{address}")
+        certs = put(tmp_path, "registry.test", ca_crt=authority.certificate)
+        assert pull("docker://registry.test/app", RegistryOptions(certs_dirs=(certs,)))[1:] == LAYERS
+        assert len(heads) >= 2 and all(head.startswith(b"CONNECT registry.test:443 ") for head in heads)
 
 
 def test_a_proxy_login_with_an_empty_password_is_sent_and_407_has_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,11 +162,16 @@ def test_contexts_are_made_once_a_host(tmp_path: Path) -> None:
 class RealRegistry:
     """Debian's docker-registry on a port of its own."""
 
-    def __init__(self, directory: Path, *, tls: tuple[Path, Path] | None, auth: bool) -> None:
+    def __init__(
+        self, directory: Path, *, tls: tuple[Path, Path] | None, auth: bool, clients: Path | None = None, upstream: str = ""
+    ) -> None:
+        directory.mkdir(exist_ok=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.addr = f"127.0.0.1:{probe.getsockname()[1]}"
         self._context = ssl._create_unverified_context() if tls else None
+        if clients is not None and tls is not None and self._context is not None:
+            self._context.load_cert_chain(*tls)  # one of the same authority
         http: dict[str, Any] = {"addr": self.addr}
         config: dict[str, Any] = {
             "version": "0.1",
@@ -176,6 +181,10 @@ class RealRegistry:
         }
         if tls:
             http["tls"] = {"certificate": str(tls[0]), "key": str(tls[1])}
+            if clients is not None:
+                http["tls"]["clientcas"] = [str(clients)]
+        if upstream:
+            config["proxy"] = {"remoteurl": f"http://{upstream}"}
         self._headers = {}
         if auth:
             (directory / "htpasswd").write_text(HTPASSWD)
@@ -224,10 +233,12 @@ class RealRegistry:
 
 
 @contextmanager
-def real_registry(directory: Path, *, tls: tuple[Path, Path] | None = None, auth: bool = False) -> Iterator[RealRegistry]:
+def real_registry(
+    directory: Path, *, tls: tuple[Path, Path] | None = None, auth: bool = False, clients: Path | None = None, upstream: str = ""
+) -> Iterator[RealRegistry]:
     if shutil.which("docker-registry") is None:
         pytest.skip("docker-registry is not installed")
-    registry = RealRegistry(directory, tls=tls, auth=auth)
+    registry = RealRegistry(directory, tls=tls, auth=auth, clients=clients, upstream=upstream)
     try:
         registry.wait()
         yield registry
@@ -256,6 +267,28 @@ def test_the_real_registry(authority: Authority, tmp_path: Path, tls: bool, auth
             wrong = replace(insecure, password="wrong")
             with pytest.raises(RegistryError, match=f"{url} does not exist or you do not have permissions to see it."):
                 pull(url, wrong)
+
+
+def test_the_real_registry_wants_a_client_certificate(authority: Authority, tmp_path: Path) -> None:
+    with real_registry(tmp_path, tls=authority.issue("real-mutual"), clients=authority.certificate) as registry:
+        expected = registry.push("app", [b"layer"])
+        url = f"docker://{registry.addr}/app"
+        with pytest.raises(RegistryError) as caught:
+            pull(url, RegistryOptions(insecure_registries=(registry.addr,), attempts=1))
+        assert f"certs.d/{registry.addr}" in str(caught.value.hint)
+        certificate, key = authority.issue("real-client")
+        certs = certs_d(tmp_path / "certs", registry.addr, ca_crt=authority.certificate, a_cert=certificate, a_key=key)
+        assert pull(url, RegistryOptions(certs_dirs=(certs,))) == expected
+
+
+def test_a_real_pull_through_cache_is_a_mirror(tmp_path: Path) -> None:
+    with real_registry(tmp_path / "origin") as origin:
+        expected = origin.push("team/app", [os.urandom(200_000)])
+        with real_registry(tmp_path / "cache", upstream=origin.addr) as cache:
+            insecure = (origin.addr, cache.addr)
+            options = RegistryOptions(insecure_registries=insecure, mirrors={origin.addr: (cache.addr,)})
+            assert pull(f"docker://{origin.addr}/team/app", options) == expected
+            assert list((tmp_path / "cache" / "data").rglob("blobs")), "it came through the cache"
 
 
 def test_the_real_registry_resumes(tmp_path: Path) -> None:
