@@ -17,6 +17,7 @@ import base64
 import hashlib
 import http.server
 import json
+import socket
 import ssl
 import subprocess
 import threading
@@ -115,9 +116,18 @@ class Seen:
 
 
 class FakeRegistry:
-    """See the module's text. ``auth`` is "", "basic" or "bearer"; ``tls`` is a server context."""
+    """See the module's text. ``auth`` is "", "basic" or "bearer"; ``tls`` is a server context; ``workers`` is how many
+    connections are served at a time, each until the client closes it."""
 
-    def __init__(self, *, auth: str = "", tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        auth: str = "",
+        tls: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        workers: int | None = None,
+    ) -> None:
         self.auth = auth
         self.scheme = "https" if tls else "http"
         self.realm: str | None = None  # None is this server's own /token
@@ -141,10 +151,18 @@ class FakeRegistry:
             daemon_threads = True
             request_queue_size = 128
 
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+            def process_request_thread(self, request: Any, client_address: Any) -> None:
+                with places:
+                    super().process_request_thread(request, client_address)
+
             def handle_error(self, request: object, client_address: object) -> None:
                 """Clients that go away are what the tests are about."""
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        places = threading.Semaphore(workers or 1 << 16)
+        self._host = f"[{host}]" if ":" in host else host
+        self._server = Server((host, port), Handler)
         if tls:
             # the handshake happens in the connection's own thread, where its failure disturbs nobody
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
@@ -163,7 +181,7 @@ class FakeRegistry:
     @property
     def addr(self) -> str:
         """host:port."""
-        return f"127.0.0.1:{self._server.server_address[1]}"
+        return f"{self._host}:{self._server.server_address[1]}"
 
     def url(self, repo: str, ref: str = ":latest") -> str:
         """The image URL of a repository and ``:tag`` or ``@digest``."""
@@ -369,16 +387,21 @@ class Authority:
             "-keyout", str(self._key), "-out", str(self.certificate),
             "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=keyCertSign",
         )  # fmt: skip
-        self._index = directory / f"{name}.index"
-        self._index.touch()
-        self._settings = directory / f"{name}.cnf"
-        self._settings.write_text(CA_SETTINGS.format(index=self._index, directory=directory))
+        self._prepare(name)
 
-    def issue(self, name: str, subject: str = "IP:127.0.0.1", *, days: int = 2) -> tuple[Path, Path]:
-        """Certificate and key for a subjectAltName; with a negative number of ``days`` its time is over already."""
+    def _prepare(self, name: str) -> None:
+        """What `openssl ca` wants besides certificate and key."""
+        index = self._directory / f"{name}.index"
+        index.touch()
+        self._settings = self._directory / f"{name}.cnf"
+        self._settings.write_text(CA_SETTINGS.format(index=index, directory=self._directory))
+
+    def issue(self, name: str, subject: str = "IP:127.0.0.1", *, days: int = 2, is_authority: bool = False) -> tuple[Path, Path]:
+        """Certificate and key for a subjectAltName, or of an authority below this one; a negative number of ``days`` is over
+        already."""
         key, request, certificate = (self._directory / f"{name}{end}" for end in (".key", ".csr", ".cert"))
         extensions = self._directory / f"{name}.ext"
-        extensions.write_text(f"subjectAltName={subject}\n")
+        extensions.write_text("basicConstraints=critical,CA:TRUE\n" if is_authority else f"subjectAltName={subject}\n")
         _openssl("req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", str(key),
                  "-out", str(request))  # fmt: skip
         now = time.time()
@@ -388,6 +411,14 @@ class Authority:
                  "-keyfile", str(self._key), "-in", str(request), "-startdate", start, "-enddate", end,
                  "-extfile", str(extensions), "-out", str(certificate))  # fmt: skip
         return certificate, key
+
+    def below(self, name: str) -> Authority:
+        """An intermediate authority."""
+        made = object.__new__(Authority)
+        made.certificate, made._key = self.issue(name, is_authority=True)
+        made._directory = self._directory
+        made._prepare(name)
+        return made
 
     def server_context(self, name: str = "server", subject: str = "IP:127.0.0.1", *, days: int = 2) -> ssl.SSLContext:
         """A context for `FakeRegistry` with a certificate of this authority."""

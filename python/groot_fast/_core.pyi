@@ -144,6 +144,9 @@ class Logger:
     ``starting``, ``failed`` and ``ending``."""
 
     def __new__(cls, sink: Sink, message: str, *, data: dict[str, Any] | None = None) -> Self: ...
+    @staticmethod
+    def silent() -> Logger:
+        """One that writes nothing."""
     def session(self, name: str, /, **data: object) -> Logger:
         """A child session."""
     def debug(self, action: str, /, **data: object) -> None:
@@ -446,8 +449,9 @@ class Store:
     """A store that is open: its directory is held by a descriptor, and everything below it is reached from there, through no link
     and no mount. Paths in messages and results begin with the path it was opened by.
 
-    ``folder`` is one of ``images``, ``volumes``, ``meta``, ``meta/dependencies``, ``meta/sources``, ``locks``, ``tmp``, or empty for
-    the store's own directory. Methods raise OSError for what the system refuses, `StoreError` for what is wrong with the store.
+    ``folder`` is one of ``images``, ``volumes``, ``meta``, ``meta/dependencies``, ``meta/sources``, ``meta/proofs``, ``locks``,
+    ``tmp``, or empty for the store's own directory. Methods raise OSError for what the system refuses, `StoreError` for what is
+    wrong with the store.
     """
 
     @staticmethod
@@ -592,6 +596,14 @@ class Store:
         """Names in ``meta/sources`` that are no such record."""
     def remove_source(self, file: str) -> None:
         """Remove one of them."""
+    def proof_key(self) -> bytes | None:
+        """The key that names proofs; None if there is none yet."""
+    def make_proof_key(self) -> bytes:
+        """Make it."""
+    def has_proof(self, proof: str, lifetime: int) -> bool:
+        """Whether there is a proof of this name, younger than so many seconds."""
+    def keep_proof(self, proof: str, lifetime: int) -> None:
+        """Keep a proof from now on, and drop those that are over."""
 
     def clean(self, *, threshold: int, ignore_images: list[str], on_create: bool, log: object, metrics: object, cancel: Cancel) -> str:
         """Remove what is unused: ``done``, ``below threshold`` or ``running`` (another clean). Raises StoreError if something
@@ -702,3 +714,42 @@ def parse_yaml(text: str) -> Any:
 
 def sha256(data: bytes) -> str:
     """SHA-256 in hex."""
+
+def parse_reference(url: str) -> tuple[str, str, str | None, str | None, str]:
+    """Registry as the user spelled it, repository, tag, digest (exactly one of the two), and the host that speaks the registry's
+    interface. Raises `SourceError`, or `BadImage` for a digest that is none; never repeats a URL that could hold a password."""
+
+def canonical_host(host: str) -> str:
+    """A host[:port] in the one spelling by which it is compared: lower case, IPv6 in its short form."""
+
+def is_listed_host(spellings: list[str], hosts: list[str]) -> bool:
+    """Whether a user's list of host[:port] holds any of the spellings of one host."""
+
+def certificates_directory(bases: list[StrPath], spellings: list[str]) -> str | None:
+    """The first directory ``base/host[:port]`` that is there, for the spellings of one host in their order."""
+
+def list_certificates(directory: StrPath) -> tuple[list[str], list[tuple[str, str]]]:
+    """Authorities (``*.crt``) and client certificates with their keys. Raises `ConfigError`."""
+
+def parse_mirror(text: str) -> tuple[str | None, str, str]:
+    """The only scheme to speak (None: https, or what an insecure registry answers), host[:port], and what stands before the
+    names of repositories. Raises `ConfigError`."""
+
+def credential_places(path: StrPath, registry: str, repository: str) -> list[tuple[str, str] | tuple[str, str, str, str]] | None:
+    """Where docker's `config.json` says that a repository's credentials are, in the order to try: (helper, server to ask it for), or
+    (username, password, identity token, registry token). None where there is no such file. Raises `ConfigError`."""
+
+def parse_challenges(header: str) -> list[tuple[str, dict[str, str]]]:
+    """Schemes and parameters of one `WWW-Authenticate` header. Raises `RegistryError`."""
+
+def choose_challenge(headers: list[str]) -> tuple[str, dict[str, str]] | None:
+    """The challenge to answer: bearer before basic; None where there are none. Raises `RegistryError` if none can be answered."""
+
+def named_scope(scope: str) -> str | None:
+    """What of a challenge's scope may be asked for: of a repository only `pull`. None if nothing."""
+
+def reach(address: str) -> int:
+    """Who can open a connection to an address: 0 nobody may, 1 this machine, 2 the own network, 3 everybody. Raises ValueError."""
+
+def is_disguised(host: str) -> bool:
+    """Whether resolvers read a host as an address that is no proper literal: 127.1, 0x7f000001, 0177.0.0.1."""

@@ -12,6 +12,8 @@ from groot_fast import _core
 
 ALWAYS, MISSING = "always", "missing"
 """Pull policies: ask the registry what a tag means now, or use what the store already has under that name."""
+CACHED, NEVER = "cached", "never"
+"""Whether a registry must say that the caller may have what the store already has: `ALWAYS`, once in a while, not at all."""
 
 Value = str | int | bool | list[str] | dict[str, list[str]]
 
@@ -44,6 +46,11 @@ class Settings:
     idmapped_mount: bool
     platform: str
     pull_policy: str
+    image_verification: str
+    verification_lifetime: int
+    auth_file: str
+    trusted_hosts: list[str]
+    response_timeout: int
     registry_mirrors: dict[str, list[str]]
     insecure_registries: list[str]
     remote_layer_certificates: str

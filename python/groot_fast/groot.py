@@ -86,7 +86,7 @@ class Groot:
     def create(self, image: str, image_id: str) -> Created:
         """Make an image. Raises GrootError; nothing half-done stays, complete layers do."""
         with self._log.session("groot-creating", imageID=image_id, image=image) as log:
-            source = open_source(image, self._settings, self._cancel)
+            source = open_source(image, self._settings, self._cancel, log)
             with self._open() as (store, trees):
                 idmapped = self._check_mappings(store)
                 store.check_new_image(image_id)

@@ -7,10 +7,13 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fake_registry import FakeRegistry
+from groot_fast.cli.commands import COMMANDS
 from support.archive import Archive
 from support.command import COMMAND, Store
 
@@ -57,3 +60,40 @@ def test_formats_of_time(store: Store, image: Callable[..., str]) -> None:
         assert float(line["timestamp"]) > 1e9 and line["log_level"] in (0, 1) and "level" not in line
     result = store.run("--log-time-format", "iso", "list")
     assert result.code == 1 and result.message == "invalid argument: log time format `iso` is neither unix-epoch nor rfc3339"
+
+
+def test_every_line_of_stderr_is_a_log_line(store: Store, tmp_path: Path) -> None:
+    """For every command, whether it succeeds or not, whatever is wrong with the files around it."""
+    (tmp_path / "config.json").write_text("nonsense")
+    environment = {"PATH": os.environ["PATH"], "DOCKER_CONFIG": str(tmp_path), "HOME": str(tmp_path)}
+    with FakeRegistry(auth="basic") as registry:
+        url = registry.add("app", [b"no layer"]).url
+        calls = {
+            "create": ["create", "--insecure-registry", registry.addr, url, "c"],
+            "delete": ["delete", "absent"],
+            "stats": ["stats", "absent"],
+            "init-store": ["init-store", "--quota", "nonsense"],
+            "generate-volume-size-metadata": ["generate-volume-size-metadata"],
+            "completion": ["completion", "bash"],
+            "serve": ["--socket", str(tmp_path / "absent" / "socket"), "serve"],
+            "delete-store": ["--store", str(tmp_path / "absent"), "delete-store"],
+        }
+        for command in COMMANDS:
+            argv = [COMMAND, "--store", str(store.path), "--log-level", "debug", *calls.get(command.name, [command.name])]
+            done = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=60)
+            for line in done.stderr.splitlines():
+                assert json.loads(line)["source"] == "grootfs", (command.name, line)
+            if command.name == "create":
+                assert '"grootfs.create.groot-creating.credentials-not-used"' in done.stderr
+
+
+def test_passwords_in_names_and_mirrors_reach_no_log(store: Store, tmp_path: Path) -> None:
+    config, log = tmp_path / "config.yml", tmp_path / "log"
+    config.write_text("create:\n  registry_mirrors: {'docker.io': ['https://user:hunter2@mirror.example']}\n")
+    logged = Store(store.path, "--config", str(config), "--log-file", str(log), "--log-level", "debug")
+    for image in ("docker://user:hunter2@h/a", "docker://user:hun/ter2hunter2@h/a", "oci://user:hunter2@h/a", "docker:///a"):
+        refused = logged.run("create", image, "c")
+        assert refused.code == 1 and "ter2" not in refused.out + refused.err
+    assert log.stat().st_mode & 0o7777 == 0o640
+    assert "ter2" not in log.read_text()
+    assert '"image":"docker://...@h/a"' in log.read_text()

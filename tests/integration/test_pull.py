@@ -185,16 +185,18 @@ def test_a_transfer_that_breaks_again_and_again_is_continued(store: Store, regis
     assert registry.sent_bytes(image.layers[0]) <= len(big.blob) * 1.05
 
 
-def test_a_digest_needs_no_network_when_its_layers_are_there(store: Store, registry: FakeRegistry) -> None:
+def test_a_digest_whose_layers_are_there_needs_its_manifest_or_nothing(store: Store, registry: FakeRegistry) -> None:
     image = publish(registry, layer("a"), layer("b"))
     url = registry.url("app", f"@{image.digest}")
     first = store.create(url, "one", *trusting(registry))
     registry.seen.clear()
-    second = store.create(url, "two")
-    assert registry.seen == []
+    second = store.create(url, "two", *trusting(registry))
+    assert [seen.path for seen in registry.seen] == ["/v2/", f"/v2/app/manifests/{image.digest}"]
     assert snapshot(first) == snapshot(second)
     assert (store.image("one") / "image.json").read_bytes() == (store.image("two") / "image.json").read_bytes()
-    spec = json.loads(store.run("create", "--json", url, "three").ok().out)
+    registry.seen.clear()
+    spec = json.loads(store.run("create", "--json", "--image-verification", "never", url, "three").ok().out)
+    assert registry.seen == []
     assert spec["process"]["env"] == ["A=b"]
 
 
@@ -211,7 +213,11 @@ def test_pull_policy(store: Store, registry: FakeRegistry) -> None:
     image = publish(registry, layer("old"))
     store.create(image.url, "one", *trusting(registry))
     publish(registry, layer("new"))
-    assert (store.create(image.url, "two", "--pull-policy", "missing") / "old").exists()
+    registry.seen.clear()
+    assert (store.create(image.url, "two", *trusting(registry), "--pull-policy", "missing") / "old").exists()
+    assert [seen.path for seen in registry.seen] == ["/v2/", "/v2/app/manifests/latest"]
+    offline = ("--pull-policy", "missing", "--image-verification", "never")
+    assert (store.create(image.url, "offline", *offline) / "old").exists()
     assert (store.create(image.url, "three", *trusting(registry)) / "new").exists()
     assert "neither always nor missing" in store.run("create", "--pull-policy", "never", image.url, "four").out
 

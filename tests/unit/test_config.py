@@ -178,3 +178,23 @@ def test_override_is_checked_and_leaves_the_first_alone() -> None:
     assert (first.store, first.disk_limit, second.store, second.disk_limit, second.mount) == ("/a", 0, "/b", 5, False)
     with pytest.raises(ConfigError, match="cannot be negative"):
         first.override({"disk_limit": -1})
+
+
+def test_who_may_have_what_is_here(tmp_path: Path) -> None:
+    path = tmp_path / "c.yml"
+    path.write_text(
+        "create:\n"
+        "  image_verification: cached\n"
+        "  image_verification_lifetime_seconds: 60\n"
+        "  auth_file: /a/auth.json\n"
+        "  trusted_hosts: [blobs.corp]\n"
+        "  registry_response_timeout_seconds: 5\n"
+    )
+    settings = load(str(path), {})
+    assert (settings.image_verification, settings.verification_lifetime, settings.response_timeout) == ("cached", 60, 5)
+    assert (settings.auth_file, settings.trusted_hosts) == ("/a/auth.json", ["blobs.corp"])
+    default = load(None, {})
+    assert (default.image_verification, default.verification_lifetime, default.response_timeout) == ("always", 3600, 300)
+    for bad in ({"image_verification": "x"}, {"verification_lifetime": -1}, {"response_timeout": -1}):
+        with pytest.raises(ConfigError, match="^invalid argument: "):
+            load(None, bad)

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fake_registry import PASSWORD, USERNAME, Authority, FakeRegistry, Fault, Image, basic
+from groot_fast._core import parse_challenges
 from groot_fast.errors import RegistryError
 from groot_fast.sources.registry import RegistryClient, RegistryOptions, parse_reference
-from groot_fast.sources.registry.auth import Challenge, parse_challenges
 
 LAYERS = [b"layer one", b"layer two"]
 
@@ -86,7 +86,7 @@ def test_an_identity_token_is_posted(tmp_path: Path) -> None:
         fake.identity_token = "refresh-secret"
         config = tmp_path / "config.json"
         config.write_text(json.dumps({"auths": {fake.addr: {"identitytoken": "refresh-secret"}}}))
-        opts = RegistryOptions(insecure_registries=(fake.addr,), docker_config=config)
+        opts = RegistryOptions(insecure_registries=(fake.addr,), auth_file=config)
         assert pull(fake.add("team/app", LAYERS), opts) == LAYERS
         (seen,) = fake.gets("/token")
         form = parse_qs(seen.body.decode())
@@ -285,13 +285,13 @@ def test_F8_a_token_server_that_fails_twice() -> None:
     ("header", "expected"),
     [
         ("", []),
-        ("Basic", [Challenge("basic", {})]),
-        ('Basic realm="x"', [Challenge("basic", {"realm": "x"})]),
-        ("Basic realm=x", [Challenge("basic", {"realm": "x"})]),
+        ("Basic", [("basic", {})]),
+        ('Basic realm="x"', [("basic", {"realm": "x"})]),
+        ("Basic realm=x", [("basic", {"realm": "x"})]),
         (
             'Bearer realm="https://a/t?x=1,2",service="s",scope="repository:a/b:pull,push repository:c:pull"',
             [
-                Challenge(
+                (
                     "bearer",
                     {
                         "realm": "https://a/t?x=1,2",
@@ -301,17 +301,17 @@ def test_F8_a_token_server_that_fails_twice() -> None:
                 )
             ],
         ),
-        ("Bearer realm=https://a/t,service=s", [Challenge("bearer", {"realm": "https://a/t", "service": "s"})]),
+        ("Bearer realm=https://a/t,service=s", [("bearer", {"realm": "https://a/t", "service": "s"})]),
         (
             'Basic realm="a", Bearer realm="b"',
-            [Challenge("basic", {"realm": "a"}), Challenge("bearer", {"realm": "b"})],
+            [("basic", {"realm": "a"}), ("bearer", {"realm": "b"})],
         ),
-        ('BEARER Realm = "b"', [Challenge("bearer", {"realm": "b"})]),
-        ('Basic realm="a\\"b"', [Challenge("basic", {"realm": 'a"b'})]),
-        (", ,Basic,", [Challenge("basic", {})]),
+        ('BEARER Realm = "b"', [("bearer", {"realm": "b"})]),
+        ('Basic realm="a\\"b"', [("basic", {"realm": 'a"b'})]),
+        (", ,Basic,", [("basic", {})]),
     ],
 )
-def test_F9_challenges(header: str, expected: list[Challenge]) -> None:
+def test_F9_challenges(header: str, expected: list[tuple[str, dict[str, str]]]) -> None:
     assert parse_challenges(header) == expected
 
 
@@ -332,18 +332,21 @@ def test_F9_malformed_challenges(header: str) -> None:
         parse_challenges(header)
 
 
-@given(st.text(max_size=200) | st.text(alphabet='Bearer Basic="\\,realm', max_size=60))
+TEXT = st.characters(exclude_categories=["Cs"])
+
+
+@given(st.text(TEXT, max_size=200) | st.text(alphabet='Bearer Basic="\\,realm', max_size=60))
 def test_F9_any_header_is_parsed_or_a_registry_error(header: str) -> None:
     try:
         found = parse_challenges(header)
     except RegistryError as error:
         assert str(error).isprintable()
     else:
-        assert all(challenge.scheme and challenge.scheme == challenge.scheme.lower() for challenge in found)
+        assert all(scheme and scheme == scheme.lower() for scheme, _ in found)
 
 
 NAMES = st.from_regex(r"[a-z]{1,8}", fullmatch=True)
-VALUES = st.text(st.characters(min_codepoint=32, exclude_characters="\x7f"))
+VALUES = st.text(st.characters(min_codepoint=32, exclude_characters="\x7f", exclude_categories=["Cs"]))
 
 
 @given(st.dictionaries(NAMES, VALUES))
@@ -351,10 +354,10 @@ def test_F9_quoted_values_come_back(parameters: dict[str, str]) -> None:
     escaped = {name: value.replace("\\", "\\\\").replace('"', '\\"') for name, value in parameters.items()}
     header = "Bearer " + ",".join(f'{name}="{value}"' for name, value in escaped.items())
     if len(header) <= 16 * 1024:
-        assert parse_challenges(header) == [Challenge("bearer", parameters)]
+        assert parse_challenges(header) == [("bearer", parameters)]
 
 
-@pytest.mark.parametrize("challenge", ["Digest realm=x", "Negotiate", "x" * 1_000_000, 'Bearer realm="'])
+@pytest.mark.parametrize("challenge", ["Digest realm=x\xff", "Negotiate", "x" * 1_000_000, 'Bearer realm="'])
 def test_F9_challenges_that_cannot_be_answered(challenge: str) -> None:
     with FakeRegistry() as fake:
         fake.fault("/v2/", Fault(status=401, headers={"WWW-Authenticate": challenge}))

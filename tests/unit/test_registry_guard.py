@@ -88,6 +88,10 @@ def stream(image: Image, opts: RegistryOptions, urls: tuple[str, ...] = ()) -> b
         ("100.64.0.1", Reach.PRIVATE),
         ("fd00::1", Reach.PRIVATE),
         ("2002:a00:1::", Reach.PRIVATE),
+        ("168.63.129.16", Reach.NEVER),
+        ("192.88.99.1", Reach.NEVER),
+        ("fec0::1", Reach.PRIVATE),
+        ("3fff::1", Reach.PRIVATE),
         ("8.8.8.8", Reach.PUBLIC),
         ("172.32.0.1", Reach.PUBLIC),
         ("2606:4700::1111", Reach.PUBLIC),
@@ -119,14 +123,30 @@ def test_F1_a_private_registry_may_send_us_to_its_own_network() -> None:
     guard = Guard(URL("https://registry.corp"))
     with pytest.raises(RegistryError):
         guard.check(URL("https://10.0.0.9/blob"))
-    guard.check_addresses("registry.corp:443", ["10.0.0.5"])
+    home = URL("https://registry.corp/v2/")
+    guard.check_addresses("registry.corp:443", ["10.0.0.5", "8.8.8.8"])
+    guard.answered(home, "10.0.0.5")
     guard.check(URL("https://10.0.0.9/blob"))
     for address in ("127.0.0.1", "169.254.169.254"):
         with pytest.raises(RegistryError):
             guard.check(URL(f"https://{address}/blob"))
-    guard.check_addresses("registry.corp:443", ["10.0.0.5", "8.8.8.8"])
-    with pytest.raises(RegistryError):
+    guard.answered(URL("https://elsewhere.example/"), "8.8.8.8")
+    guard.check(URL("https://10.0.0.9/blob"))
+
+
+def test_F1_a_public_registry_gains_nothing_by_naming_a_private_address_of_itself() -> None:
+    guard = Guard(URL("https://registry.evil"))
+    guard.check_addresses("registry.evil:443", ["10.0.0.5", "8.8.8.8"])
+    guard.answered(URL("https://registry.evil/v2/"), "8.8.8.8")
+    with pytest.raises(RegistryError) as caught:
         guard.check(URL("https://10.0.0.9/blob"))
+    assert caught.value.hint == "if this host is meant, add `10.0.0.9:443` to create.trusted_hosts"
+
+
+@pytest.mark.parametrize("host", ["0xa9fea9fe", "0x7f.0xab", "0177.0.0.1", "127.1", "2130706433"])
+def test_F1_addresses_in_unusual_spellings(host: str) -> None:
+    with pytest.raises(RegistryError, match="refusing an address in an unusual spelling"):
+        Guard(URL("https://registry.example")).check(URL(f"https://{host}/blob"))
 
 
 def test_F4_redirects_are_bounded() -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from fake_registry import PASSWORD, USERNAME, Authority, FakeRegistry, sha256
 from groot_fast.errors import ConfigError, RegistryError
@@ -142,25 +143,35 @@ def test_F15_unusable_files_in_certs_d(tmp_path: Path, files: dict[str, str], re
     for name, text in files.items():
         (tmp_path / "h" / name).write_text(text)
     with pytest.raises(ConfigError, match=reason):
-        Trust((tmp_path,)).context("h")
+        Trust((tmp_path,)).contexts(URL("https://h"))
 
 
 def test_contexts_are_made_once_a_host(tmp_path: Path) -> None:
     trust = Trust((tmp_path,), insecure=("i:1",))
-    assert trust.context("a") is trust.context("a")
-    assert trust.context("a").verify_mode == ssl.CERT_REQUIRED
-    assert trust.context("i:1").verify_mode == ssl.CERT_NONE
-    assert trust.context("i:2").verify_mode == ssl.CERT_REQUIRED
+
+    def mode(host: str) -> ssl.VerifyMode:
+        (context,) = trust.contexts(URL(f"https://{host}"))
+        assert context is trust.contexts(URL(f"https://{host}"))[0]
+        return context.verify_mode
+
+    assert mode("a") == ssl.CERT_REQUIRED
+    assert mode("i:1") == ssl.CERT_NONE
+    assert mode("i:2") == ssl.CERT_REQUIRED
 
 
 class RealRegistry:
     """Debian's docker-registry on a port of its own."""
 
-    def __init__(self, directory: Path, *, tls: tuple[Path, Path] | None, auth: bool) -> None:
+    def __init__(
+        self, directory: Path, *, tls: tuple[Path, Path] | None, auth: bool, clients: Path | None = None, upstream: str = ""
+    ) -> None:
+        directory.mkdir(exist_ok=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.addr = f"127.0.0.1:{probe.getsockname()[1]}"
         self._context = ssl._create_unverified_context() if tls else None
+        if clients is not None and tls is not None and self._context is not None:
+            self._context.load_cert_chain(*tls)  # one of the same authority
         http: dict[str, Any] = {"addr": self.addr}
         config: dict[str, Any] = {
             "version": "0.1",
@@ -170,6 +181,10 @@ class RealRegistry:
         }
         if tls:
             http["tls"] = {"certificate": str(tls[0]), "key": str(tls[1])}
+            if clients is not None:
+                http["tls"]["clientcas"] = [str(clients)]
+        if upstream:
+            config["proxy"] = {"remoteurl": f"http://{upstream}"}
         self._headers = {}
         if auth:
             (directory / "htpasswd").write_text(HTPASSWD)
@@ -218,10 +233,12 @@ class RealRegistry:
 
 
 @contextmanager
-def real_registry(directory: Path, *, tls: tuple[Path, Path] | None = None, auth: bool = False) -> Iterator[RealRegistry]:
+def real_registry(
+    directory: Path, *, tls: tuple[Path, Path] | None = None, auth: bool = False, clients: Path | None = None, upstream: str = ""
+) -> Iterator[RealRegistry]:
     if shutil.which("docker-registry") is None:
         pytest.skip("docker-registry is not installed")
-    registry = RealRegistry(directory, tls=tls, auth=auth)
+    registry = RealRegistry(directory, tls=tls, auth=auth, clients=clients, upstream=upstream)
     try:
         registry.wait()
         yield registry
@@ -250,6 +267,28 @@ def test_the_real_registry(authority: Authority, tmp_path: Path, tls: bool, auth
             wrong = replace(insecure, password="wrong")
             with pytest.raises(RegistryError, match=f"{url} does not exist or you do not have permissions to see it."):
                 pull(url, wrong)
+
+
+def test_the_real_registry_wants_a_client_certificate(authority: Authority, tmp_path: Path) -> None:
+    with real_registry(tmp_path, tls=authority.issue("real-mutual"), clients=authority.certificate) as registry:
+        expected = registry.push("app", [b"layer"])
+        url = f"docker://{registry.addr}/app"
+        with pytest.raises(RegistryError) as caught:
+            pull(url, RegistryOptions(insecure_registries=(registry.addr,), attempts=1))
+        assert f"certs.d/{registry.addr}" in str(caught.value.hint)
+        certificate, key = authority.issue("real-client")
+        certs = certs_d(tmp_path / "certs", registry.addr, ca_crt=authority.certificate, a_cert=certificate, a_key=key)
+        assert pull(url, RegistryOptions(certs_dirs=(certs,))) == expected
+
+
+def test_a_real_pull_through_cache_is_a_mirror(tmp_path: Path) -> None:
+    with real_registry(tmp_path / "origin") as origin:
+        expected = origin.push("team/app", [os.urandom(200_000)])
+        with real_registry(tmp_path / "cache", upstream=origin.addr) as cache:
+            insecure = (origin.addr, cache.addr)
+            options = RegistryOptions(insecure_registries=insecure, mirrors={origin.addr: (cache.addr,)})
+            assert pull(f"docker://{origin.addr}/team/app", options) == expected
+            assert list((tmp_path / "cache" / "data").rglob("blobs")), "it came through the cache"
 
 
 def test_the_real_registry_resumes(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from groot_fast._core import Cancel
 from groot_fast.config import Settings
+from groot_fast.errors import SourceError
 from groot_fast.sources.docker import _Queue
 from groot_fast.sources.local import LocalSource
 from groot_fast.telemetry.metrics import Metrics
@@ -32,7 +33,7 @@ def test_a_note_that_cannot_be_written_fails_no_create(tmp_path: Path) -> None:
         def release(self) -> None:
             self.released = True
 
-    queue, lock = _Queue(plain_store(tmp_path), "pull-x", Metrics()), Refusing()
+    queue, lock = _Queue(plain_store(tmp_path), "pull-x", Metrics(), lambda: False), Refusing()
     with queue as answered:
         assert not answered
         queue.asking()
@@ -40,3 +41,22 @@ def test_a_note_that_cannot_be_written_fails_no_create(tmp_path: Path) -> None:
         queue._lock.release()
         queue._lock = lock  # type: ignore[assignment]
     assert lock.released
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ("registry.example:5000/app:v1", "for an image in a registry write docker://registry.example:5000/app:v1"),
+        ("registry.example/app", "for an image in a registry write docker://registry.example/app"),
+        ("docker:/registry.example/app", "for an image in a registry write docker://registry.example/app"),
+        ("docker:host/app", "for an image in a registry write docker://host/app"),
+        ("user:hunter2@registry.example/app", None),
+        ("some/directory", None),
+        ("/absolute/v1.tar", None),
+        ("./a.b/file.tar", None),
+    ],
+)
+def test_a_forgotten_scheme_has_a_hint(argument: str, hint: str | None) -> None:
+    with pytest.raises(SourceError, match=r"^fetching image timestamp: stat ") as caught:
+        LocalSource(argument, Settings({}), Cancel()).resolve()
+    assert caught.value.hint == hint

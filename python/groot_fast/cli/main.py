@@ -17,12 +17,15 @@ from groot_fast import interrupts
 from groot_fast._core import Call, PanicException, read_call
 from groot_fast.cli.commands import COMMANDS, Request
 from groot_fast.config import Settings
-from groot_fast.errors import Cancelled, GrootError
+from groot_fast.errors import Cancelled, GrootError, UsageError
 from groot_fast.pull.admission import Admission
 from groot_fast.telemetry.metrics import Several, open_traces
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What stops a command that then tidies up."""
+
+MAX_PASSWORD = 64 << 10
+"""Bytes on stdin."""
 
 
 def run() -> NoReturn:
@@ -84,7 +87,8 @@ def _run(call: Call, admission: Admission | None) -> int:
         if command is None:
             text = call.perform() or ""
         else:
-            text = command(Request(Settings(call.values), call.given, call.positional, log, metrics, admission))
+            settings = Settings({**call.values, **_read_password(call)})
+            text = command(Request(settings, call.given, call.positional, log, metrics, admission))
         code = 0
     except GrootError as error:
         code, failure = error.exit_code, str(error)
@@ -109,6 +113,25 @@ def _run(call: Call, admission: Admission | None) -> int:
     finally:
         # The caller has its answer; a metrics file that is busy holds up nobody but us.
         metrics.close()
+
+
+def _read_password(call: Call) -> dict[str, str]:
+    """The setting that ``--password-stdin`` makes of the first line of stdin. Raises UsageError."""
+    if not call.given.get("password-stdin"):
+        return {}
+    if "password" in call.given:
+        raise UsageError("--password and --password-stdin exclude each other")
+    data = b""
+    with interrupts.Waiting():
+        while b"\n" not in data and len(data) <= MAX_PASSWORD:
+            part = os.read(0, MAX_PASSWORD)
+            if not part:
+                break
+            data += part
+    password = data.split(b"\n", 1)[0].removesuffix(b"\r")
+    if not password or len(password) > MAX_PASSWORD:
+        raise UsageError("no password came on stdin" if not password else "the password on stdin is too long")
+    return {"password": os.fsdecode(password)}
 
 
 def _say(data: bytes, code: int) -> int:

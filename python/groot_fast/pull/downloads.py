@@ -22,8 +22,7 @@ import uvloop
 
 from groot_fast import interrupts
 from groot_fast._core import Blob, Layer, Spool, Store
-from groot_fast.errors import BadBlob, BadLayer, Cancelled, RegistryError, SourceError
-from groot_fast.sources.registry.stream import RestartFromZero
+from groot_fast.errors import BadBlob, BadLayer, Cancelled, SourceError
 from groot_fast.telemetry.lager import Logger
 from groot_fast.telemetry.metrics import BYTES, NANOS, Metrics
 from groot_fast.telemetry.progress import Listener
@@ -131,7 +130,7 @@ class Downloads:
 
     @property
     def is_worth_another_try(self) -> bool:
-        """Whether bytes of an earlier transfer were used, or the server changed its mind, and the content was wrong."""
+        """Whether bytes of an earlier transfer were used, and the content was wrong."""
         return self._failed_over_content and bool(self._resumed)
 
     async def _stop(self) -> None:
@@ -238,10 +237,6 @@ class Downloads:
                 async for chunk in chunks:
                     spool.write(chunk)
                     await self._pace(layer.digest or "", spool, len(chunk))
-        except RestartFromZero as error:
-            self._resumed.add(layer.digest or "")
-            self._failed_over_content = True
-            raise RegistryError(f"the blob changed while it was transferred: {error}", temporary=True) from None
         except SourceError as error:
             log.error("failed", error, bytes=spool.written - begun)
             raise

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from groot_fast._core import Cancel
     from groot_fast.config import Settings
     from groot_fast.sources.base import Source
+    from groot_fast.telemetry.lager import Logger
 
 
-def open_source(image: str, settings: Settings, cancel: Cancel) -> Source:
+def open_source(image: str, settings: Settings, cancel: Cancel, log: Logger) -> Source:
     """The source for an image argument. Raises SourceError for what cannot be understood; does no I/O."""
     scheme, separator, _ = image.partition("://")
     if not separator or archive_path(image) is not None:
@@ -32,7 +33,10 @@ def open_source(image: str, settings: Settings, cancel: Cancel) -> Source:
     if scheme == "docker":
         from groot_fast.sources.docker import DockerSource
 
-        return DockerSource(image, settings)
+        return DockerSource(image, settings, log)
+    if scheme.lower() in ("http", "https"):
+        hint = "an image in a registry is written docker://host/name:tag"
+        raise SourceError(f"unsupported image source: {scheme}://", hint=hint)
     raise SourceError(
         f"unsupported image source: {scheme}://",
         hint="use docker://host/name:tag, oci:///directory:tag, docker-archive:FILE, oci-archive:FILE, or a path",

@@ -41,7 +41,7 @@ class LocalSource(Source):
             found = os.stat(self.path)
         except OSError as error:
             reason = (error.strerror or "error").lower()
-            raise SourceError(f"fetching image timestamp: stat {self.path}: {reason}") from None
+            raise SourceError(f"fetching image timestamp: stat {self.path}: {reason}", hint=_hint(self.path)) from None
         except ValueError:
             raise SourceError(f"fetching image timestamp: stat {self.path!r}: invalid path") from None
         if stat.S_ISDIR(found.st_mode) and self.path == self._image:
@@ -51,3 +51,12 @@ class LocalSource(Source):
         if archived is not None:
             return archived
         return Image.of_file(sha256(os.fsencode(f"{self.path}-{found.st_mtime_ns}")), self.path)
+
+
+def _hint(path: str) -> str | None:
+    """The cure for a path that is the name of an image in a registry without its scheme."""
+    name = path.removeprefix("docker:").lstrip("/") if path.startswith("docker:") else path
+    host = name.split("/", 1)[0]
+    if "@" in host or "/" not in name or path.startswith(("/", ".")) or not (name != path or "." in host or ":" in host):
+        return None
+    return f"for an image in a registry write docker://{name}"

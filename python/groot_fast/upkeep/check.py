@@ -320,7 +320,7 @@ def _check_records(store: Store) -> Iterator[Finding]:
         if kind in ("volume", "listing") and chain_id:
             if not store.has_volume(chain_id):
                 yield from _check_lone_record(store, name, chain_id)
-        elif name not in ("namespace.json", "dependencies", "sources") and _exists(store, "meta", name):
+        elif name not in ("namespace.json", "dependencies", "sources", "proofs") and _exists(store, "meta", name):
             yield Finding(WARNING, "foreign-entry", path, "is not a record", MOVE)
     for name in store.damaged_sources():
         problem = "is not the record of a source: `clean --ignore-image` and `--pull-policy missing` do not know the image"

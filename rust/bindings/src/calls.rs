@@ -130,6 +130,7 @@ pub fn check_settings<'py>(py: Python<'py>, values: &Bound<'py, PyDict>) -> PyRe
         ("newgidmap_bin", &settings.newgidmap_bin),
         ("metrics_file", &settings.metrics_file),
         ("log_file", &settings.log_file),
+        ("auth_file", &settings.auth_file),
         ("remote_layer_certificates", &settings.remote_layer_certificates),
     ] {
         all.set_item(name, path.as_os_str())?;
@@ -155,6 +156,7 @@ pub fn check_settings<'py>(py: Python<'py>, values: &Bound<'py, PyDict>) -> PyRe
         all.set_item(name, truth)?;
     }
     for (name, texts) in [
+        ("trusted_hosts", &settings.trusted_hosts),
         ("insecure_registries", &settings.insecure_registries),
         ("ignore_images", &settings.ignore_images),
         ("uid_mappings", &settings.uid_mappings),
@@ -165,6 +167,9 @@ pub fn check_settings<'py>(py: Python<'py>, values: &Bound<'py, PyDict>) -> PyRe
     all.set_item("log_time_format", settings.log_time_format.word())?;
     all.set_item("correlation_id", settings.correlation_id)?;
     all.set_item("pull_policy", settings.pull_policy.word())?;
+    all.set_item("image_verification", settings.image_verification.word())?;
+    all.set_item("verification_lifetime", settings.verification_lifetime)?;
+    all.set_item("response_timeout", settings.response_timeout)?;
     all.set_item("disk_limit", settings.disk_limit)?;
     all.set_item("threshold", settings.threshold)?;
     all.set_item("store_size", settings.store_size)?;

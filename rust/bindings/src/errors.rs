@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 
 /// A failed call, as the exception of its kind.
 pub fn failure_to_python(py: Python<'_>, failure: &Failure) -> PyErr {
-    raise(py, &format!("{:?}", failure.kind), &failure.message, failure.hint.as_deref())
+    raise(py, &format!("{:?}", failure.kind), &failure.message, failure.hint.as_deref(), None)
 }
 
 /// Classes live in `groot_fast.errors`; an operating system failure is an `OSError` with its `errno` (Python picks the
@@ -28,7 +28,7 @@ pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
         Error::Limit(_) => "LimitExceeded",
         Error::Cancelled => "Cancelled",
     };
-    raise(py, class, error.to_string().as_ref(), None)
+    raise(py, class, error.to_string().as_ref(), None, None)
 }
 
 /// The same for the errors of the store.
@@ -46,7 +46,7 @@ pub fn store_error(py: Python<'_>, error: groot_store::Error) -> PyErr {
         Kind::Layer => "BadLayer",
         Kind::Cancelled => "Cancelled",
     };
-    raise(py, class, error.text.as_ref(), error.hint.as_deref())
+    raise(py, class, error.text.as_ref(), error.hint.as_deref(), None)
 }
 
 /// The same for what is wrong with an image.
@@ -58,14 +58,29 @@ pub fn image_error(py: Python<'_>, error: groot_image::Error) -> PyErr {
         groot_image::Kind::Limit => "LimitExceeded",
         groot_image::Kind::Config => "ConfigError",
     };
-    raise(py, class, error.message.as_ref(), error.hint.as_deref())
+    raise(py, class, error.message.as_ref(), error.hint.as_deref(), None)
 }
 
-fn raise(py: Python<'_>, class: &str, text: &OsStr, hint: Option<&str>) -> PyErr {
+/// The same for what is wrong with a registry, its name, or a file about it.
+pub fn registry_error(py: Python<'_>, error: groot_registry::Error) -> PyErr {
+    let class = match error.kind {
+        groot_registry::Kind::Source => "SourceError",
+        groot_registry::Kind::BadImage => "BadImage",
+        groot_registry::Kind::Config => "ConfigError",
+        groot_registry::Kind::Registry => "RegistryError",
+    };
+    raise(py, class, error.message.as_ref(), error.hint.as_deref(), error.status)
+}
+
+/// `status` is the HTTP status of a refusal, which only a `RegistryError` has.
+fn raise(py: Python<'_>, class: &str, text: &OsStr, hint: Option<&str>, status: Option<u16>) -> PyErr {
     let make = || -> PyResult<PyErr> {
         let class = py.import("groot_fast.errors")?.getattr(class)?;
         let kwargs = PyDict::new(py);
         kwargs.set_item("hint", hint)?;
+        if let Some(status) = status {
+            kwargs.set_item("status", status)?;
+        }
         Ok(PyErr::from_value(class.call((text,), Some(&kwargs))?))
     };
     make().unwrap_or_else(|failure| failure)

@@ -9,6 +9,7 @@
 //! process.rs     the process itself: user namespace, arguments
 //! store.rs       Store, Volume, Lock, Listing
 //! documents.rs   JSON and YAML, bounded
+//! registry.rs    names, trust, credentials and challenges of registries
 //! ```
 
 // PyO3 hands arguments over by value.
@@ -20,6 +21,7 @@ mod errors;
 mod image;
 mod layers;
 mod process;
+mod registry;
 mod store;
 mod telemetry;
 
@@ -47,6 +49,11 @@ mod _core {
     use super::layers::{Cancel, Spool, copy_directory, fingerprint, unpack, verify};
     #[pymodule_export]
     use super::process::{become_namespace_root, enter_user_namespace};
+    #[pymodule_export]
+    use super::registry::{
+        canonical_host, certificates_directory, choose_challenge, credential_places, is_disguised, is_listed_host, list_certificates,
+        named_scope, parse_challenges, parse_mirror, parse_reference, reach,
+    };
     #[pymodule_export]
     use super::store::{
         Listing, Lock, Store, Volume, accounting, check_compressed, describe_image, disable_quota, enable_quota, image_id_of, mounts,

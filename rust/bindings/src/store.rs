@@ -142,7 +142,8 @@ fn name(bytes: Vec<u8>) -> OsString {
 }
 
 fn place(folder: &str) -> Result<Place> {
-    let all = [Place::Images, Place::Volumes, Place::Meta, Place::Locks, Place::Temporary, Place::Dependencies, Place::Sources];
+    let all =
+        [Place::Images, Place::Volumes, Place::Meta, Place::Locks, Place::Temporary, Place::Dependencies, Place::Sources, Place::Proofs];
     all.into_iter().find(|place| place.path() == folder).ok_or_else(|| Error::store(format!("a store has no folder `{folder}`")))
 }
 
@@ -466,6 +467,23 @@ impl Store {
 
     fn remove_source(&self, py: Python<'_>, file: OsString) -> PyResult<()> {
         self.call(py, |store| store.remove_source(file.as_bytes()))
+    }
+
+    fn proof_key<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let key = self.call(py, |store| Ok(store.proof_key()))?;
+        Ok(key.map(|key| PyBytes::new(py, &key)))
+    }
+
+    fn make_proof_key<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &self.call(py, groot_store::Store::make_proof_key)?))
+    }
+
+    fn has_proof(&self, py: Python<'_>, proof: &str, lifetime: u64) -> PyResult<bool> {
+        self.call(py, |store| Ok(store.has_proof(proof.as_bytes(), Duration::from_secs(lifetime))))
+    }
+
+    fn keep_proof(&self, py: Python<'_>, proof: &str, lifetime: u64) -> PyResult<()> {
+        self.call(py, |store| store.keep_proof(proof.as_bytes(), Duration::from_secs(lifetime)))
     }
 
     // -- upkeep --------------------------------------------------------------

@@ -38,6 +38,11 @@ impl Logger {
         Ok(Self(groot_telemetry::Logger::new(Arc::clone(&sink.0), message, object(data)?)))
     }
 
+    #[staticmethod]
+    fn silent() -> Self {
+        Self(groot_telemetry::Logger::silent())
+    }
+
     #[pyo3(signature = (name, /, **data))]
     fn session(&self, name: &str, data: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         Ok(Self(self.0.session(name, object(data)?)))

@@ -12,6 +12,11 @@ use std::path::{Path, PathBuf};
 
 const DEFAULT_STORE: &str = "/var/lib/grootfs";
 
+/// How long a proof is good that a caller may pull.
+const PROOF_SECONDS: u64 = 3600;
+/// How long a registry may think: scanners and pull-through caches take minutes.
+const RESPONSE_SECONDS: u64 = 300;
+
 /// Characters of a caller's correlation id, which stands in every line of the log.
 const MAX_CORRELATION: usize = 128;
 
@@ -42,6 +47,17 @@ pub enum PullPolicy {
     Missing,
 }
 
+/// Whether a registry must say that the caller may have what the store has already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verification {
+    /// Each time.
+    Always,
+    /// Not as long as there is a proof.
+    Cached,
+    /// Not at all.
+    Never,
+}
+
 /// All settings of one call, checked. Texts are bytes; empty means: not set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)] // `options` describes each of them, once
@@ -70,6 +86,13 @@ pub struct Settings {
     pub idmapped_mount: bool,
     pub platform: OsString,
     pub pull_policy: PullPolicy,
+    pub image_verification: Verification,
+    /// Seconds.
+    pub verification_lifetime: u64,
+    pub auth_file: PathBuf,
+    pub trusted_hosts: Vec<OsString>,
+    /// Seconds.
+    pub response_timeout: u64,
     pub registry_mirrors: Vec<(String, Vec<String>)>,
     pub insecure_registries: Vec<OsString>,
     pub remote_layer_certificates: PathBuf,
@@ -99,6 +122,11 @@ impl Settings {
         let size = |name: &str, what: &str| {
             u64::try_from(number(name)).map_err(|_| invalid(format!("invalid argument: {what} cannot be negative")))
         };
+        let seconds = |name: &str, default: u64| match u64::try_from(number(name)) {
+            Ok(0) => Ok(default),
+            Ok(seconds) => Ok(seconds),
+            Err(_) => Err(invalid("invalid argument: a number of seconds cannot be negative")),
+        };
         Ok(Self {
             socket: path("socket", ""),
             store: path("store", DEFAULT_STORE),
@@ -114,6 +142,9 @@ impl Settings {
             disk_limit: size("disk_limit", "disk limit")?,
             threshold: size("threshold", "clean threshold")?,
             pull_policy: pull_policy(&text("pull_policy", "always"))?,
+            image_verification: verification(&text("image_verification", "always"))?,
+            verification_lifetime: seconds("verification_lifetime", PROOF_SECONDS)?,
+            response_timeout: seconds("response_timeout", RESPONSE_SECONDS)?,
             log_time_format: log_time_format(&text("log_time_format", "unix-epoch"))?,
             correlation_id: correlation_id(text("correlation_id", ""))?,
             with_clean: switch("with_clean"),
@@ -123,6 +154,8 @@ impl Settings {
             skip_layer_validation: switch("skip_layer_validation"),
             idmapped_mount: switch("idmapped_mount"),
             platform: text("platform", ""),
+            auth_file: path("auth_file", ""),
+            trusted_hosts: texts("trusted_hosts"),
             registry_mirrors: if let Some(Value::Lists(lists)) = values.get("registry_mirrors") { lists.clone() } else { Vec::new() },
             insecure_registries: texts("insecure_registries"),
             remote_layer_certificates: path("remote_layer_certificates", ""),
@@ -166,6 +199,11 @@ impl Settings {
             "idmapped_mount": self.idmapped_mount,
             "platform": text(&self.platform),
             "pull_policy": self.pull_policy.word(),
+            "image_verification": self.image_verification.word(),
+            "verification_lifetime": self.verification_lifetime,
+            "auth_file": path(&self.auth_file),
+            "trusted_hosts": texts(&self.trusted_hosts),
+            "response_timeout": self.response_timeout,
             "registry_mirrors": mirrors,
             "insecure_registries": texts(&self.insecure_registries),
             "remote_layer_certificates": path(&self.remote_layer_certificates),
@@ -185,6 +223,18 @@ impl PullPolicy {
         match self {
             Self::Always => "always",
             Self::Missing => "missing",
+        }
+    }
+}
+
+impl Verification {
+    /// As it is given.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Cached => "cached",
+            Self::Never => "never",
         }
     }
 }
@@ -232,6 +282,13 @@ fn pull_policy(word: &OsStr) -> Result<PullPolicy, Failure> {
         .ok_or_else(|| invalid(message(["invalid argument: pull policy `".as_ref(), word, "` is neither always nor missing".as_ref()])))
 }
 
+fn verification(word: &OsStr) -> Result<Verification, Failure> {
+    let all = [Verification::Always, Verification::Cached, Verification::Never];
+    all.into_iter().find(|verification| verification.word() == word).ok_or_else(|| {
+        invalid(message(["invalid argument: image verification `".as_ref(), word, "` is none of always, cached, never".as_ref()]))
+    })
+}
+
 fn log_time_format(word: &OsStr) -> Result<Format, Failure> {
     [Format::UnixEpoch, Format::Rfc3339].into_iter().find(|format| format.word() == word).ok_or_else(|| {
         invalid(message(["invalid argument: log time format `".as_ref(), word, "` is neither unix-epoch nor rfc3339".as_ref()]))
@@ -267,6 +324,8 @@ mod tests {
         let settings = of(&[]).unwrap();
         assert_eq!((settings.store.as_os_str(), settings.driver.as_os_str()), ("/var/lib/grootfs".as_ref(), "btrfs".as_ref()));
         assert_eq!((settings.mount, settings.disk_limit, settings.pull_policy), (true, 0, PullPolicy::Always));
+        let seconds = (settings.verification_lifetime, settings.response_timeout);
+        assert_eq!((settings.image_verification, seconds), (Verification::Always, (3600, 300)));
         assert_eq!(of(&[("store", text("")), ("drax_bin", text(""))]).unwrap(), settings);
     }
 
@@ -276,6 +335,9 @@ mod tests {
             ("disk_limit", Value::Integer(-1), "invalid argument: disk limit cannot be negative"),
             ("threshold", Value::Integer(-1), "invalid argument: clean threshold cannot be negative"),
             ("pull_policy", text("never"), "invalid argument: pull policy `never` is neither always nor missing"),
+            ("image_verification", text("x"), "invalid argument: image verification `x` is none of always, cached, never"),
+            ("verification_lifetime", Value::Integer(-1), "invalid argument: a number of seconds cannot be negative"),
+            ("response_timeout", Value::Integer(-1), "invalid argument: a number of seconds cannot be negative"),
             ("log_time_format", text("iso"), "invalid argument: log time format `iso` is neither unix-epoch nor rfc3339"),
             ("correlation_id", text("\u{1b}[31m"), "invalid argument: a correlation id has at most 128 printable characters"),
             ("correlation_id", text(&"ü".repeat(129)), "invalid argument: a correlation id has at most 128 printable characters"),

@@ -32,6 +32,8 @@ pub enum Place {
     Dependencies,
     /// Records of names of images.
     Sources,
+    /// Proofs that callers may pull.
+    Proofs,
 }
 
 impl Place {
@@ -49,6 +51,7 @@ impl Place {
             Self::Temporary => "tmp",
             Self::Dependencies => "meta/dependencies",
             Self::Sources => "meta/sources",
+            Self::Proofs => "meta/proofs",
         }
     }
 }
@@ -77,7 +80,7 @@ pub struct Options {
 pub struct Store {
     path: PathBuf,
     top: Folder,
-    folders: [OnceLock<Folder>; 7],
+    folders: [OnceLock<Folder>; 8],
     mappings: Mappings,
     owner: Option<(u32, u32)>,
     groups: OnceLock<Groups>,

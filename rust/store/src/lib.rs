@@ -15,12 +15,13 @@
 //!   meta/listing-<chain id>       what the layer did, for `check --deep`
 //!   meta/dependencies/image:<id>.json   chain ids of the image, bottom to top
 //!   meta/sources/<sha256 of the image's name>.json     what `clean --ignore-image` looks up
+//!   meta/proofs/<keyed hash>      who may pull what, for `create.image_verification: cached`
 //!   locks/<key>.lock              flock; global-groot-lock, groot-gc-lock, one a chain id
 //!   tmp/                          downloads (blob-<digest>), records before their rename
 //! ```
 //!
-//! The layout is the original's last BTRFS one (contract, section 11.2); `meta/sources`, `meta/listing-*` and the key
-//! `TreeSize` are ours and do not disturb it.
+//! The layout is the original's last BTRFS one (contract, section 11.2); `meta/sources`, `meta/proofs`, `meta/listing-*` and
+//! the key `TreeSize` are ours and do not disturb it.
 //!
 //! ```text
 //! layout.rs     Store: opened once, held by a descriptor; names, ids, owner
@@ -28,6 +29,7 @@
 //! mappings.rs   id mappings, and whether root may trust those of somebody else's store
 //! locks.rs      flock between processes
 //! records.rs    the small files below meta/
+//! proofs.rs     that a caller may pull
 //! volumes.rs    build and publish volumes
 //! images.rs     reserve an id, commit, delete, list, usage
 //! limits.rs     disk limits and the trees under them; drax.rs the helper for who is not root
@@ -50,6 +52,7 @@ pub mod limits;
 pub mod locks;
 pub mod mappings;
 pub mod mounts;
+pub mod proofs;
 pub mod records;
 pub mod setup;
 pub mod spec;

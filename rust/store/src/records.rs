@@ -105,6 +105,18 @@ impl Store {
         parse(&self.folder(place).ok()?.read(name, MAX_RECORD)?)
     }
 
+    /// Make one of the folders in `meta` that the original does not have, unless it is there.
+    pub(crate) fn make_in_meta(&self, place: Place, mode: u32) -> Result<()> {
+        if self.folder(place).is_ok() {
+            return Ok(());
+        }
+        let name = place.path().trim_start_matches("meta/");
+        match self.folder(Place::Meta)?.make(name.as_bytes(), mode, self.owner()) {
+            Ok(_) | Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(Error::os(format!("mkdir {}", place.path()), errno)),
+        }
+    }
+
     // -- images --------------------------------------------------------------
 
     /// Record the volumes of an image, bottom to top (contract, section 11.3).
@@ -255,12 +267,7 @@ impl Store {
         if self.read_json(Place::Sources, &file).as_ref() == Some(&value) {
             return Ok(());
         }
-        if self.folder(Place::Sources).is_err() {
-            match self.folder(Place::Meta)?.make(b"sources", 0o755, self.owner()) {
-                Ok(_) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(Error::os("mkdir meta/sources", errno)),
-            }
-        }
+        self.make_in_meta(Place::Sources, 0o755)?;
         self.write_json(Place::Sources, &file, &value, "")
     }
 

@@ -82,7 +82,7 @@ impl Sink {
         let mut level = Level::of(level);
         let mut file = None;
         if !path.as_os_str().is_empty() {
-            file = Some(OpenOptions::new().append(true).create(true).mode(0o644).open(path)?);
+            file = Some(OpenOptions::new().append(true).create(true).mode(0o640).open(path)?);
             if level == Level::Fatal {
                 level = Level::Info;
             }
@@ -224,8 +224,30 @@ impl Logger {
             data.insert("session".to_owned(), self.session.as_str().into());
         }
         put("data", Value::Object(data));
-        self.sink.write(format_json(&Value::Object(line)));
+        self.sink.write(without_passwords(format_json(&Value::Object(line))));
     }
+}
+
+/// A line with user and password taken out of the URLs in it: whatever stands between `://` and an `@` that does not begin a
+/// digest. Names of images and mirrors come from users and files, and a log is read by others.
+fn without_passwords(line: String) -> String {
+    if !(line.contains("://") && line.contains('@')) {
+        return line;
+    }
+    let mut parts = line.split("://");
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let word = part.split(['"', ' ']).next().unwrap_or_default();
+        let at = word.rmatch_indices('@').map(|(at, _)| at).find(|at| !word[at + 1..].starts_with("sha256:"));
+        shown.push_str("://");
+        if let Some(at) = at {
+            shown.push_str("...");
+            shown.push_str(&part[at..]);
+        } else {
+            shown.push_str(part);
+        }
+    }
+    shown
 }
 
 /// 16 hex digits, for a command whose caller has no id.
@@ -410,6 +432,34 @@ mod tests {
             }
         }
         assert_eq!(lines(&path).len(), 3);
+    }
+
+    #[test]
+    fn user_and_password_are_taken_out_of_urls() {
+        let digest = format!("@sha256:{}", "0".repeat(64));
+        for (text, shown) in [
+            (r#"{"image":"docker://user:pw@h/a"}"#.to_owned(), r#"{"image":"docker://...@h/a"}"#.to_owned()),
+            (r#""docker://user:p/w@h/a", "https://u@m""#.to_owned(), r#""docker://...@h/a", "https://...@m""#.to_owned()),
+            (format!(r#""docker://h/a{digest}""#), format!(r#""docker://h/a{digest}""#)),
+            (format!(r#""docker://u:p@h/a{digest}""#), format!(r#""docker://...@h/a{digest}""#)),
+            (r#""a@b", "x://y", "c@d""#.to_owned(), r#""a@b", "x://y", "c@d""#.to_owned()),
+        ] {
+            assert_eq!(without_passwords(text), shown);
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = file(&directory);
+        log(&path, Format::UnixEpoch).error("x", "no docker://user:hunter2@h/a", json!({"image": "docker://user:hunter2@h/a"}));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("docker://...@h/a") && !text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn a_log_is_not_for_everybody() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = file(&directory);
+        log(&path, Format::UnixEpoch);
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7137, 0o000);
     }
 
     #[test]

@@ -30,14 +30,12 @@ if TYPE_CHECKING:
     from .foreign import ForeignLayers
     from .options import RegistryOptions
     from .reference import Reference, parse_reference
-    from .stream import RestartFromZero
 
 __all__ = [
     "ForeignLayers",
     "Reference",
     "RegistryClient",
     "RegistryOptions",
-    "RestartFromZero",
     "parse_reference",
 ]
 
@@ -46,7 +44,6 @@ _HOMES = {
     "Reference": "reference",
     "RegistryClient": "client",
     "RegistryOptions": "options",
-    "RestartFromZero": "stream",
     "parse_reference": "reference",
 }
 

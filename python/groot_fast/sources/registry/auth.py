@@ -1,4 +1,7 @@
-"""Authorisation: what a registry asks for in `WWW-Authenticate`, and the header that answers it."""
+"""Authorisation: what a registry asks for in `WWW-Authenticate`, and the header that answers it.
+
+Challenges are parsed and chosen, and scopes reduced, by `groot-registry`'s rules (``challenge.rs``).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import NamedTuple
 
 from yarl import URL
 
-from groot_fast._core import parse_document
+from groot_fast import _core
 
 from ...errors import BadImage, LimitExceeded, RegistryError
 from .credentials import Credential
@@ -19,80 +22,7 @@ from .transport import SMALL_BODY, Transport, read_capped
 MIN_TOKEN_LIFE = 60.0  # seconds; registries that say 0 or nothing mean this (contract, 9.3)
 _TOKEN_MARGIN = 5.0  # a token that expires on the way is as bad as an expired one
 _CLIENT_ID = "groot_fast"
-_MAX_HEADER = 16 * 1024
-_TOKEN_CHARS = frozenset("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _INVALID = "unable to retrieve auth token: invalid username/password"
-
-
-class Challenge(NamedTuple):
-    """One scheme of a `WWW-Authenticate` header; scheme and parameter names in lower case."""
-
-    scheme: str
-    parameters: dict[str, str]
-
-
-def parse_challenges(header: str) -> list[Challenge]:
-    """Parse one header, which may hold several challenges.
-
-    Values without quotes are accepted up to the next comma, since some registries forget them. Raises
-    `RegistryError` for control characters, an open quote, a parameter given twice, or more than 16 KiB.
-    """
-    if len(header) > _MAX_HEADER:
-        raise _malformed("too long")
-    if any((ch < " " and ch != "\t") or ch == "\x7f" for ch in header):
-        raise _malformed("control characters")
-    found: list[Challenge] = []
-    at, end = 0, len(header)
-    while at < end:
-        if header[at] in ", \t":
-            at += 1
-            continue
-        start = at
-        while at < end and header[at] in _TOKEN_CHARS:
-            at += 1
-        name = header[start:at].lower()
-        if not name:
-            raise _malformed("unexpected character")
-        after = at
-        while after < end and header[after] in " \t":
-            after += 1
-        if after < end and header[after] == "=" and found:
-            value, at = _value(header, after + 1)
-            if name in found[-1].parameters:
-                raise _malformed(f"two values for {name}")
-            found[-1].parameters[name] = value
-        else:
-            found.append(Challenge(name, {}))
-            at = max(at, after)
-            if at < end and header[at] not in _TOKEN_CHARS and header[at] != ",":
-                raise _malformed("unexpected character")
-    return found
-
-
-def _value(header: str, at: int) -> tuple[str, int]:
-    """A parameter's value and the position after it."""
-    end = len(header)
-    while at < end and header[at] in " \t":
-        at += 1
-    if at < end and header[at] == '"':
-        text: list[str] = []
-        at += 1
-        while at < end and header[at] != '"':
-            if header[at] == "\\":
-                at += 1
-            if at < end:
-                text.append(header[at])
-            at += 1
-        if at >= end:
-            raise _malformed("a quote is not closed")
-        return "".join(text), at + 1
-    comma = header.find(",", at)
-    stop = end if comma < 0 else comma
-    return header[at:stop].strip(), stop
-
-
-def _malformed(reason: str) -> RegistryError:
-    return RegistryError(f"the registry sent a malformed authentication challenge: {reason}")
 
 
 class _Token(NamedTuple):
@@ -109,54 +39,69 @@ class Authorizer:
 
     def __init__(self, repository: str, credential: Callable[[], Awaitable[Credential]], transport: Transport) -> None:
         """See the class."""
-        self._scope = f"repository:{repository}:pull"
+        # what tokens are asked for; the registry may know another name for it (`reject`)
+        self.scope = f"repository:{repository}:pull"
         self._find = credential
         self._credential: Credential | None = None
         self._transport = transport
-        self._challenge: Challenge | None = None
+        self._scheme = ""
+        self._parameters: dict[str, str] = {}
         self._token: _Token | None = None
         self._lock = asyncio.Lock()
 
+    async def credential(self) -> Credential:
+        """What is looked up, once."""
+        async with self._lock:
+            return await self._known()
+
+    async def _known(self) -> Credential:
+        if self._credential is None:
+            self._credential = await self._find()
+        return self._credential
+
     def learn(self, headers: Iterable[str]) -> None:
         """Take the challenge of a 401; Bearer is preferred. Raises `RegistryError` if none can be answered."""
-        challenges = [challenge for header in headers for challenge in parse_challenges(header)]
-        for scheme in ("bearer", "basic"):
-            for challenge in challenges:
-                if challenge.scheme == scheme:
-                    self._challenge = challenge
-                    return
-        if challenges:
-            raise RegistryError("the registry asks for an authentication scheme that is not supported", status=401)
+        # bytes that are no UTF-8 come as surrogates; no scheme or URL we could answer has such
+        found = _core.choose_challenge([header.encode(errors="replace").decode() for header in headers])
+        if found is not None:
+            self._scheme, self._parameters = found
 
     async def header(self) -> str | None:
         """The header's value, fetching a token if there is none or it expires; None when nothing is asked or known.
 
         Raises `RegistryError` when the token server refuses or fails.
         """
-        if self._challenge is None:
+        if not self._scheme:
             return None
         async with self._lock:  # many transfers start at once, one token serves them all
-            if self._credential is None:
-                self._credential = await self._find()
-            if self._challenge.scheme == "basic":
-                return self._credential.basic()
+            credential = await self._known()
+            if credential.registry_token:
+                return f"Bearer {credential.registry_token}"
+            if self._scheme == "basic":
+                return credential.basic()
             if self._token is None or time.monotonic() >= self._token.expires:
-                self._token = await self._fetch(self._challenge.parameters, self._credential)
+                self._token = await self._fetch(self._parameters, credential)
             return self._token.header
 
     def reject(self, header: str | None) -> bool:
         """The registry refused ``header``: forget that token. True if asking again could give another answer."""
-        if self._token is not None and self._token.header == header:
+        is_fresh = self._token is not None and self._token.header == header
+        if is_fresh:
             self._token = None
-        if self._challenge is None:
+        if not self._scheme:
             return False
-        return header is None or self._challenge.scheme == "bearer"
+        if header is None:
+            return True
+        named = _core.named_scope(self._parameters.get("scope", ""))
+        if is_fresh and named is not None:
+            self.scope = named  # ours was refused with a token for it; the registry knows another name for what we want
+        return self._scheme == "bearer"
 
     async def _fetch(self, parameters: dict[str, str], credential: Credential) -> _Token:
         realm = self._transport.guard.realm(parameters.get("realm", ""))
-        # only ever our own scope: a challenge that asks for more would get a token worth stealing
+        # of what the challenge asks for, only pulling: anything more would get a token worth stealing
         query = {"service": parameters["service"]} if parameters.get("service") else {}
-        query["scope"] = self._scope
+        query["scope"] = self.scope
         form = None
         authorization = None
         if credential.identity_token:
@@ -186,7 +131,7 @@ class Authorizer:
 
 def _read_token(body: bytes, asked: float) -> _Token:
     try:
-        document = parse_document(body, "token reply")
+        document = _core.parse_document(body, "token reply")
     except (BadImage, LimitExceeded) as error:
         raise RegistryError(f"unable to retrieve auth token: {error}") from None
     text = document.get("token") or document.get("access_token")

@@ -9,16 +9,18 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+from groot_fast import _core
 from groot_fast._core import MAX_INDEX_DEPTH, MAX_MANIFEST, Manifest, parse_digest, read_document
 
-from ...errors import BadBlob, BadImage, LimitExceeded, RegistryError, SourceError
+from ...errors import BadBlob, BadImage, GrootError, LimitExceeded, RegistryError
+from .coding import undo_coding
 from .endpoint import Endpoint
-from .failures import describe
+from .failures import describe, is_web_page, web_page
 from .foreign import ForeignLayers
 from .options import RegistryOptions
 from .reference import Reference
 from .retry import Backoff, retrying
-from .stream import STREAMABLE, Chunks, Opener, Position, RestartFromZero, transfer
+from .stream import STREAMABLE, Chunks, Opener, Position, transfer
 from .transport import Reply, read_capped
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -43,8 +45,8 @@ class RegistryClient:
         self._reference = reference
         self._options = options or RegistryOptions()
         self._backoff = Backoff(self._options.attempts)
-        hosts = [*self._options.mirrors.get(reference.registry, ()), reference.registry]
-        self._endpoints = [Endpoint(reference, host, self._options) for host in hosts]
+        mirrors = mirrors_of(reference.registry, self._options.mirrors)
+        self._endpoints = [Endpoint(reference, self._options, mirror) for mirror in (*mirrors, None)]
         self._first = 0  # hosts before this one failed to serve the manifest and are not asked for blobs
         self._foreign = ForeignLayers(self._options)
 
@@ -65,10 +67,29 @@ class RegistryClient:
         declares one. Raises `RegistryError` (``manifest unknown``, no permission, network) or `BadImage` (digest
         mismatch, ambiguous, schema 1, no such platform).
         """
+        for number, endpoint in enumerate(self._endpoints):
+            try:
+                found = await self._manifest_of(endpoint)
+            except GrootError as error:
+                # whatever is wrong with a mirror, the next host may be better; the registry itself has the last word
+                if not endpoint.is_mirror:
+                    raise
+                self._give_up(endpoint, error)
+            else:
+                self._first = number
+                return found
+        raise AssertionError("the registry itself is always the last host")
+
+    def _give_up(self, endpoint: Endpoint, error: GrootError) -> None:
+        self._options.log.error("mirror-failed", error, mirror=endpoint.host, registry=self._reference.registry)
+
+    async def _manifest_of(self, endpoint: Endpoint) -> Manifest:
         target, size = self._reference.target, None
         declared, chosen = "", False
         for depth in range(MAX_INDEX_DEPTH + 1):
-            body, content_type = await self._document(target, size)
+            # what a mirror cannot do now the next host can
+            backoff = Backoff(1) if endpoint.is_mirror else self._backoff
+            body, content_type = await retrying(partial(self._fetch, endpoint, target, size), backoff)
             document = read_document(body, content_type, chosen=chosen)
             if declared and declared != document.media_type:
                 raise BadImage(f"ambiguous manifest: the index says {declared}, the document is {document.media_type}")
@@ -91,65 +112,81 @@ class RegistryClient:
             raise LimitExceeded(f"blob {digest} has a size of {size} bytes, the limit is {cap}")
         try:
             return await self._collect(digest, size)
-        except (BadBlob, RestartFromZero):
+        except BadBlob:
             return await self._collect(digest, size)
 
     def stream(self, digest: str, size: int | None, offset: int = 0, urls: tuple[str, ...] = ()) -> Chunks:
         """The bytes of a blob from ``offset`` on, in chunks of at most 1 MiB.
 
         The chunks, put together, are contiguous: a transfer that breaks is continued where it was (by Range, or by
-        reading up to there again), with back-off; the consumer notices nothing. **Nothing is verified here**: the
-        caller checks digest and length. If ``size`` is given, at most ``size`` + 1 bytes of the blob are yielded; the
-        extra one means that the blob is longer. Fewer than ``size`` means that the server ended the blob early and
-        said so properly. With ``offset`` equal to ``size`` nothing is requested.
+        reading up to there again), with back-off; the consumer notices nothing. **Only what mirrors give is verified
+        here**: the caller checks digest and length. If ``size`` is given, at most ``size`` + 1 bytes of the blob are
+        yielded; the extra one means that the blob is longer. Fewer than ``size`` means that the server ended the blob
+        early and said so properly. With ``offset`` equal to ``size`` nothing is requested.
 
-        Raises `RestartFromZero` (a `RegistryError`) if the server replaced the content: throw away what came and call
-        again with offset 0. Otherwise `RegistryError` once ``options.attempts`` attempts in a row brought less than
-        256 KiB each, or for a refusal. With ``urls`` those are
-        asked if the registry does not have the blob: see `ForeignLayers`.
+        Raises `RegistryError` once ``options.attempts`` attempts in a row brought less than 256 KiB each, or for a refusal, and
+        `BadBlob` when what a mirror gave has another digest: throw away what came and call again with offset 0, which goes
+        to the registry itself. With ``urls`` those are asked if the registry does not have the blob: see `ForeignLayers`.
 
         Close the iterator (``contextlib.aclosing``) when leaving it early; it holds a connection.
         """
         parse_digest(digest)
         if offset < 0 or (size is not None and not offset <= size):
             raise ValueError(f"offset {offset} is not within a blob of {size} bytes")
-        return self._stream_foreign(digest, size, offset, urls) if urls else self._stream(digest, size, offset)
+        position = Position(offset)
+        return self._stream_foreign(digest, size, position, urls) if urls else self._stream(digest, size, position)
 
-    async def _stream_foreign(self, digest: str, size: int | None, offset: int, urls: tuple[str, ...]) -> Chunks:
+    async def _stream_foreign(self, digest: str, size: int | None, position: Position, urls: tuple[str, ...]) -> Chunks:
         """From the registry; if that does not have the blob, from ``urls``."""
         try:
-            async with aclosing(self._stream(digest, size, offset)) as chunks:
+            async with aclosing(self._stream(digest, size, position)) as chunks:
                 async for chunk in chunks:
                     yield chunk
             return
         except RegistryError as error:
             if error.status != 404:
                 raise
-        async with aclosing(self._foreign.stream(digest, size, offset, urls)) as chunks:
+        async with aclosing(self._foreign.stream(digest, size, position.offset, urls)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
-    async def _stream(self, digest: str, size: int | None, offset: int) -> Chunks:
-        for endpoint in self._endpoints[self._first :]:
-            # no validator across hosts: each has its own idea of an ETag
-            position = Position(offset)
+    async def _stream(self, digest: str, size: int | None, position: Position) -> Chunks:
+        endpoints = self._endpoints[self._first :]
+        # of what an earlier transfer left the caller knows that it may be wrong
+        check = hashlib.sha256() if endpoints[0].is_mirror and position.offset == 0 else None
+        for endpoint in endpoints:
             chunks = transfer(_blob_opener(endpoint, digest), position, size, self._options.stall_timeout, self._backoff)
             try:
                 async with aclosing(chunks):
                     async for chunk in chunks:
+                        if check is not None:
+                            check.update(chunk)
+                            is_whole = size is not None and position.offset >= size
+                            if is_whole and f"sha256:{check.hexdigest()}" != digest:
+                                raise BadBlob(f"blob digest mismatch: expected: {digest[7:]}, actual: {check.hexdigest()}")
                         yield chunk
-                return
-            except RegistryError:
-                if endpoint is self._endpoints[-1]:
+                if size is None or position.offset >= size or not endpoint.is_mirror:
+                    return
+                raise RegistryError(f"{endpoint.host} ended the blob {digest} after {position.offset} bytes of {size}")
+            except BadBlob as error:
+                self._give_up(endpoint, error)
+                self._first = len(self._endpoints) - 1
+                raise
+            except RegistryError as error:
+                if not endpoint.is_mirror:
                     raise
-                offset = position.offset
+                self._give_up(endpoint, error)
+                position.use_range = True
 
     async def _collect(self, digest: str, size: int) -> bytes:
         parts = bytearray()
-        async with aclosing(self._stream(digest, size, 0)) as chunks:
+        position = Position()
+        async with aclosing(self._stream(digest, size, position)) as chunks:
             async for chunk in chunks:
                 parts += chunk
         body = bytes(parts)
+        if _sha256(body) != digest:
+            body = undo_coding(body, position.coding, size, "configuration")
         if len(body) != size:
             actual = str(len(body)) if len(body) < size else "more"
             raise BadBlob(f"blob {digest}: size mismatch: expected: {size}, actual: {actual}")
@@ -157,25 +194,24 @@ class RegistryClient:
             raise BadBlob(f"blob digest mismatch: expected: {digest[7:]}, actual: {_sha256(body)[7:]}")
         return body
 
-    async def _document(self, target: str, size: int | None) -> tuple[bytes, str]:
-        """Body and Content-Type of a tag or digest, from the first host that has it."""
-        for number, endpoint in enumerate(self._endpoints[self._first :], self._first):
-            try:
-                found = await retrying(partial(self._fetch, endpoint, target, size), self._backoff)
-            except SourceError:
-                if endpoint is self._endpoints[-1]:
-                    raise
-            else:
-                self._first = number
-                return found
-        raise AssertionError("the registry itself is always the last host")
+    def _where_unknown(self, endpoint: Endpoint, target: str) -> str:
+        if target != self._reference.target:
+            return f"the index of {self._reference.text} names {target}, which {endpoint.host} does not have"
+        kind = "digest" if self._reference.digest else "tag"
+        return f"{endpoint.host} has no `{self._reference.repository}` with the {kind} `{target}`"
 
     async def _fetch(self, endpoint: Endpoint, target: str, size: int | None) -> tuple[bytes, str]:
         async with endpoint.get(f"manifests/{target}", {"Accept": ACCEPT}) as reply:
             response = reply.response
             if response.status != 200:
-                message = f"fetching manifest {target}: unexpected status {describe(response.status)}"
-                raise await endpoint.refusal(reply, "manifest unknown" if response.status == 404 else message)
+                if response.status == 404:
+                    refused = await endpoint.refusal(reply, "manifest unknown")
+                    refused.hint = self._where_unknown(endpoint, target)
+                    raise refused
+                message = f"fetching the manifest of {self._reference.text} from {endpoint.host}: unexpected status"
+                raise await endpoint.refusal(reply, f"{message} {describe(response.status)}")
+            if is_web_page(response.headers):
+                raise web_page(endpoint.host, f"the manifest of {self._reference.text}")
             body = await read_capped(response, MAX_MANIFEST, "manifest")
             promised = target if ":" in target else response.headers.get("Docker-Content-Digest", "")
             if promised.startswith("sha256:") and promised != _sha256(body):
@@ -185,6 +221,14 @@ class RegistryClient:
             return body, response.headers.get("Content-Type", "")
 
 
+def mirrors_of(registry: str, mirrors: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The mirrors of a registry, in whatever spelling it is configured."""
+    for name, found in mirrors.items():
+        if _core.is_listed_host([registry], [name]):
+            return found
+    return ()
+
+
 def _blob_opener(endpoint: Endpoint, digest: str) -> Opener:
     @asynccontextmanager
     async def opener(headers: Mapping[str, str]) -> AsyncIterator[Reply]:
@@ -192,7 +236,10 @@ def _blob_opener(endpoint: Endpoint, digest: str) -> Opener:
             status = reply.response.status
             if status not in STREAMABLE:
                 message = f"Invalid status code returned when fetching blob {describe(status)}"
-                raise await endpoint.refusal(reply, message)
+                refused = await endpoint.refusal(reply, message)
+                if status == 404:
+                    refused.hint = f"{endpoint.host} has the image's manifest, and not this blob of it"
+                raise refused
             yield reply
 
     return opener

@@ -1,41 +1,42 @@
-"""Where credentials come from: docker's `config.json`, its credential helpers and stores."""
+"""Where credentials come from: docker's `config.json`, podman's `auth.json`, credential helpers and stores.
+
+What a file says about a registry is `groot-registry`'s rule (``credentials.rs``); helpers are run here.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import os
 import select
 import signal
-import string
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
-from groot_fast._core import parse_document
+from groot_fast import _core
 
 from ...errors import BadImage, ConfigError, LimitExceeded
+from ...telemetry.lager import Logger
 
 HELPER_TIMEOUT = 10.0
 _HELPER_OUTPUT = 64 * 1024
-_HELPER_NAME = frozenset(string.ascii_letters + string.digits + "_-")
-_DOCKER_HUB_KEYS = ("docker.io", "https://index.docker.io/v1/", "index.docker.io", "registry-1.docker.io")
 _NOT_FOUND = b"credentials not found"
 _TOKEN_USER = "<token>"  # how helpers say that the secret is an identity token
 
 
 class Credential:
-    """User and password, or an identity token; empty means anonymous. Its repr shows neither."""
+    """User and password, an identity token, or a token the registry takes as it is; empty means anonymous. Its repr shows none."""
 
-    __slots__ = ("identity_token", "password", "username")
+    __slots__ = ("identity_token", "password", "registry_token", "username")
 
-    def __init__(self, username: str = "", password: str = "", identity_token: str = "") -> None:
+    def __init__(self, username: str = "", password: str = "", identity_token: str = "", registry_token: str = "") -> None:
         """See the class."""
         self.username = username
         self.password = password
         self.identity_token = identity_token
+        self.registry_token = registry_token
 
     def __repr__(self) -> str:
         """Without secrets."""
@@ -43,111 +44,84 @@ class Credential:
 
     def __bool__(self) -> bool:
         """Whether there is anything."""
-        return bool(self.username or self.password or self.identity_token)
+        return bool(self.username or self.password or self.identity_token or self.registry_token)
+
+    def parts(self) -> tuple[str, str, str, str]:
+        """Everything; for a keyed hash, not for eyes."""
+        return (self.username, self.password, self.identity_token, self.registry_token)
 
     def basic(self) -> str | None:
         """The value of a Basic `Authorization` header; None unless both user and password are set."""
-        if not (self.username and self.password):
-            return None
-        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+        return basic(self.username, self.password) if self.username and self.password else None
+
+
+def basic(username: str, password: str) -> str:
+    """The value of a Basic `Authorization` header."""
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
+
+
+def default_files(environ: Mapping[str, str] = os.environ) -> list[Path]:
+    """The files that are looked through, in order: podman's own variable, docker's file, podman's files."""
+    home = environ.get("HOME") or str(Path.home())
+    files = [environ["REGISTRY_AUTH_FILE"]] if environ.get("REGISTRY_AUTH_FILE") else []
+    files.append(f"{environ.get('DOCKER_CONFIG') or f'{home}/.docker'}/config.json")
+    if environ.get("XDG_RUNTIME_DIR"):
+        files.append(f"{environ['XDG_RUNTIME_DIR']}/containers/auth.json")
+    files.append(f"{environ.get('XDG_CONFIG_HOME') or f'{home}/.config'}/containers/auth.json")
+    return [Path(path) for path in files]
 
 
 class CredentialFinder:
     """Looks credentials up for a registry.
 
-    An explicit ``config`` must be usable; with None the default file is tried, and what is wrong with it or with a
-    helper goes to ``warn`` and the pull goes on anonymously.
+    An explicit ``file`` must be usable; with None the default files are tried in order. What is wrong with one of them or with a
+    helper is logged, and `trouble` says it to whoever is refused afterwards.
     """
 
-    def __init__(self, config: Path | None, warn: Callable[[str], None]) -> None:
+    def __init__(self, file: Path | None, log: Logger) -> None:
         """See the class."""
-        self._path = config or Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
-        self._explicit = config is not None
-        self._warn = warn
+        self._file = file
+        self._log = log
+        self.trouble = ""
 
     async def find(self, registry: str, repository: str) -> Credential:
-        """The credential for a repository; raises `ConfigError` only for an explicit configuration."""
+        """The credential for a repository, empty if there is none. Raises `ConfigError` only for an explicit file."""
+        if self._file is not None:
+            places = _core.credential_places(self._file, registry, repository)
+            if places is None:
+                raise ConfigError(f"credentials file `{self._file}` does not exist")
+            return await _first(places)
+        for path in default_files():
+            try:
+                found = await _first(_core.credential_places(path, registry, repository) or [])
+            except ConfigError as error:
+                self.trouble = str(error)
+                self._log.error("credentials-not-used", error, registry=registry)
+            else:
+                if found:
+                    return found
+        return Credential()
+
+
+async def _first(places: list[tuple[str, str] | tuple[str, str, str, str]]) -> Credential:
+    failure: ConfigError | None = None
+    for place in places:
+        if len(place) == 4:
+            return Credential(*place)
         try:
-            return await self._find(registry, repository)
+            found = await _ask_helper(*place)
         except ConfigError as error:
-            if self._explicit:
-                raise
-            self._warn(f"{error}; going on without credentials")
-            return Credential()
-
-    async def _find(self, registry: str, repository: str) -> Credential:
-        config = self._read()
-        keys = _DOCKER_HUB_KEYS if registry == "docker.io" else (registry, f"https://{registry}", f"http://{registry}")
-        helpers = _section(config, "credHelpers")
-        for key in keys:
-            if key in helpers:
-                return await _ask_helper(helpers[key], _server(registry))
-        auths = _section(config, "auths")
-        legacy = [key + end for key in keys for end in ("/v1/", "/")]
-        for key in [*_path_keys(registry, repository), *keys, *legacy]:
-            if auths.get(key):
-                return _decode(auths[key], str(self._path))
-        store = config.get("credsStore")
-        return await _ask_helper(store, _server(registry)) if store else Credential()
-
-    def _read(self) -> dict[str, object]:
-        try:
-            body = self._path.read_bytes()
-        except FileNotFoundError:
-            if self._explicit:
-                raise ConfigError(f"docker configuration `{self._path}` does not exist") from None
-            return {}
-        except OSError as error:
-            raise ConfigError(f"cannot read docker configuration `{self._path}`: {error.strerror}") from None
-        try:
-            return parse_document(body, f"docker configuration `{self._path}`")
-        except (BadImage, LimitExceeded) as error:
-            raise ConfigError(str(error)) from None
+            failure = failure or error
+            continue
+        if found:
+            return found
+    if failure is not None:
+        raise failure
+    return Credential()
 
 
-def _section(config: dict[str, object], name: str) -> dict[str, object]:
-    value = config.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"`{name}` in the docker configuration is not an object")
-    return value
-
-
-def _path_keys(registry: str, repository: str) -> list[str]:
-    """``host/a/b``, ``host/a``: the most specific entry wins."""
-    parts = repository.split("/")
-    return [f"{registry}/{'/'.join(parts[:count])}" for count in range(len(parts), 0, -1)]
-
-
-def _server(registry: str) -> str:
-    return "https://index.docker.io/v1/" if registry == "docker.io" else registry
-
-
-def _decode(entry: object, path: str) -> Credential:
-    """An entry of ``auths``: ``auth`` is base64 of user:password, or the two stand alone."""
-    if not isinstance(entry, dict):
-        raise ConfigError(f"an entry of `auths` in `{path}` is not an object")
-    values = {key: entry.get(key) or "" for key in ("auth", "username", "password", "identitytoken")}
-    if not all(isinstance(value, str) for value in values.values()):
-        raise ConfigError(f"an entry of `auths` in `{path}` holds something that is not text")
-    username, password = str(values["username"]), str(values["password"])
-    if values["auth"]:
-        try:
-            text = base64.b64decode(str(values["auth"]), validate=True).decode()
-        except (binascii.Error, ValueError):
-            raise ConfigError(f"an `auth` in `{path}` is not base64 of user:password") from None
-        username, colon, password = text.partition(":")
-        if not colon:
-            raise ConfigError(f"an `auth` in `{path}` is not base64 of user:password")
-        password = password.rstrip("\0")  # old versions of docker padded it
-    return Credential(username, password, str(values["identitytoken"]))
-
-
-async def _ask_helper(name: object, server: str) -> Credential:
-    """Run ``docker-credential-<name> get``; what it writes to stderr is thrown away, it may be a secret."""
-    if not isinstance(name, str) or not name or not _HELPER_NAME.issuperset(name):
-        raise ConfigError("the docker configuration names an invalid credential helper")
+async def _ask_helper(name: str, server: str) -> Credential:
+    """Run ``docker-credential-<name> get``; what it says in words is thrown away, it may be a secret."""
     program = f"docker-credential-{name}"
     # in a thread, because asyncio's child watchers and pipes differ too much between event loops
     status, output = await asyncio.to_thread(_run_helper, program, server)
@@ -156,8 +130,8 @@ async def _ask_helper(name: object, server: str) -> Credential:
             return Credential()
         raise ConfigError(f"credential helper `{program}` failed with status {status}")
     try:
-        reply = parse_document(output, "reply")
-    except BadImage:
+        reply = _core.parse_document(output, "reply")
+    except (BadImage, LimitExceeded):
         raise ConfigError(f"credential helper `{program}` wrote something that is not a JSON object") from None
     username, secret = reply.get("Username"), reply.get("Secret")
     if not isinstance(username, str) or not isinstance(secret, str):

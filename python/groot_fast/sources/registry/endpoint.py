@@ -8,38 +8,56 @@ from contextlib import asynccontextmanager
 
 from yarl import URL
 
+from groot_fast import _core
+
 from ...errors import LimitExceeded, RegistryError
 from .auth import Authorizer
 from .credentials import Credential, CredentialFinder
-from .failures import INSECURE_TEXT, NotTlsError, describe, status_error
-from .guard import Guard
+from .failures import (
+    INSECURE_TEXT,
+    NotTlsError,
+    describe,
+    explain,
+    is_policy,
+    is_web_page,
+    name_codes,
+    proxy_hint,
+    status_error,
+    web_page,
+)
+from .guard import Guard, host_port
 from .http import aiohttp
 from .options import RegistryOptions
 from .reference import Reference
 from .transport import SMALL_BODY, Reply, Transport, read_capped
-from .trust import Trust
+from .trust import Home, Trust
+
+_MAX_SCOPES = 2  # ours, and the one that the registry names
 
 
 class Endpoint:
-    """A host that serves the reference's repository: the registry itself, or a mirror of it.
+    """A host that serves the reference's repository: the registry itself (no ``mirror``), or a mirror of it.
 
-    ``registry`` is the host[:port] as configured; for the registry itself it equals the reference's.
+    A mirror is ``[scheme://]host[:port][/prefix]``; raises `ConfigError` for one that is none.
     """
 
-    def __init__(self, reference: Reference, registry: str, options: RegistryOptions) -> None:
+    def __init__(self, reference: Reference, options: RegistryOptions, mirror: str | None = None) -> None:
         """See the class."""
         self._reference = reference
-        self._registry = registry
         self._options = options
-        self._is_origin = registry == reference.registry
-        api_host = reference.api_host if self._is_origin else registry
-        self._insecure = registry in options.insecure_registries
-        base = URL(f"https://{api_host}")
+        self.is_mirror = mirror is not None
+        scheme, self.host, prefix = (None, reference.registry, "") if mirror is None else _core.parse_mirror(mirror)
+        api_host = reference.api_host if mirror is None else self.host
+        self._repository = f"{prefix}/{reference.repository}" if prefix else reference.repository
+        self._insecure = scheme == "http" or _core.is_listed_host([self.host], list(options.insecure_registries))
+        self._schemes = (scheme,) if scheme else ("https", "http") if self._insecure else ("https",)
+        base = URL(f"https://{_core.canonical_host(api_host)}")
         guard = Guard(base, insecure=self._insecure, trusted=options.trusted_hosts)
-        trust = Trust(options.certs_dirs, insecure=options.insecure_registries)
+        trust = Trust(options.certs_dirs, insecure=options.insecure_registries, home=Home(base, self.host))
+        self._finder = CredentialFinder(options.auth_file, options.log)
         self._transport = Transport(guard, trust, options)
-        self._auth = Authorizer(reference.repository, self._credential, self._transport)
-        self._api_host = api_host
+        self._auth = Authorizer(self._repository, self._credential, self._transport)
+        self._authority = base
         self._base: URL | None = None
         self._lock = asyncio.Lock()
 
@@ -49,47 +67,61 @@ class Endpoint:
 
     @asynccontextmanager
     async def get(self, path: str, headers: Mapping[str, str]) -> AsyncIterator[Reply]:
-        """GET ``/v2/<repository>/<path>`` with authorisation, which is renewed once if the registry refuses it.
+        """GET ``/v2/<repository>/<path>`` with authorisation, which is renewed once a scope if the registry refuses it.
 
         Gives whatever status came last; raises `RegistryError` when no reply came. Nothing is retried here.
         """
         url = await self._connect() / "v2"
-        url = URL(f"{url}/{self._reference.repository}/{path}", encoded=True)
-        renewed = False
+        url = URL(f"{url}/{self._repository}/{path}", encoded=True)
+        scopes: list[str] = []
         while True:
             authorization = await self._auth.header()
             async with self._transport.exchange(url, headers, authorization=authorization) as reply:
                 # a 401 of a host we were redirected to is not for our credentials to answer
-                if reply.response.status == 401 and reply.own and not renewed:
-                    renewed = True
+                if reply.response.status == 401 and reply.own:
                     self._auth.learn(reply.response.headers.getall("WWW-Authenticate", []))
-                    if self._auth.reject(authorization):
+                    if self._auth.reject(authorization) and self._auth.scope not in scopes and len(scopes) < _MAX_SCOPES:
+                        scopes.append(self._auth.scope)
                         await _body(reply.response)
                         continue
                 yield reply
                 return
 
     async def refusal(self, reply: Reply, message: str) -> RegistryError:
-        """The error for a reply that is not a success; ``message`` is used unless it is about permissions."""
+        """The error for a reply that is not a success; ``message`` is used unless it is about permissions.
+
+        The server's own text is not copied; the code of its error is.
+        """
         response = reply.response
         try:
             body = await read_capped(response, SMALL_BODY, "error body")
-        except LimitExceeded:
+        except (LimitExceeded, RegistryError):
             body = b""
-        hint = None
-        if reply.own and response.status in (401, 403):
-            message = f"{self._reference.text} does not exist or you do not have permissions to see it."
-            hint = "check the name, and the credentials (--username and --password, or docker login)"
         error = status_error(message, response.status, response.headers, body)
+        hint = explain(response.status, error.codes)
+        if reply.own and response.status == 407:
+            hint = proxy_hint(407)
+        elif reply.own and response.status in (401, 403) and not is_policy(error.codes):
+            error.args = (f"{self._reference.text} does not exist or you do not have permissions to see it.",)
+            hint = "check the name, and the credentials (--username and --password, or docker login)"
+            if self._finder.trouble:
+                hint = f"{hint}; {self._finder.trouble}"
+            if error.codes:
+                hint = f"{hint}; the registry says {', '.join(error.codes)}"
+        elif response.status != 404:  # those texts are the contract's
+            name_codes(error)
         error.hint = hint
         return error
 
+    async def credential(self) -> Credential:
+        """The credential for this host."""
+        return await self._auth.credential()
+
     async def _credential(self) -> Credential:
         options = self._options
-        if self._is_origin and (options.username or options.password):
+        if not self.is_mirror and (options.username or options.password):
             return Credential(options.username, options.password)
-        finder = CredentialFinder(options.docker_config, options.warn)
-        return await finder.find(self._registry, self._reference.repository)
+        return await self._finder.find(self.host, self._repository)
 
     async def _connect(self) -> URL:
         async with self._lock:
@@ -98,35 +130,35 @@ class Endpoint:
             return self._base
 
     async def _choose_scheme(self) -> URL:
-        secure, plain = URL(f"https://{self._api_host}"), URL(f"http://{self._api_host}")
-        try:
-            await self._ping(secure)
-            return secure
-        except RegistryError as error:
-            if not self._insecure or error.status is not None:
-                raise _ping_failure(error) from None
-            tls_error = error
-        try:
-            await self._ping(plain)
-            return plain
-        except RegistryError as error:
-            # what https said explains more, unless it only said that this is no https
-            raise _ping_failure(error if isinstance(tls_error, NotTlsError) else tls_error) from None
+        failures: list[RegistryError] = []
+        for scheme in self._schemes:
+            base = self._authority if scheme == "https" else self._authority.with_scheme("http")
+            try:
+                await self._ping(base)
+                return base
+            except RegistryError as error:
+                failures.append(error)
+        # what https said explains more, unless it only said that this is no https
+        raise _ping_failure(failures[-1] if isinstance(failures[0], NotTlsError) else failures[0]) from None
 
     async def _ping(self, base: URL) -> None:
         async with self._transport.exchange(base / "v2" / "", {}) as (response, own):
             body = await _body(response)  # a connection whose reply was read to its end is used again
+            if response.status == 200 and is_web_page(response.headers):
+                raise web_page(host_port(base), "a registry's reply")
             if response.status == 401 and own:
                 self._auth.learn(response.headers.getall("WWW-Authenticate", []))
             elif response.status not in (200, 403):  # 403: the request that matters will get its own refusal
-                message = f"status {describe(response.status)}"
-                raise status_error(message, response.status, response.headers, body)
+                error = status_error(f"{self.host}: status {describe(response.status)}", response.status, response.headers, body)
+                name_codes(error)
+                error.hint = proxy_hint(response.status) or explain(response.status, error.codes)
+                raise error
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
     try:
         return await read_capped(response, SMALL_BODY, "reply")
-    except LimitExceeded:
+    except (LimitExceeded, RegistryError):
         return b""
 
 

@@ -14,7 +14,7 @@ from .failures import describe, status_error
 from .guard import Guard
 from .options import RegistryOptions
 from .retry import Backoff
-from .stream import STREAMABLE, Chunks, Opener, Position, RestartFromZero, transfer
+from .stream import STREAMABLE, Chunks, Opener, Position, transfer
 from .transport import SMALL_BODY, Reply, Transport, read_capped
 from .trust import Trust
 
@@ -73,8 +73,6 @@ class ForeignLayers:
                     async for chunk in chunks:
                         yield chunk
                 return
-            except RestartFromZero:
-                raise
             except RegistryError as error:
                 failure, offset = error, position.offset
         assert failure is not None

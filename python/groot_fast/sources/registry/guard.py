@@ -6,8 +6,8 @@ places only this machine can reach (CVE-2020-15157 and the go-containerregistry 
 - the home host:port, which the user named, and hosts the operator trusts may be anything;
 - link-local, unspecified, multicast and reserved addresses: never (the cloud's metadata service lives there);
 - loopback: only for an insecure registry;
-- private networks: for an insecure registry, or when the home itself is in one (a company's registry next to its
-  blob store);
+- private networks: for an insecure registry, or when the home itself answers from one (a company's registry next to its
+  blob store), which counts by the address it answered from, not by what its name resolves to;
 - plain http: only for an insecure registry;
 - credentials do not belong here: `Transport` sends them to the origin they were made for and nowhere else.
 
@@ -19,17 +19,14 @@ from __future__ import annotations
 
 import socket
 from enum import IntEnum
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_address
 
 from yarl import URL
 
+from groot_fast import _core
+
 from ...errors import RegistryError
 from .http import AbstractResolver, ResolveResult, ThreadedResolver
-
-_CARRIER_NAT = ip_network("100.64.0.0/10")
-_THIS_NETWORK = ip_network("0.0.0.0/8")
-_NAT64 = ip_network("64:ff9b::/96")
-_SIX_TO_FOUR = ip_network("2002::/16")
 
 
 class Reach(IntEnum):
@@ -42,22 +39,8 @@ class Reach(IntEnum):
 
 
 def reach(text: str) -> Reach:
-    """Class of an address literal; IPv4 addresses inside IPv6 ones count as themselves."""
-    address: IPv4Address | IPv6Address = ip_address(text.split("%", 1)[0])
-    if isinstance(address, IPv6Address):
-        inner = address.ipv4_mapped
-        if inner is None and address in _NAT64:
-            inner = IPv4Address(int(address) & 0xFFFFFFFF)
-        elif inner is None and address in _SIX_TO_FOUR:
-            inner = IPv4Address(int(address) >> 80 & 0xFFFFFFFF)
-        address = inner or address
-    if address.is_loopback:
-        return Reach.LOOPBACK
-    if address.is_link_local or address.is_multicast or address.is_reserved or address in _THIS_NETWORK:
-        return Reach.NEVER
-    if address.is_unspecified:
-        return Reach.NEVER
-    return Reach.PRIVATE if address.is_private or address in _CARRIER_NAT else Reach.PUBLIC
+    """Class of an address literal, by `groot-registry`'s table (``address.rs``)."""
+    return Reach(_core.reach(text))
 
 
 def host_port(url: URL) -> str:
@@ -77,7 +60,7 @@ class Guard:
         """See the class."""
         self._insecure = insecure
         self._internal = internal
-        self._free = {host_port(URL(f"https://{host}")) for host in trusted}
+        self._free = {host_port(URL(f"https://{_core.canonical_host(host)}")) for host in trusted}
         self._home: set[str] = set()
         self._home_is_private = False
         if home is not None:
@@ -91,6 +74,12 @@ class Guard:
         """Lift the address rules for a host the operator configured, such as a proxy."""
         self._free.add(host_port(url))
 
+    def answered(self, url: URL, address: str) -> None:
+        """The home answered a request for ``url`` from ``address``. That is worth more than what its name resolves to: whoever
+        names a private address for a public registry does not answer from there with the registry's certificate."""
+        if host_port(url) in self._home and url.scheme == "https":
+            self._home_is_private = reach(address) is Reach.PRIVATE
+
     def check(self, url: URL) -> None:
         """Raise `RegistryError` unless a request may go to ``url`` (its address, if a name, is checked later)."""
         if url.scheme not in ("http", "https") or not url.host:
@@ -101,8 +90,7 @@ class Guard:
             raise RegistryError(f"refusing plain http to {_shown(url)}")
         if _is_literal(url.host):
             self.check_addresses(host_port(url), [url.host])
-        elif url.host.rstrip(".").rpartition(".")[2].removeprefix("0x").isdigit():
-            # 127.1, 2130706433, 0x7f000001: resolvers read these as addresses
+        elif _core.is_disguised(url.host):
             raise RegistryError(f"refusing an address in an unusual spelling ({_shown(url)})")
 
     def redirected(self, current: URL, location: str | None) -> URL:
@@ -125,16 +113,13 @@ class Guard:
 
     def check_addresses(self, host: str, addresses: list[str]) -> None:
         """Raise `RegistryError` unless ``host`` (host:port) may have all these addresses."""
-        kinds = {reach(address) for address in addresses}
-        if host in self._home:
-            self._home_is_private = kinds == {Reach.PRIVATE}
         if host in self._free:
             return
-        for kind in sorted(kinds):
+        for kind in sorted({reach(address) for address in addresses}):
             if not self._allows(kind):
                 raise RegistryError(
                     f"refusing to follow the registry to {host}: not a public address",
-                    hint="if this host is meant, add it to the trusted hosts",
+                    hint=f"if this host is meant, add `{host}` to create.trusted_hosts",
                 )
 
     def _allows(self, kind: Reach) -> bool:

@@ -16,6 +16,7 @@ try:
         os.environ[_name] = os.devnull
     import aiohttp
     from aiohttp.abc import AbstractResolver, ResolveResult
+    from aiohttp.client_proto import ResponseHandler
     from aiohttp.http_exceptions import HttpProcessingError
     from aiohttp.resolver import ThreadedResolver
 finally:
@@ -25,4 +26,4 @@ finally:
         else:
             os.environ[_name] = _value
 
-__all__ = ["AbstractResolver", "HttpProcessingError", "ResolveResult", "ThreadedResolver", "aiohttp"]
+__all__ = ["AbstractResolver", "HttpProcessingError", "ResolveResult", "ResponseHandler", "ThreadedResolver", "aiohttp"]

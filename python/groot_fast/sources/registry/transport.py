@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -10,10 +12,11 @@ from typing import NamedTuple
 from yarl import URL
 
 from ...errors import LimitExceeded, RegistryError
-from .credentials import Credential
-from .failures import network_failure
+from .coding import undo_coding
+from .credentials import basic
+from .failures import TlsRefused, network_failure
 from .guard import Guard, GuardedResolver, host_port
-from .http import HttpProcessingError, aiohttp
+from .http import HttpProcessingError, ResponseHandler, aiohttp
 from .options import RegistryOptions
 from .proxies import proxy_for
 from .trust import Trust
@@ -26,7 +29,11 @@ _MAX_CHUNK = 1024 * 1024
 _HEADER_LINE = 32 * 1024  # signed URLs in Location are long
 _SMALL_BODY_DEADLINE = 60.0
 _STALL_FLOOR = 32 * 1024  # fewer bytes than this in one stall timeout is a stall: about 1 KiB/s
-_AGENT = {"User-Agent": "groot_fast", "Docker-Distribution-API-Version": "registry/2.0"}
+_KEEP_ALIVE = 0.1  # seconds: a server of few connections serves nobody else meanwhile
+_IMPATIENCE = 0.3  # seconds: who waits longer for a first byte may be waiting for a connection that we hold
+_NAME_AND_CONNECT = 30.0  # seconds for all of name resolution, connection and TLS beyond the connect timeout
+# identity: digests are of the bytes as they are
+_HEADERS = {"User-Agent": "groot_fast", "Docker-Distribution-API-Version": "registry/2.0", "Accept-Encoding": "identity"}
 
 NETWORK_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)
 
@@ -47,14 +54,20 @@ class Transport:
 
     def __init__(self, guard: Guard, trust: Trust, options: RegistryOptions) -> None:
         """See the class."""
+        self._connections: set[asyncio.Transport] = set()
+        self._is_narrow = False  # whether the server seems to serve only so many connections at a time
         self.guard = guard
         self._trust = trust
         self._options = options
         self._slots = asyncio.Semaphore(options.max_connections)
+        self._waiting: dict[object, float] = {}  # requests without a first byte, and since when
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
         """Close every connection."""
+        for transport in self._connections:
+            transport.abort()  # a polite TLS farewell would still be under way when the event loop ends
+        self._connections.clear()
         if self._session is not None:
             await self._session.close()
 
@@ -83,7 +96,7 @@ class Transport:
                         try:
                             yield Reply(response, own)
                         except NETWORK_ERRORS as error:
-                            raise network_failure(error, host_port(url), tls=url.scheme == "https") from None
+                            raise self._failure(error, url) from None
                         return
                     location = response.headers.get("Location")
                 finally:
@@ -101,38 +114,88 @@ class Transport:
         if proxy is not None:
             self.guard.trust(proxy)
             if proxy.user is not None:
-                login = Credential(proxy.user, proxy.password or "").basic()
-                proxy_headers = {"Proxy-Authorization": login} if login else {}
+                proxy_headers = {"Proxy-Authorization": basic(proxy.user, proxy.password or "")}
                 proxy = proxy.with_user(None)
                 if url.scheme == "http":  # there is no CONNECT, the request itself goes to the proxy
                     headers.update(proxy_headers)
-        host = url.authority.rpartition("@")[2]
         secure = url.scheme == "https" or (proxy is not None and proxy.scheme == "https")
-        context = self._trust.context(host) if secure else True
+        if not secure:
+            return await self._request(url, headers, form, proxy, proxy_headers, context=None)
+        *others, last = self._trust.contexts(url)
+        for context in others:
+            try:
+                response = await self._request(url, headers, form, proxy, proxy_headers, context=context)
+            except TlsRefused:
+                continue  # another client certificate may be the one
+            self._trust.prefer(url, context)
+            return response
+        return await self._request(url, headers, form, proxy, proxy_headers, context=last)
+
+    async def _request(
+        self,
+        url: URL,
+        headers: dict[str, str],
+        form: Mapping[str, str] | None,
+        proxy: URL | None,
+        proxy_headers: dict[str, str],
+        *,
+        context: ssl.SSLContext | None,
+    ) -> aiohttp.ClientResponse:
+        method = "GET" if form is None else "POST"
+        ticket = object()
+        began = self._waiting[ticket] = time.monotonic()
+        outcome: object = "cancelled"
         try:
-            async with asyncio.timeout(self._options.connect_timeout + self._options.first_byte_timeout):
-                return await self._open_session().request(
-                    "GET" if form is None else "POST",
+            async with asyncio.timeout(self._options.connect_timeout + self._options.response_timeout):
+                response = await self._open_session().request(
+                    method,
                     url,
                     headers=headers,
                     data=form,
                     allow_redirects=False,
-                    ssl=context,
+                    ssl=True if context is None else context,
                     proxy=proxy,
                     proxy_headers=proxy_headers or None,
                 )
+            outcome = response.status
         except NETWORK_ERRORS as error:
+            outcome = type(error).__name__
             # from None: aiohttp's exceptions carry the request's headers
-            raise network_failure(error, host_port(url), tls=url.scheme == "https") from None
+            raise self._failure(error, url) from None
+        finally:
+            del self._waiting[ticket]
+            took = round(time.monotonic() - began, 4)
+            # neither path nor query: a signed URL is as good as a password
+            self._options.log.debug("exchange", method=method, host=host_port(url), status=outcome, seconds=took)
+        connection = response.connection
+        if connection is not None and connection.transport is not None:
+            self._connections.add(connection.transport)
+            peer = connection.transport.get_extra_info("peername")
+            if peer and proxy is None:
+                self.guard.answered(url, peer[0])
+        if connection is not None and self._others_are_kept_waiting() and isinstance(connection.protocol, ResponseHandler):
+            connection.protocol.force_close()  # once its reply was read
+        return response
+
+    def _others_are_kept_waiting(self) -> bool:
+        now = time.monotonic()
+        self._is_narrow = self._is_narrow or any(now - since > _IMPATIENCE for since in self._waiting.values())
+        return self._is_narrow and bool(self._waiting)
+
+    def _failure(self, error: Exception, url: URL) -> RegistryError:
+        return network_failure(error, host_port(url), self._trust.spelling(url), tls=url.scheme == "https")
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
+            connect = self._options.connect_timeout
             self._session = aiohttp.ClientSession(
                 # limit=0: the semaphore counts, because waiting for a slot must not count as waiting for a server
-                connector=aiohttp.TCPConnector(limit=0, resolver=GuardedResolver(self.guard), ttl_dns_cache=60),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._options.connect_timeout),
+                connector=aiohttp.TCPConnector(
+                    limit=0, resolver=GuardedResolver(self.guard), ttl_dns_cache=60, keepalive_timeout=_KEEP_ALIVE
+                ),
+                timeout=aiohttp.ClientTimeout(total=None, connect=connect + _NAME_AND_CONNECT, sock_connect=connect),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers=_AGENT,
+                headers=_HEADERS,
                 auto_decompress=False,  # digests are of the bytes as sent
                 trust_env=False,  # proxies are ours to choose, and netrc is not read
                 read_bufsize=_READ_BUFFER,
@@ -152,7 +215,10 @@ def _drop(response: aiohttp.ClientResponse) -> None:
 
 
 async def read_capped(response: aiohttp.ClientResponse, cap: int, what: str) -> bytes:
-    """The whole body, at most ``cap`` bytes within a minute; raises `LimitExceeded` or a temporary `RegistryError`."""
+    """The whole body, at most ``cap`` bytes within a minute, out of the coding it was sent in although none was asked for.
+
+    Raises `LimitExceeded` or `RegistryError`.
+    """
     parts: list[bytes] = []
     length = 0
     try:
@@ -164,7 +230,7 @@ async def read_capped(response: aiohttp.ClientResponse, cap: int, what: str) -> 
                 parts.append(chunk)
     except TimeoutError:
         raise RegistryError(f"{what} did not arrive within {_SMALL_BODY_DEADLINE:.0f} s", temporary=True) from None
-    return b"".join(parts)
+    return undo_coding(b"".join(parts), response.headers.get("Content-Encoding", ""), cap, what)
 
 
 async def read_chunks(response: aiohttp.ClientResponse, stall_timeout: float) -> AsyncGenerator[bytes, None]:

@@ -1,78 +1,149 @@
-"""TLS contexts: the system's authorities, what `certs.d` adds for a host, or no verification at all."""
+"""TLS contexts: the system's authorities, what `certs.d` adds for a host, or no verification at all.
+
+Which directory and which entry of a list belong to a host is `groot-registry`'s rule (``trust.rs``).
+"""
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Iterable
 from pathlib import Path
 
+from yarl import URL
+
+from groot_fast import _core
+
 from ...errors import ConfigError
 
 
-class Trust:
-    """Makes and keeps one TLS context a host.
+class Home:
+    """The registry that the user named: its URL, and the host[:port] as it was spelled."""
 
-    ``directories`` are looked through in order for ``<host[:port]>/``; the first one that exists is used: ``*.crt`` are
-    further authorities, ``*.cert`` with the ``*.key`` of the same name are client certificates. ``shared`` is such a
-    directory for all hosts. Certificates of the ``insecure`` hosts are not verified.
+    def __init__(self, url: URL, spelled: str) -> None:
+        """See the class."""
+        self.url = url
+        self.spelled = spelled
+
+    def is_at(self, url: URL) -> bool:
+        """Whether a URL leads there, by either scheme."""
+        return url.host == self.url.host and (url.port == self.url.port or (self.url.is_default_port() and url.is_default_port()))
+
+
+class Trust:
+    """Makes and keeps the TLS contexts of hosts.
+
+    ``directories`` are looked through in order for ``<host[:port]>/``; the first one that exists is used: ``*.crt`` are whom we
+    trust (authorities, or a registry's own certificate), ``*.cert`` with the ``*.key`` of the same name are client certificates.
+    ``shared`` is such a directory for all hosts. Certificates of the ``insecure`` hosts are not verified.
     """
 
-    def __init__(self, directories: Iterable[Path] = (), *, insecure: Iterable[str] = (), shared: Path | None = None) -> None:
+    def __init__(
+        self,
+        directories: Iterable[Path] = (),
+        *,
+        insecure: Iterable[str] = (),
+        shared: Path | None = None,
+        home: Home | None = None,
+    ) -> None:
         """See the class."""
-        self._directories = tuple(directories)
-        self._insecure = frozenset(insecure)
+        self._directories = list(directories)
+        self._insecure = list(insecure)
         self._shared = shared
-        self._contexts: dict[str, ssl.SSLContext] = {}
+        self._home = home
+        self._contexts: dict[tuple[str, ...], list[ssl.SSLContext]] = {}
 
-    def context(self, host: str) -> ssl.SSLContext:
-        """The context for a host[:port] as it is spelled in `certs.d` and in the list of insecure registries.
+    def spelling(self, url: URL) -> str:
+        """The host[:port] that a user would write for the place a URL leads to: the hint's, in the user's own spelling."""
+        return self._spellings(url)[0]
 
-        Raises `ConfigError` naming the file that cannot be used.
-        """
-        found = self._contexts.get(host)
+    def _spellings(self, url: URL) -> list[str]:
+        host = f"[{url.host}]" if ":" in (url.host or "") else url.host or ""
+        names = [host, f"{host}:{url.port}"] if url.is_default_port() else [f"{host}:{url.port}"]
+        if self._home is not None and self._home.is_at(url):
+            return [self._home.spelled, *names]
+        return names
+
+    def contexts(self, url: URL) -> list[ssl.SSLContext]:
+        """The contexts to try for the host of a URL, one a client certificate, the best first; keep the one that worked there
+        with `prefer`. Raises `ConfigError` naming the file that cannot be used."""
+        names = self._spellings(url)
+        found = self._contexts.get(tuple(names))
         if found is None:
-            found = self._contexts[host] = self._make(host)
+            found = self._contexts[tuple(names)] = self._make(url, names)
         return found
 
-    def _make(self, host: str) -> ssl.SSLContext:
-        if host in self._insecure:
-            # without loading the system's authorities: that takes 20 ms and they would not be looked at
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        else:
-            context = ssl.create_default_context()
-        for directory in filter(None, (self._shared, self._directory(host))):
-            _load(context, directory)
+    def prefer(self, url: URL, context: ssl.SSLContext) -> None:
+        """Put ``context`` before the others."""
+        contexts = self.contexts(url)
+        contexts.remove(context)
+        contexts.insert(0, context)
+
+    def _make(self, url: URL, names: list[str]) -> list[ssl.SSLContext]:
+        # a user's own spelling is matched exactly, as the contract has it; a URL of somebody else has two
+        own = names[:1] if self._home is not None and self._home.is_at(url) else names
+        is_insecure = _core.is_listed_host(own, self._insecure)
+        found = _core.certificates_directory(list(self._directories), names)
+        authorities: list[str] = []
+        clients: list[tuple[str, str] | None] = []
+        for directory in (self._shared, found):
+            if directory is not None:
+                more, pairs = _core.list_certificates(directory)
+                authorities += more
+                clients += pairs
+        contexts = []
+        for pair in clients or [None]:
+            context = _new_context(is_insecure)
+            for path in authorities:
+                _load_authority(context, path)
+            if pair is not None:
+                _load_pair(context, *pair)
+            contexts.append(context)
+        return contexts
+
+
+def _new_context(is_insecure: bool) -> ssl.SSLContext:
+    if is_insecure:
+        # without loading the system's authorities: that takes 20 ms and they would not be looked at
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
         return context
-
-    def _directory(self, host: str) -> Path | None:
-        for base in self._directories:
-            directory = base / host
-            if directory.is_dir():
-                return directory
-        return None
+    context = ssl.create_default_context()
+    for directory in filter(None, os.environ.get("SSL_CERT_DIR", "").split(":")):
+        _load_all(context, Path(directory))
+    return context
 
 
-def _load(context: ssl.SSLContext, directory: Path) -> None:
+def _load_all(context: ssl.SSLContext, directory: Path) -> None:
+    """OpenSSL reads only files that are named by a hash; Go reads every one, and passes over what is no certificate."""
     try:
-        names = sorted(directory.iterdir())
-    except OSError as error:
-        raise ConfigError(f"cannot read certificates in `{directory}`: {error.strerror}") from None
-    for path in names:
-        try:
-            if path.suffix == ".crt":
+        for path in sorted(directory.iterdir()):
+            try:
                 context.load_verify_locations(path)
-            elif path.suffix == ".cert":
-                _load_pair(context, path, path.with_suffix(".key"))
-            elif path.suffix == ".key" and not path.with_suffix(".cert").exists():
-                raise ConfigError(f"`{path}` has no certificate: `{path.with_suffix('.cert').name}` is missing")
-        except OSError as error:  # ssl.SSLError is one
-            raise ConfigError(f"cannot use certificate `{path}`: {error.strerror or 'not a PEM file'}") from None
+            except OSError:
+                pass
+    except OSError:
+        pass
 
 
-def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-    if not key.exists():
-        raise ConfigError(f"`{certificate}` has no key: `{key.name}` is missing")
-    # a password callback, because OpenSSL would otherwise stop and ask the terminal
-    context.load_cert_chain(certificate, key, password=lambda: "")
+def _load_authority(context: ssl.SSLContext, path: str) -> None:
+    try:
+        context.load_verify_locations(path)
+    except OSError as error:  # ssl.SSLError is one
+        raise _unusable(path, error) from None
+    # an intermediate authority or a registry's own certificate is trusted for itself, not only below a root
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+
+
+def _load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    try:
+        # a password callback, because OpenSSL would otherwise stop and ask the terminal
+        context.load_cert_chain(certificate, key, password=lambda: "")
+    except OSError as error:
+        raise _unusable(certificate, error) from None
+
+
+def _unusable(path: str, error: OSError) -> ConfigError:
+    reason = "not a PEM file" if isinstance(error, ssl.SSLError) else error.strerror
+    return ConfigError(f"cannot use certificate `{path}`: {reason}")

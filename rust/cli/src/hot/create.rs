@@ -30,6 +30,9 @@ pub fn create(call: &Call) -> Done {
     if has(["with-clean", "clean"]) && has(["without-clean", "no-clean"]) {
         return Some(Err(usage_error("with-clean and without-clean cannot be used together")));
     }
+    if call.given.has("password-stdin") {
+        return None; // Python reads it
+    }
     let mut for_python = false;
     let data = json!({"imageID": id.to_string_lossy(), "image": image.to_string_lossy()});
     let made =

@@ -1,0 +1,117 @@
+//! The rules about registries (`groot-registry`).
+
+use crate::errors::registry_error;
+use groot_registry::credentials::{Place, Store};
+use groot_registry::reference::Reference;
+use groot_registry::trust::{self, Mirror};
+use groot_registry::{address, challenge};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+type Parts = (String, String, Option<String>, Option<String>, String);
+/// Authorities, and client certificates with their keys.
+type Certificates = (Vec<OsString>, Vec<(OsString, OsString)>);
+type Parameters = BTreeMap<String, String>;
+type Found = (String, Parameters);
+
+/// Parse an image URL.
+#[pyfunction]
+pub fn parse_reference(py: Python<'_>, url: &str) -> PyResult<Parts> {
+    let found = Reference::parse(url).map_err(|error| registry_error(py, error))?;
+    let api_host = found.api_host().to_owned();
+    Ok((found.registry, found.repository, found.tag, found.digest, api_host))
+}
+
+/// The one spelling of a host by which it is compared.
+#[pyfunction]
+pub fn canonical_host(host: &str) -> String {
+    trust::canonical(host)
+}
+
+/// Whether a list of hosts holds any of the spellings.
+#[pyfunction]
+pub fn is_listed_host(spellings: Vec<String>, hosts: Vec<String>) -> bool {
+    trust::is_listed(spellings.iter().map(String::as_str), &hosts)
+}
+
+/// The first directory of `certs.d` that is there.
+#[pyfunction]
+pub fn certificates_directory(bases: Vec<PathBuf>, spellings: Vec<String>) -> Option<OsString> {
+    trust::certificates(&bases, &spellings).map(PathBuf::into_os_string)
+}
+
+/// What a directory of `certs.d` holds.
+#[pyfunction]
+pub fn list_certificates(py: Python<'_>, directory: PathBuf) -> PyResult<Certificates> {
+    let found = trust::list_certificates(&directory).map_err(|error| registry_error(py, error))?;
+    let text = PathBuf::into_os_string;
+    Ok((
+        found.authorities.into_iter().map(text).collect(),
+        found.clients.into_iter().map(|(certificate, key)| (text(certificate), text(key))).collect(),
+    ))
+}
+
+/// Parse a mirror's address.
+#[pyfunction]
+pub fn parse_mirror(py: Python<'_>, text: &str) -> PyResult<(Option<String>, String, String)> {
+    let found = Mirror::parse(text).map_err(|error| registry_error(py, error))?;
+    Ok((found.scheme, found.host, found.prefix))
+}
+
+/// Where a file of credentials says that those of a repository are.
+#[pyfunction]
+pub fn credential_places<'py>(
+    py: Python<'py>,
+    path: PathBuf,
+    registry: &str,
+    repository: &str,
+) -> PyResult<Option<Vec<Bound<'py, PyAny>>>> {
+    let found = Store::read(&path).and_then(|store| store.map(|store| store.find(registry, repository)).transpose());
+    let Some(places) = found.map_err(|error| registry_error(py, error))? else { return Ok(None) };
+    let mut listed = Vec::new();
+    for place in places {
+        listed.push(match place {
+            Place::Here(found) => {
+                (found.username, found.password, found.identity_token, found.registry_token).into_pyobject(py)?.into_any()
+            }
+            Place::Helper { name, server } => (name, server).into_pyobject(py)?.into_any(),
+        });
+    }
+    Ok(Some(listed))
+}
+
+/// Parse one `WWW-Authenticate` header.
+#[pyfunction]
+pub fn parse_challenges(py: Python<'_>, header: &str) -> PyResult<Vec<Found>> {
+    let found = challenge::parse_challenges(header).map_err(|error| registry_error(py, error))?;
+    Ok(found.into_iter().map(|challenge| (challenge.scheme, challenge.parameters.into_iter().collect())).collect())
+}
+
+/// The challenge to answer of those in some headers.
+#[pyfunction]
+pub fn choose_challenge(py: Python<'_>, headers: Vec<String>) -> PyResult<Option<Found>> {
+    let found = challenge::choose(&headers).map_err(|error| registry_error(py, error))?;
+    Ok(found.map(|challenge| (challenge.scheme, challenge.parameters.into_iter().collect())))
+}
+
+/// The scope that a challenge names.
+#[pyfunction]
+pub fn named_scope(scope: &str) -> Option<String> {
+    challenge::named_scope(scope)
+}
+
+/// Class of an address: 0 never, 1 this machine, 2 the own network, 3 public.
+#[pyfunction]
+pub fn reach(text: &str) -> PyResult<u8> {
+    let found = address::literal(text).ok_or_else(|| PyValueError::new_err("not an address"))?;
+    Ok(address::reach(found) as u8)
+}
+
+/// Whether a name is an address in an unusual spelling.
+#[pyfunction]
+pub fn is_disguised(host: &str) -> bool {
+    address::is_disguised(host)
+}
