@@ -78,12 +78,12 @@ def test_every_line_of_stderr_is_a_log_line(store: Store, tmp_path: Path) -> Non
             "serve": ["--socket", str(tmp_path / "absent" / "socket"), "serve"],
             "delete-store": ["--store", str(tmp_path / "absent"), "delete-store"],
         }
-        for command in COMMANDS:
-            argv = [COMMAND, "--store", str(store.path), "--log-level", "debug", *calls.get(command.name, [command.name])]
+        for command in (*COMMANDS, "capacity", "completion", "man-page"):
+            argv = [COMMAND, "--store", str(store.path), "--log-level", "debug", *calls.get(command, [command])]
             done = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=60)
             for line in done.stderr.splitlines():
-                assert json.loads(line)["source"] == "grootfs", (command.name, line)
-            if command.name == "create":
+                assert json.loads(line)["source"] == "grootfs", (command, line)
+            if command == "create":
                 assert '"grootfs.create.groot-creating.credentials-not-used"' in done.stderr
 
 
