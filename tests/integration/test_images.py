@@ -357,3 +357,12 @@ def test_archives_of_one_tree_by_many_writers(store: Store, place: Path, tool: s
         assert list(ours) == list(theirs)
     store.delete(image_id)
     shutil.rmtree(tree)
+
+
+def test_a_platform_is_part_of_what_is_remembered(store: Store, place: Path, documents: Documents) -> None:
+    """By who unpacks an image, and by who finds it unpacked."""
+    url = documents.write(place / "layout", documents.index(on("amd64", documents.image(ALPHA))))
+    for _ in range(2):
+        made(store, url, "--platform", "linux/amd64")
+    remembered = (json.loads(record.read_text())["image"] for record in (store.path / "meta" / "sources").iterdir())
+    assert [name for name in remembered if name.startswith(url)] == [f"{url} linux/amd64"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -155,3 +156,34 @@ def test_credentials_of_podman_and_an_auth_file(store: Store, scratch: Path) -> 
         assert create("c2", XDG_RUNTIME_DIR=str(scratch / "run")) == 0
         assert create("c3", REGISTRY_AUTH_FILE=str(named)) == 0
         assert create("c4", "--auth-file", str(scratch / "absent")) == 1
+
+
+def test_what_needs_no_question_needs_no_python(store: Store, tmp_path: Path) -> None:
+    """The program alone, without what else is installed, makes an image that the operator lets it have."""
+    (tmp_path / "bin").mkdir()
+    alone = Path(shutil.copy(COMMAND, tmp_path / "bin" / "grootfs"))
+    with FakeRegistry(auth="basic") as registry:
+        image = publish(registry)
+        registry_options = ["--insecure-registry", registry.addr, *ALICE]
+        for name in names(image).values():
+            store.create(name, "", *registry_options)
+            store.create(name, "", "--platform", "linux/amd64", *registry_options)
+    tag, digest = names(image)["tag"], names(image)["digest"]
+    missing, never = ["--pull-policy", "missing"], ["--image-verification", "never"]
+    for number, (options, is_free) in enumerate(
+        [
+            ([*never, digest], True),
+            ([*never, "--platform", "linux/amd64", digest], True),
+            ([*never, "--platform", "linux/arm64", digest], False),
+            ([*never, *missing, tag], True),
+            ([*never, tag], False),
+            ([*missing, tag], False),
+            (["--image-verification", "cached", digest], False),
+            ([digest], False),
+            ([*never, "--password-stdin", digest], False),
+        ]
+    ):
+        argv = [alone, "--store", store.path, "create", *options, f"alone-{number}"]
+        done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        assert (done.returncode == 0) == is_free, (options, done)
+        assert is_free or done.stdout.startswith("cannot run "), (options, done)

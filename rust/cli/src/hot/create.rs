@@ -4,6 +4,7 @@ use super::{Done, Told, failure, open, send_bytes, send_time, send_unused, send_
 use crate::call::Call;
 use crate::failure::{Failure, Kind};
 use crate::hot::sweep::sweep;
+use crate::settings::{PullPolicy, Verification};
 use groot_core::blob::sha256;
 use groot_core::directory::fingerprint;
 use groot_document::{Value as Json, format_json, json};
@@ -141,13 +142,15 @@ fn wishes_of(call: &Call, store: &Store) -> Option<Wishes> {
 fn resolve(call: &Call, store: &Store, argument: &OsStr) -> Option<(String, Image)> {
     let settings = &call.settings;
     let text = argument.to_str()?;
+    let platform = settings.platform.to_str()?;
+    let name = if platform.is_empty() { text.to_owned() } else { format!("{text} {platform}") };
     let Some((scheme, _)) = text.split_once("://") else {
-        return local(store, text);
+        return Some((name, local(store, text)?));
     };
     match scheme {
         "oci" => {
             let reference = Reference::parse(argument).ok()?;
-            let wanted = Wanted::parse(settings.platform.to_str()?).ok()?;
+            let wanted = Wanted::parse(platform).ok()?;
             let image = layout::resolve(&reference, &wanted, !settings.skip_layer_validation).ok()?;
             // What is said of an image is for people, and Python says it.
             image.warnings.is_empty().then_some(())?;
@@ -158,15 +161,25 @@ fn resolve(call: &Call, store: &Store, argument: &OsStr) -> Option<(String, Imag
                 env: image.env,
                 volumes: image.volumes,
             };
-            Some((text.to_owned(), parts))
+            Some((name, parts))
         }
-        // What a name means, and whether this caller may have the image, is the registry's to say.
+        // What a name means, and whether this caller may have the image, is the registry's to say, unless the operator says
+        // that it need not be asked.
+        "docker" => {
+            let reference = groot_registry::reference::Reference::parse(text).ok()?;
+            let means_what_is_here = reference.digest.is_some() || settings.pull_policy == PullPolicy::Missing;
+            if !means_what_is_here || settings.image_verification != Verification::Never {
+                return None;
+            }
+            let image = store.recall(&name)?;
+            Some((name, image))
+        }
         _ => None,
     }
 }
 
 /// A tar file is known by its path and time, a directory by the metadata of everything in it.
-fn local(store: &Store, text: &str) -> Option<(String, Image)> {
+fn local(store: &Store, text: &str) -> Option<Image> {
     let path = Path::new(text);
     let found = std::fs::metadata(path).ok()?;
     let key = if found.is_dir() {
@@ -181,7 +194,7 @@ fn local(store: &Store, text: &str) -> Option<(String, Image)> {
     // An archive of images is known by what is in it.
     store.has_volume(&chain_id).ok()?.then_some(())?;
     let image = groot_image::Image::of_one(chain_id.clone(), groot_image::Origin::Empty);
-    Some((text.to_owned(), Image { chain_ids: vec![chain_id], config: image.config, ..Image::default() }))
+    Some(Image { chain_ids: vec![chain_id], config: image.config, ..Image::default() })
 }
 
 /// Send what the store holds, after a create and the clean that may follow it.
