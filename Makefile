@@ -17,7 +17,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 RUST_SOURCES := $(shell find rust -path rust/fuzz -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print) Cargo.toml Cargo.lock
 PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi') pyproject.toml
 
-.PHONY: help build run test test-rust test-python faults-full fuzz fuzz-long audit lock conformance conformance-server
+.PHONY: help build run test test-rust test-python faults-full fuzz fuzz-long audit lock conformance
 .PHONY: bench bench-full bench-pull bench-parts loadtest loadtest-full lint format deps install clean
 
 help: ## Show this text
@@ -86,9 +86,6 @@ faults-full: build ## Interrupt commands at every system call and disk write (ro
 
 conformance: build ## Run the conformance suite where it stands beside the project
 	GROOTFS_BIN=$(BUILD)/bin/grootfs $(PYTHON) -m pytest -p no:cacheprovider ../shared/conformance
-
-conformance-server: build ## The same, through a server
-	./scripts/with-server $(BUILD) $(PYTHON) -m pytest -p no:cacheprovider ../shared/conformance
 
 COMPARE = PYTHONPATH=benchmarks $(PYTHON) -m compare --images "$(or $(IMAGES),$(error IMAGES=DIR is needed: a directory of OCI layouts))" $(PEERS)
 
