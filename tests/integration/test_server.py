@@ -112,7 +112,7 @@ def test_operations(server: Server, store: Store, url: str, make_store: Callable
     assert other.list() == ["two"] and store.list() == ["one"]
     assert check(server, "DELETE", f"{IMAGES}/two?store={other.path}", one).json == {"id": "two"}
     assert check(server, "DELETE", f"{IMAGES}/one", one).json == {"id": "one"}
-    assert check(server, "POST", "/v1/clean", "/v1/clean", {"threshold_bytes": 1 << 40}).json == {"cleaned": False}
+    assert check(server, "POST", "/v1/clean", "/v1/clean", {"threshold_bytes": 1e12}).json == {"cleaned": False}
     assert store.volumes() != []
     assert check(server, "POST", "/v1/clean", "/v1/clean").json == {"cleaned": True}
     assert store.volumes() == []
@@ -133,10 +133,11 @@ def test_refusals(server: Server, store: Store, url: str) -> None:
         ("POST", IMAGES, IMAGES, {"image": "oci:///nowhere", "id": "two"}, 422, "Image source doesn't exist"),
         ("POST", IMAGES, IMAGES, {"image": url, "id": "a/b"}, 400, "id `a/b` contains invalid characters: `/`"),
         ("POST", IMAGES, IMAGES, {"image": url, "id": ".."}, 400, "id `..` cannot be used"),
+        ("POST", IMAGES, IMAGES, {"image": url, "id": "a\x94b"}, 400, "contains control characters"),
         ("POST", IMAGES, IMAGES, {"image": url, "id": "ü" * 200}, 400, "cannot be used"),
         ("POST", IMAGES, IMAGES, {"image": url, "id": "two", "disk_limit_size_bytes": -1}, 400, "disk limit cannot be negative"),
         ("POST", IMAGES, IMAGES, {"image": url, "id": "two", "disk_limit_size_bytes": 1 << 63}, 400, "`disk_limit_size_bytes` is larger"),
-        ("POST", IMAGES, IMAGES, {"image": url, "id": "two", "disk_limit_size_bytes": 1 << 70}, 400, "must be of type integer"),
+        ("POST", IMAGES, IMAGES, {"image": url, "id": "two", "disk_limit_size_bytes": 1 << 70}, 400, "`disk_limit_size_bytes` is larger"),
         ("POST", IMAGES, IMAGES, {"image": url, "id": "two", "disk_limit_size_bytes": 2}, 422, "layers exceed disk quota"),
         ("POST", IMAGES, IMAGES, {"image": url}, 400, "`id` is missing"),
         ("POST", IMAGES, IMAGES, {"image": url, "id": 7}, 400, "`id` must be of type string"),
@@ -150,6 +151,7 @@ def test_refusals(server: Server, store: Store, url: str) -> None:
         ("POST", IMAGES, IMAGES, b"[]", 400, "the body is not a JSON object"),
         ("POST", IMAGES, IMAGES, b"x" * (2 << 20), 413, "Request Entity Too Large"),
         ("POST", "/v1/clean", "/v1/clean", {"threshold_bytes": -1}, 400, "negative"),
+        ("POST", "/v1/clean", "/v1/clean", {"threshold_bytes": 0.5}, 400, "must be of type integer"),
         ("DELETE", f"{IMAGES}/never", one, None, 404, "Image `never` not found"),
         ("DELETE", f"{IMAGES}/a%2Fb", one, None, 404, "Image `a/b` not found"),
         ("DELETE", f"{IMAGES}/%2Fetc%2Fpasswd", one, None, 400, "is outside store path"),
@@ -437,7 +439,7 @@ def test_silent_clients_hold_up_nobody_and_no_stop(scratch: Path, store: Store, 
         before = len(list(descriptors.iterdir()))
         for caller in silent[:25]:
             caller.close()
-        wait_for(lambda: len(list(descriptors.iterdir())) == before - 25, "the end of the connections")
+        wait_for(lambda: len(list(descriptors.iterdir())) <= before - 25, "the end of the connections")
         begun = time.monotonic()
     assert time.monotonic() - begun < 10
     for caller in silent[25:]:

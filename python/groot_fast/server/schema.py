@@ -19,20 +19,21 @@ def check_object(body: object, schema: Schema) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise UsageError("the body is not a JSON object")
     properties: dict[str, Schema] = schema["properties"]
-    for name, value in body.items():
+    for name in body:
         if name not in properties:
             raise UsageError(f"unknown field `{name}`")
-        check_value(name, value, properties[name])
     for name in schema.get("required", []):
         if name not in body:
             raise UsageError(f"`{name}` is missing")
-    return body
+    return {name: check_value(name, value, properties[name]) for name, value in body.items()}
 
 
-def check_value(name: str, value: Any, schema: Schema) -> None:
-    """Refuse what ``schema`` does not allow, but leave a limit below zero and a policy that there is none of to the settings, whose
-    words are those of the command line. Raises UsageError."""
+def check_value(name: str, value: Any, schema: Schema) -> Any:
+    """The value, if ``schema`` allows it; but a limit below zero, mappings and policies that there are none of are left to the
+    settings, whose words are those of the command line. Raises UsageError."""
     wanted = schema["type"]
+    if wanted == "integer" and isinstance(value, float) and value.is_integer():
+        value = int(value)  # to JSON there is one kind of numbers
     # By JSON's types: true is no number.
     if type(value) is not TYPES[wanted]:
         raise UsageError(f"`{name}` must be of type {wanted}")
@@ -48,6 +49,7 @@ def check_value(name: str, value: Any, schema: Schema) -> None:
             check_value(f"{name}[]", item, schema["items"])
     elif wanted == "integer" and value > schema["maximum"]:
         raise UsageError(f"`{name}` is larger than {schema['maximum']}")
+    return value
 
 
 def is_id(text: str, schema: Schema) -> bool:

@@ -301,10 +301,7 @@ pub const COMMANDS: &[Command] = &[
             "systemd hands over. Works for root and for the user it runs as, for nobody else. SIGTERM lets what is running finish.\n",
             "The interface is described at /openapi.json."
         ),
-        examples: concat!(
-            "grootfs --socket /run/grootfs.sock serve\n",
-            "curl --unix-socket /run/grootfs.sock http://grootfs/v1/images"
-        ),
+        examples: "grootfs --socket /run/grootfs.sock serve",
         hidden: false,
         flags: &[
             Flag::new("max-operations", Form::Count, "operations that run at once; others wait their turn").default("32"),
