@@ -165,7 +165,7 @@ class Groot:
                 raise UsageError("--idmapped-mount needs --uid-mapping and --gid-mapping")
             return given
         if any(given) and (sorted(given[0]), sorted(given[1])) != (sorted(store.uids), sorted(store.gids)):
-            raise StoreError("store already initialized with a different mapping")
+            raise UsageError("store already initialized with a different mapping")
         return None
 
     def delete(self, argument: str) -> str:

@@ -144,6 +144,7 @@ def test_refusals(server: Server, store: Store, url: str) -> None:
         ("POST", IMAGES, IMAGES, {"image": url, "id": "two", "disk_limit_size_bytes": True}, 400, "must be of type integer"),
         ("POST", IMAGES, IMAGES, {"image": url, "id": "two", "uid_mappings": [1]}, 400, "`uid_mappings[]` must be of type string"),
         ("POST", IMAGES, IMAGES, {"image": url, "id": "two", "uid_mappings": ["1"] * 1025}, 400, "`uid_mappings` has more than 1024 items"),
+        ("POST", IMAGES, IMAGES, {"image": url, "id": "two", "uid_mappings": ["0:1:1"]}, 400, "different mapping"),
         ("POST", IMAGES, IMAGES, {"image": url, "id": "two", "nonsense": 1}, 400, "unknown field `nonsense`"),
         ("POST", IMAGES, IMAGES, {"image": url, "id": "two", "pull_policy": "never"}, 400, "pull"),
         ("POST", IMAGES, IMAGES, {"image": "x" * 5000, "id": "two"}, 400, "`image` is longer than 4096 characters"),
