@@ -22,7 +22,7 @@ SHELL_SCRIPTS := .ci/run $(shell grep -lE '^\#!.*sh$$' scripts/*)
 PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi') pyproject.toml
 
 .PHONY: help build run test test-rust test-python test-unit test-tools test-bare root faults-full fuzz fuzz-long audit lock conformance
-.PHONY: conformance-server bench bench-full bench-pull bench-parts loadtest loadtest-full lint format deps deps-build deps-test deps-compare
+.PHONY: bench bench-full bench-pull bench-parts loadtest loadtest-full lint format deps deps-build deps-test deps-compare
 .PHONY: install clean
 
 help: ## Show this text
@@ -119,9 +119,6 @@ faults-full: build $(VENV)/.stamp-test ## Interrupt commands at every system cal
 
 conformance: build $(VENV)/.stamp-test ## Run the conformance suite where it stands beside the project
 	GROOTFS_BIN=$(BUILD)/bin/grootfs $(PYTHON) -m pytest -p no:cacheprovider ../shared/conformance
-
-conformance-server: build $(VENV)/.stamp-test ## The same, through a server
-	./scripts/with-server $(BUILD) $(PYTHON) -m pytest -p no:cacheprovider ../shared/conformance
 
 COMPARE = PYTHONPATH=benchmarks $(PYTHON) -m compare --images "$(or $(IMAGES),$(error IMAGES=DIR is needed: a directory of OCI layouts))" $(PEERS)
 

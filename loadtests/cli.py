@@ -27,7 +27,7 @@ from loadtests.stores import NoStore
 from loadtests.throttle import NoThrottle, check_throttle
 from loadtests.volumes import MIB, PROFILES, BadProfile, find_volume
 
-OURS = ("command", "server", "api")
+OURS = ("command", "api")
 BESIDE = ("buildah-overlay", "buildah-btrfs")
 LIMIT_BYTES = 512 * MIB
 Options = argparse.Namespace
@@ -87,7 +87,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--threshold", type=int, default=0, metavar="BYTES", help="cached layers from which the background clean works (0)")
     add("--json", action="store_true", help="print the result as JSON instead of as text")
     add("--shape", choices=SHAPES, default="storm")
-    add("--door", choices=OURS, default="command", help="the command alone, the command through a server, the server's API")
+    add("--door", choices=OURS, default="command", help="the command, or a server's HTTP interface")
     add("--duration", type=float, default=120, metavar="SECONDS", help="length; deadline of a storm (120)")
     add("--pause", type=float, default=0.1, metavar="SECONDS", help="between two operations of a user; not in storms (0.1)")
     add("--push-every", type=float, default=0, metavar="SECONDS", help="push new versions so often (never)")

@@ -1,4 +1,4 @@
-"""The ways to a store: the command alone, the command through a server, the server's API, and buildah for comparison.
+"""The ways to a store: the command, a server's API, and buildah for comparison.
 
 A door does one operation and raises Refused where it fails. Users do not know which one they have.
 """
@@ -39,13 +39,11 @@ class Door(Protocol):
 
 
 class Command:
-    """The `grootfs` command, as Garden calls it; through the server where the plan has a socket."""
+    """The `grootfs` command, as Garden calls it."""
 
     def __init__(self, plan: Plan) -> None:
         self._argv = [plan.command, "--store", plan.store]
-        self._environment = {key: value for key, value in os.environ.items() if key != "GROOTFS_SOCKET"}
-        if plan.door == "server":
-            self._environment["GROOTFS_SOCKET"] = plan.socket
+        self._environment = dict(os.environ)
         self._limit = ["--disk-limit-size-bytes", str(plan.limit)] if plan.limit else []
         self._threshold = ["--threshold-bytes", str(plan.threshold)]
 

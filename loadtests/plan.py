@@ -10,7 +10,7 @@ from pathlib import Path
 PLAN_VARIABLE = "GROOT_LOADTEST_PLAN"
 """Environment variable with the path of the plan, for locust's processes."""
 
-DOORS = ("command", "server", "api", "buildah-overlay", "buildah-btrfs")
+DOORS = ("command", "api", "buildah-overlay", "buildah-btrfs")
 SHAPES = ("storm", "steady", "evacuation", "soak")
 
 

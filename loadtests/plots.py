@@ -17,7 +17,7 @@ SIZE = (7.2, 2.9)
 MIB = 1024 * 1024
 Series = dict[str, list[float | None]]
 COLOURS = {"create": "#1b6ca8", "stats": "#7a7a7a", "delete": "#c0762a", "clean": "#4f8a4b", "push": "#8a4b86"}
-STORM_COLOURS = {"command": "#1b6ca8", "server": "#0b2f4a", "api": "#9cc4e4", "buildah-overlay": "#b03030", "buildah-btrfs": "#d9a0a0"}
+STORM_COLOURS = {"command": "#1b6ca8", "api": "#9cc4e4", "buildah-overlay": "#b03030", "buildah-btrfs": "#d9a0a0"}
 
 
 def plot_all(result: dict[str, Any]) -> dict[str, Figure]:

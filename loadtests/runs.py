@@ -69,7 +69,7 @@ def run(plan: Plan, setting: Setting) -> Result:
         store = stack.enter_context(_place(plan, setting))
         plan = replace(plan, store=str(store), journal=str(setting.folder / f"journal-{plan.door}.jsonl"))
         server: int | None = None
-        if plan.door in ("server", "api"):
+        if plan.door == "api":
             plan = replace(plan, socket=str(setting.folder / "server.sock"))
             server = stack.enter_context(_serve(plan, setting.folder / "server.log"))
         plan.write(setting.folder / f"plan-{plan.door}.json")
@@ -126,7 +126,6 @@ def _serve(plan: Plan, log: Path) -> Iterator[int]:
                 raise RunFailed(f"`grootfs serve` did not start (exit code {server.poll()}): {log.read_text().strip()}")
             time.sleep(0.05)
         yield server.pid
-        # Without a server the command works by itself: the figures would be somebody else's.
         if server.poll() is not None:
             raise RunFailed(f"`grootfs serve` ended in the run (exit code {server.returncode}): {log.read_text().strip()}")
     finally:

@@ -164,8 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(plan: Plan, works: Sequence[str], images: dict[str, Image], like: Sequence[Groot], bench: Bench, scratch: Path) -> None:
     """Do the works of a plan with those of its images that are there. Raises Failed."""
     others: list[Peer] = [Buildah(), Containerd()] if plan.peer_rounds else []
-    served = ServedGroot(report.SERVED, like[0].command)
-    asked = ServedGroot(report.ASKED, like[0].command, asked=True)
+    asked = ServedGroot(report.ASKED, like[0].command)
     all_rounds: list[tuple[Peer, int]] = [(peer, plan.rounds) for peer in like]
     # There are bars beside buildah.
     slow: list[tuple[Peer, int]] = [(peer, plan.rounds if isinstance(peer, Buildah) else plan.peer_rounds) for peer in others]
@@ -183,10 +182,10 @@ def measure(plan: Plan, works: Sequence[str], images: dict[str, Image], like: Se
                 bench.cold(image, [*all_rounds, *slow], registry)
     if "operations" in works:
         for image in here(plan.operations):
-            bench.operations(image, [*like, served, *others], plan.operation_rounds)
+            bench.operations(image, [*like, *others], plan.operation_rounds)
     if "bursts" in works:
         for image in here(plan.bursts):
-            bench.bursts(image, [*like, served, asked, *others], plan.counts, plan.burst_rounds)
+            bench.bursts(image, [*like, asked, *others], plan.counts, plan.burst_rounds)
     if "pulls" in works and here(plan.pulls):
         with serve(here(plan.pulls), scratch) as registry:
             for image in here(plan.pulls):

@@ -159,24 +159,21 @@ class Groot(Peer):
 
 
 class ServedGroot(Peer):
-    """A ``grootfs`` command whose calls a server runs; ``asked`` by its HTTP interface where `AskedStore` can do that."""
+    """A ``grootfs serve``, asked by its HTTP interface where `AskedStore` can do that."""
 
-    def __init__(self, name: str, command: Path, *, asked: bool = False) -> None:
+    def __init__(self, name: str, command: Path) -> None:
         self.name = name
         self._groot = Groot(name, command)
-        self._asked = asked
 
     @contextmanager
     def open(self, folder: Path) -> Iterator[Store]:
         """A store, and a server beside it."""
         socket = folder / "socket"
-        argv = [str(self._groot.command), "--socket", str(socket)]
         with self._groot.open(folder) as store:
-            server = subprocess.Popen([*argv, "serve"])
+            server = subprocess.Popen([str(self._groot.command), "--socket", str(socket), "serve"])
             try:
                 _appears(socket)
-                store.argv[1:1] = argv[1:]
-                yield AskedStore(store, socket) if self._asked else store
+                yield AskedStore(store, socket)
             finally:
                 server.terminate()
                 server.wait()

@@ -12,7 +12,6 @@ from compare.figures import median, paired_ratio, percentile
 from compare.works import BASE, Burst, Results, Sample
 
 US = "groot_fast"
-SERVED = "groot_fast, served"
 ASKED = "groot_fast, API"
 MEBI = 1024
 """KiB in a MiB."""
@@ -29,8 +28,8 @@ median of the ratios of neighbours in a round. *Cold*: a file system made for th
 over a pipeline, with the daemon's own for `containerd`. buildah, umoci, containerd and ours check digests and diff ids; the
 floors check nothing, take whiteouts for files and make no snapshot. *python + snapshot*: `python3 -I -S -c pass`, then a
 native process that only makes the snapshot. *unpacked* is the content of all layers' files in whole 4 KiB blocks, as `du`
-counts. Growth: a full store in turns with one that keeps 10 images. *served*: the same command, run by `grootfs serve`; *API*:
-the server's HTTP interface, by callers whose connections stand already."""
+counts. Growth: a full store in turns with one that keeps 10 images. *API*: the
+HTTP interface of `grootfs serve`, by callers whose connections stand already."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +97,6 @@ def bars(results: Results, unpacked: dict[str, int]) -> list[Bar]:
                 f"warm with limit `{image}` / (python + snapshot)", ours, table.rounds("warm", image, "python + snapshot"), 1.3, 1.1
             ),
             _ratio_bar(f"buildah / warm with limit `{image}`", table.rounds("warm", image, "buildah"), ours, 2.0, least=True),
-            _ratio_bar(
-                f"warm with limit `{image}`, served / snapshot",
-                table.rounds("warm, limit", image, SERVED),
-                table.rounds("warm", image, "snapshot"),
-                2.0,
-            ),
         ]
     found += _growth_bars(table, results) + _burst_bars(table, results)
     peaks = [s.peak for s in results.samples if s.who == US and s.work.startswith("cold")]
@@ -148,7 +141,7 @@ def _burst_bars(table: Table, results: Results) -> list[Bar | None]:
     for image in dict.fromkeys(b.image for b in results.bursts if b.work == "warm at once" and b.count == BIGGEST_BURST):
         other = {b.round: b.seconds for b in table.bursts("warm at once", image, "buildah", BIGGEST_BURST)}
         alone = {b.round: b.seconds for b in table.bursts("warm at once", image, US, BIGGEST_BURST)}
-        for who in (US, SERVED, ASKED):
+        for who in (US, ASKED):
             ours = table.bursts("warm at once", image, who, BIGGEST_BURST)
             name = f"{BIGGEST_BURST} warm at once, `{image}`{who.removeprefix(US)}"
             if not ours:

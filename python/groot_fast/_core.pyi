@@ -116,9 +116,6 @@ class Call:
 def read_call(argv: list[str], environment: dict[str, str]) -> Call | Answer:
     """Read a call: argv without the program's name. A password in it no longer shows in the process list."""
 
-def name_of_command(argv: list[str]) -> str:
-    """The name of the command that argv calls, or nothing if it calls none."""
-
 def read_configuration(path: StrPath) -> dict[str, _Setting]:
     """The values of a configuration file, by setting. Raises ConfigError."""
 

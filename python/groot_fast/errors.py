@@ -9,6 +9,8 @@ The Rust core raises the classes `BadLayer`, `BadBlob`, `Cancelled` and `LimitEx
 
 from __future__ import annotations
 
+import os
+
 
 class GrootError(Exception):
     """Base of every error this package raises on purpose."""
@@ -30,6 +32,10 @@ class ConfigError(GrootError):
 
 class StoreError(GrootError):
     """The store is missing, not initialised, damaged, or refused an operation."""
+
+
+class StoreNotFound(StoreError):
+    """There is no store. What only a server tells apart, for the status of its answer."""
 
 
 class LockTimeout(StoreError):
@@ -94,7 +100,22 @@ class Unhealthy(GrootError):
     """`doctor` or `check` found something that is not in order; the message is the whole report."""
 
 
+class InternalError(GrootError):
+    """A defect of ours."""
+
+
 class Cancelled(GrootError):
     """The operation was stopped from outside (signal, cancelled task)."""
 
     exit_code = 130
+
+
+def line_of(error: BaseException) -> str:
+    """The line that a person reads of any error, whichever way it was asked for. The store may be damaged or full in any way, which
+    is an OSError; everything else that is not raised on purpose is a defect of ours."""
+    if isinstance(error, GrootError):
+        return str(error)
+    if isinstance(error, OSError):
+        text = error.strerror or str(error)
+        return text if error.filename is None else f"{os.fsdecode(error.filename)}: {text.lower()}"
+    return f"internal error: {type(error).__name__}: {error}".replace("\n", " ")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from groot_fast import _core, interrupts
 from groot_fast.config import Settings
-from groot_fast.errors import ImageNotFound, SourceError, StoreError, UsageError
+from groot_fast.errors import Cancelled, GrootError, ImageNotFound, SourceError, StoreError, UsageError
 from groot_fast.idmap.namespaced import Namespaced
 from groot_fast.idmap.trees import Direct, Trees
 from groot_fast.pull.admission import Admission
@@ -58,14 +58,16 @@ class Groot:
         progress: Listener | None = None,
         metrics: Metrics | None = None,
         admission: Admission | None = None,
+        cancel: _core.Cancel | None = None,
     ) -> None:
+        """``cancel`` stops what is done in a thread (`interrupts.Stop`); without it signals do."""
         self._settings = settings
         self._log = log
         self._progress = progress or Listener()
         self._metrics = metrics or Metrics()
         self._admission = admission or Admission()
         self._content = 0
-        self._cancel = _core.Cancel()
+        self._cancel = cancel or _core.Cancel()
 
     @contextmanager
     def _open(self) -> Iterator[tuple[_core.Store, Trees]]:
@@ -103,6 +105,20 @@ class Groot:
                             if recalled is not None:
                                 return recalled
                         return create.resolved()
+
+    def create_and_clean(self, image: str, image_id: str) -> Created:
+        """Make an image, clean if that is wanted, and report what the store holds then. Raises GrootError."""
+        created = self.create(image, image_id)
+        if self._settings.with_clean:
+            try:
+                self.clean(on_create=True)
+            except Cancelled:
+                self._log.info("cleanup-stopped")  # the image is made, and that is what was asked for
+            except GrootError as error:
+                self._log.error("failed-to-cleanup-store", error)
+                raise type(error)(f"failed-to-cleanup-store: {error}", hint=error.hint) from error
+        self.report_sizes()
+        return created
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
@@ -148,7 +164,7 @@ class Groot:
                 raise UsageError("--idmapped-mount needs --uid-mapping and --gid-mapping")
             return given
         if any(given) and (sorted(given[0]), sorted(given[1])) != (sorted(store.uids), sorted(store.gids)):
-            raise StoreError("store already initialized with a different mapping")
+            raise UsageError("store already initialized with a different mapping")
         return None
 
     def delete(self, argument: str) -> str:

@@ -1,64 +1,163 @@
-"""When SIGTERM and SIGINT may end a command.
+"""When an operation may be stopped from outside, and what stops it.
 
-A handler that raises wherever the interpreter happens to be leaves things behind that nobody has a name for yet: a
-directory between `mkdir` and the `try` that would remove it, an image whose caller is told that there is none. So while a
-command is at work (`hold`), a signal is noted and raised only where the command waits: in `Waiting` blocks. A signal that
-meets no such block any more comes too late, and the command ends as if it had not come.
+A stop that comes wherever the interpreter happens to be leaves things behind that nobody has a name for yet: a directory
+between `mkdir` and the `try` that would remove it, an image whose caller is told that there is none. So an operation is stopped
+only where it waits: in `Waiting` blocks. A stop that meets no such block any more comes too late, and the operation ends as if it
+had not come.
+
+A command is stopped by SIGTERM, SIGINT and SIGHUP: while it is at work (`hold`), a signal is noted, and raised only there. An
+operation in a thread of its own, as a server has them, is stopped by its `Stop`.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from groot_fast._core import Cancel
 from groot_fast.errors import Cancelled
 
+T = TypeVar("T")
+
 _held = False
-_waiting = 0
 _noted = 0
 
 
+class Stop:
+    """What stops one operation in a thread of its own. Usable from any thread."""
+
+    def __init__(self) -> None:
+        self.cancel = Cancel()
+        """For the core's calls."""
+        self._done: Future[None] = Future()
+        self._lock = threading.Lock()
+
+    def set(self) -> None:
+        """Stop the operation: it raises Cancelled where it waits."""
+        with self._lock:
+            if not self._done.done():
+                self.cancel.set()
+                self._done.set_result(None)
+
+    def check(self) -> None:
+        """Raise Cancelled if the operation is to stop."""
+        if self._done.done():
+            raise Cancelled("stopped by the caller")
+
+    def result(self, future: Future[T]) -> T:
+        """The result of ``future``, unless this comes first. Raises Cancelled."""
+        first: list[Future[Any]] = [future, self._done]
+        wait(first, return_when=FIRST_COMPLETED)
+        if not future.done():
+            self.check()
+        return future.result()
+
+    @contextmanager
+    def calling(self, end: Callable[[], None]) -> Iterator[None]:
+        """Call ``end``, in another thread, if this comes in the block."""
+        ended = False
+        lock = threading.Lock()
+
+        def call(_: object) -> None:
+            with lock:
+                if not ended:
+                    end()
+
+        self._done.add_done_callback(call)
+        try:
+            yield
+        finally:
+            with lock:
+                ended = True
+
+
+class _Here(threading.local):
+    """What is so for one thread."""
+
+    stop: Stop | None = None
+    waiting = 0
+
+
+_here = _Here()
+
+
 def hold() -> None:
-    """From here on signals are raised in `Waiting` blocks only, until `forget`."""
+    """From here on signals are raised in `Waiting` blocks only."""
     global _held
     _held = True
 
 
-def forget() -> None:
-    """A command begins: signals are raised anywhere, and what came too late for the one before is none for this."""
-    global _held, _noted
-    _held, _noted = False, 0
-
-
 def arrive(number: int) -> None:
-    """What a signal handler calls. Raises Cancelled, now or later."""
+    """What a signal handler calls; the interpreter runs it in the main thread. Raises Cancelled, now or later."""
     global _noted
-    if _held and not _waiting:
+    if _held and not _here.waiting:
         _noted = number
         return
     raise Cancelled(f"stopped by signal {number}")
 
 
 def check() -> None:
-    """Raise Cancelled if a signal has come."""
+    """Raise Cancelled if this operation is to stop."""
     global _noted
-    if _noted:
+    if _here.stop is not None:
+        _here.stop.check()
+    elif _noted and threading.current_thread() is threading.main_thread():
         number, _noted = _noted, 0
         raise Cancelled(f"stopped by signal {number}")
 
 
+@contextmanager
+def stopped_by(stop: Stop) -> Iterator[None]:
+    """In this block an operation runs in this thread, which ``stop`` stops."""
+    _here.stop = stop
+    try:
+        yield
+    finally:
+        _here.stop = None
+
+
+def cancel() -> Cancel:
+    """What stops a call of the core in this thread; signals do besides."""
+    return _here.stop.cancel if _here.stop is not None else Cancel()
+
+
+def result(future: Future[T]) -> T:
+    """The result of ``future``. In a `Waiting` block a stop ends the wait, and Cancelled is raised."""
+    if _here.stop is not None and _here.waiting:
+        return _here.stop.result(future)
+    return future.result()
+
+
+@contextmanager
+def ended_by(end: Callable[[], None]) -> Iterator[None]:
+    """A block that waits for something that does not know of stops; ``end`` ends it. It only matters in a `Waiting` block."""
+    if _here.stop is None or not _here.waiting:
+        yield
+        return
+    try:
+        with _here.stop.calling(end):
+            yield
+    except Exception:
+        _here.stop.check()  # what was ended has nothing else to say
+        raise
+
+
 class Waiting:
-    """A block that a signal may end at any moment: it waits, or does what can be thrown away."""
+    """A block that a stop may end at any moment: it waits, or does what can be thrown away."""
 
     __slots__ = ()
 
     def __enter__(self) -> None:
-        global _waiting
         # In this order: a signal between the two is raised by `arrive`.
-        _waiting += 1
+        _here.waiting += 1
         try:
             check()
         except BaseException:
-            _waiting -= 1
+            _here.waiting -= 1
             raise
 
     def __exit__(self, *_: object) -> None:
-        global _waiting
-        _waiting -= 1
+        _here.waiting -= 1

@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from support.archive import Archive
 from support.command import COMMAND, Store
+from support.server import serving
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -100,6 +102,25 @@ def test_failure(store: Store, collector: Collector) -> None:
     (span,) = collector.spans()["grootfs stats"]
     assert span.status.message == "Image `nobody` not found." and span.status.code == 2
     assert {each.key: each.value.int_value for each in span.attributes} == {"process.exit.code": 1}
+
+
+def test_operations_of_a_server_belong_to_the_traces_of_its_clients(
+    store: Store, scratch: Path, image: Callable[..., str], collector: Collector
+) -> None:
+    url = image(Archive().file("f", "x"))
+    other = TRACE[::-1]
+    environment = {"PATH": os.environ["PATH"], "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint}
+    with serving(scratch, store.path, env=environment) as server:
+        asked = [
+            server.ask("POST", "/v1/images", {"image": url, "id": f"c{number}"}, traceparent=f"00-{trace}-{PARENT}-01")
+            for number, trace in enumerate((TRACE, other))
+        ]
+        assert [one.answer().status for one in asked] == [201, 201]
+    spans = collector.spans()
+    assert {span.trace_id.hex() for span in spans["grootfs create"]} == {TRACE, other}
+    commands = {span.trace_id: span.span_id for span in spans["grootfs create"]}
+    assert len(spans["commit"]) == 2
+    assert all(span.parent_span_id == commands[span.trace_id] for span in spans["commit"])
 
 
 def test_collector_that_is_not_there(store: Store, image: Callable[..., str]) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,13 +29,44 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
+class Asked:
+    """A request whose answer is still to come."""
+
+    def __init__(self, path: Path, method: str, target: str, body: Any = None, headers: dict[str, str] | None = None) -> None:
+        """``body`` is sent as it is, or as JSON."""
+        self._connection = http.client.HTTPConnection("grootfs", timeout=60)
+        self._connection.sock = socket.socket(socket.AF_UNIX)
+        try:
+            self._connection.sock.settimeout(60)
+            self._connection.sock.connect(str(path))
+            data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+            kind = {"Content-Type": "application/json"} if data else {}
+            self._connection.request(method, target, data, {**kind, **(headers or {})})
+        except BaseException:
+            self.leave()
+            raise
+
+    def answer(self) -> Answer:
+        """Wait for it."""
+        try:
+            reply = self._connection.getresponse()
+            return Answer(reply.status, dict(reply.getheaders()), reply.read())
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Go away without it."""
+        self._connection.close()
+
+
 class Server:
     """A server process on ``socket``, with ``store`` as the one it uses when a request names none."""
 
-    def __init__(self, socket: Path, store: Path, *flags: str, log_level: str = "fatal", **options: Any) -> None:
+    def __init__(self, socket: Path, store: Path, *flags: str, before: Sequence[str] = (), **options: Any) -> None:
+        """``flags`` are those of `serve`, ``before`` come before it, and ``options`` are for the process."""
         self.socket = socket
-        self.store = Store(store, "--socket", str(socket))
-        argv = [COMMAND, "--store", str(store), "--socket", str(socket), "--log-level", log_level, "serve", *flags]
+        self.store = Store(store)
+        argv = [COMMAND, "--store", str(store), "--socket", str(socket), *before, "serve", *flags]
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": "/", **options}
         self.process = subprocess.Popen(argv, **options)
 
@@ -53,19 +83,19 @@ class Server:
         except OSError:
             return False
 
-    def request(self, method: str, path: str, body: Any = None) -> Answer:
-        """One request; ``body`` is sent as it is, or as JSON."""
-        connection = http.client.HTTPConnection("grootfs", timeout=60)
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(60)
-        try:
-            connection.sock.connect(str(self.socket))
-            data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-            connection.request(method, path, data, {"Content-Type": "application/json"} if data else {})
-            reply = connection.getresponse()
-            return Answer(reply.status, dict(reply.getheaders()), reply.read())
-        finally:
-            connection.close()
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Asked:
+        """Send a request."""
+        return Asked(self.socket, method, path, body, headers)
+
+    def request(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        """One request and its answer."""
+        return self.ask(method, path, body, **headers).answer()
+
+    def create(self, image: str, image_id: str, **fields: Any) -> Answer:
+        """Make an image, and insist on it."""
+        answer = self.request("POST", "/v1/images", {"image": image, "id": image_id, **fields})
+        assert answer.status == 201, answer
+        return answer
 
     def metrics(self) -> dict[str, float]:
         """All samples, by name with labels."""
@@ -74,26 +104,16 @@ class Server:
         return {name: float(value) for name, _, value in samples}
 
     def ended(self, operation: str = "", outcome: str = "") -> int:
-        """How many commands (of this kind, with this outcome) it has run."""
+        """How many operations (of this name, with this outcome) it has run."""
         pattern = re.compile(rf'grootfs_operations_total{{operation="({operation or ".*"})",outcome="({outcome or ".*"})"}}')
         return int(sum(value for name, value in self.metrics().items() if pattern.fullmatch(name)))
 
     def expect(self, count: int, operation: str = "", outcome: str = "") -> None:
-        """Insist that it has run so many. A caller is told the end of its command before the server is."""
-        wait_for(lambda: self.ended(operation, outcome) == count, f"{count} commands: {self.metrics()}")
-
-    def family(self) -> list[int]:
-        """Its process, and those of the zygote and the workers."""
-        found = [self.process.pid]
-        for pid in found:
-            try:
-                found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-            except OSError:
-                pass
-        return found
+        """Insist that it has run so many, or has soon."""
+        wait_for(lambda: self.ended(operation, outcome) == count, f"{count} operations: {self.metrics()}")
 
     def crash(self) -> None:
-        """Kill the server's process and nothing else. Its workers may still hold its streams."""
+        """Kill it."""
         kill(self.process)
         self.process.wait(60)
         for stream in (self.process.stdout, self.process.stderr):
@@ -108,17 +128,13 @@ class Server:
 
 
 @contextmanager
-def serving(directory: Path, store: Path, *flags: str) -> Iterator[Server]:
+def serving(directory: Path, store: Path, *flags: str, before: Sequence[str] = (), **options: Any) -> Iterator[Server]:
     """A server that runs during the block and has nothing to complain of."""
-    server = Server(directory / "grootfs.sock", store, *flags)
+    server = Server(directory / "grootfs.sock", store, *flags, before=before, **options)
     try:
         yield server.wait()
     except BaseException:
-        for pid in server.family():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+        kill(server.process)
         server.process.communicate()
         raise
     if server.process.returncode is None:

@@ -69,7 +69,7 @@ def test_storm_over_two_workers(run: Run) -> None:
     assert before == after
 
 
-@pytest.mark.parametrize("door", ["command", "server", "api"])
+@pytest.mark.parametrize("door", ["command", "api"])
 def test_cell_lives(door: str, run: Run) -> None:
     """Apps start, are asked and stop; versions are pushed; layers are cleaned."""
     result = run(
@@ -155,7 +155,7 @@ def test_refused_before_anything_is_made(scratch: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("door", ["command", "server"])
+@pytest.mark.parametrize("door", ["command", "api"])
 def test_stopped_run_leaves_nothing(door: str, scratch: Path) -> None:
     out = scratch / "out"
     argv = [sys.executable, "-m", "loadtests", "run", "--shape", "steady", "--door", door, "--apps", "2", "--out", str(out)]

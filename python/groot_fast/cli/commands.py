@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from groot_fast._core import Logger, Metrics, format_json
 from groot_fast.config import Settings, Value
-from groot_fast.errors import Cancelled, GrootError, ImageNotFound, StoreError, Unhealthy, UsageError
+from groot_fast.errors import ImageNotFound, StoreError, Unhealthy, UsageError
 from groot_fast.groot import Groot
-from groot_fast.pull.admission import Admission
 from groot_fast.telemetry.progress import Listener
 
 
@@ -23,15 +22,14 @@ class Request:
     positional: list[str]
     log: Logger
     metrics: Metrics
-    admission: Admission | None = None
 
     def groot(self, progress: Listener | None = None) -> Groot:
         """The operations on the chosen store."""
-        return Groot(self.settings, self.log, progress, self.metrics, self.admission)
+        return Groot(self.settings, self.log, progress, self.metrics)
 
 
 MAX_OPERATIONS = 32
-"""Commands that a server runs at once; about ten snapshots share a commit then."""
+"""Operations that a server runs at once; about ten snapshots share a commit then."""
 
 
 def create(request: Request) -> str:
@@ -44,18 +42,9 @@ def create(request: Request) -> str:
     progress = open_progress()
     groot = request.groot(progress)
     try:
-        created = groot.create(*request.positional)
+        created = groot.create_and_clean(*request.positional)
     finally:
         progress.close()
-    if request.settings.with_clean:
-        try:
-            groot.clean(on_create=True)
-        except Cancelled:
-            request.log.info("cleanup-stopped")  # the image is made, and that is what was asked for
-        except GrootError as error:
-            request.log.error("failed-to-cleanup-store", error)
-            raise type(error)(f"failed-to-cleanup-store: {error}", hint=error.hint) from error
-    groot.report_sizes()
     return created.spec() if request.settings.json else created.path
 
 
@@ -183,7 +172,7 @@ def delete_store(request: Request) -> str:
 
 
 def serve(request: Request) -> str:
-    """Serve commands on a socket until told to stop."""
+    """Serve the HTTP interface on a socket until told to stop."""
     if request.positional:
         raise UsageError("invalid arguments - usage: serve [options]")
     from groot_fast.server.daemon import serve

@@ -17,8 +17,7 @@ from groot_fast import interrupts
 from groot_fast._core import Call, PanicException, read_call
 from groot_fast.cli.commands import COMMANDS, Request
 from groot_fast.config import Settings
-from groot_fast.errors import Cancelled, GrootError, UsageError
-from groot_fast.pull.admission import Admission
+from groot_fast.errors import Cancelled, GrootError, UsageError, line_of
 from groot_fast.telemetry.metrics import Several, open_traces
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -37,13 +36,13 @@ def run() -> NoReturn:
     os._exit(code)
 
 
-def main(argv: list[str] | None = None, admission: Admission | None = None) -> int:
-    """Run one command; gives the exit code. A server bounds pulls by ``admission``."""
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; gives the exit code."""
     catch_signals()
     try:
         call = read_call(sys.argv[1:] if argv is None else argv, dict(os.environ))
         if isinstance(call, Call):
-            return _run(call, admission)
+            return _run(call)
         code = _say(call.out, call.code)
         os.write(2, call.err)
         return code
@@ -54,7 +53,6 @@ def main(argv: list[str] | None = None, admission: Admission | None = None) -> i
 def catch_signals() -> None:
     """From here on `SIGNALS` raise `Cancelled`; once a command is at work, where it waits (`interrupts`). What the caller ignores
     stays ignored."""
-    interrupts.forget()
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
@@ -73,7 +71,7 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
     pass
 
 
-def _run(call: Call, admission: Admission | None) -> int:
+def _run(call: Call) -> int:
     log, metrics = call.log, call.metrics
     traces = open_traces(log)
     for receiver in traces:
@@ -88,22 +86,17 @@ def _run(call: Call, admission: Admission | None) -> int:
             text = call.perform() or ""
         else:
             settings = Settings({**call.values, **_read_password(call)})
-            text = command(Request(settings, call.given, call.positional, log, metrics, admission))
+            text = command(Request(settings, call.given, call.positional, log, metrics))
         code = 0
-    except GrootError as error:
-        code, failure = error.exit_code, str(error)
-        text = f"{error}\n\nhint: {error.hint}" if error.hint else failure
-        log.error("failed", error)
-    except OSError as error:
-        # The store may be damaged or full in any way; that is no reason for a traceback.
-        text = error.strerror or str(error)
-        if error.filename is not None:
-            text = f"{os.fsdecode(error.filename)}: {text.lower()}"
+    except (GrootError, OSError) as error:
+        code, text = getattr(error, "exit_code", 1), line_of(error)
         failure = text
-        log.error("failed", text)
+        hint = getattr(error, "hint", None)
+        if hint:
+            text += f"\n\nhint: {hint}"
+        log.error("failed", failure)
     except (Exception, PanicException) as error:
-        # A defect of ours: one line for people, and where it is in the log.
-        text = failure = f"internal error: {type(error).__name__}: {error}".replace("\n", " ")
+        text = failure = line_of(error)
         log.error("failed", text, trace=traceback.format_exc())
     finally:
         log.info("ending")

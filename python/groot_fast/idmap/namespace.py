@@ -12,7 +12,7 @@ import subprocess
 import sys
 from typing import Any
 
-from groot_fast import _core, errors
+from groot_fast import _core, errors, interrupts
 from groot_fast._core import format_json, parse_json
 from groot_fast.config import Settings
 from groot_fast.errors import GrootError, StoreError
@@ -74,6 +74,11 @@ class Namespace:
             self._child.wait()
             self._child = None
 
+    def _kill(self) -> None:
+        """Have whoever waits for the child see its end."""
+        if self._child is not None:
+            self._child.kill()
+
     def _call(self, name: str, fds: list[int], **arguments: object) -> object:
         if self._socket is None:
             self._start()
@@ -81,7 +86,8 @@ class Namespace:
         request = format_json({"call": name, "arguments": arguments}).encode() + b"\n"
         try:
             socket.send_fds(self._socket, [request], fds)
-            reply = self._receive()
+            with interrupts.ended_by(self._kill):
+                reply = self._receive()
         except BaseException:
             # A signal handler raised, or the child died: it must not go on behind our back.
             self.close()

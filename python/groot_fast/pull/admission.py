@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Admission:
-    """Everybody may. What a server does instead is `groot_fast.server.worker.Queued`.
+    """Everybody may. What a server does instead is `groot_fast.server.operations`.
 
     A context manager around the building of missing volumes, entered when their locks are held.
     """

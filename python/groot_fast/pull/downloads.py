@@ -72,7 +72,7 @@ class Network:
         """The result of ``work``. A signal handler that raises ends the waiting and cancels the work."""
         future = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
-            return future.result()
+            return interrupts.result(future)
         except BaseException:
             future.cancel()
             raise
@@ -160,7 +160,7 @@ class Downloads:
         self._unpacker_is_at({}, starved=not promise.done())
         try:
             with interrupts.Waiting():
-                spool = promise.result()
+                spool = interrupts.result(promise)
         except SourceError as error:
             raise SourceError(f"streaming blob `{layer.name}`: {error}", hint=error.hint) from error
         self._unpacker_is_at({layer.digest or "": spool})

@@ -1,13 +1,10 @@
-"""`grootfs serve`: commands for many callers, run by processes that are up already (docs/server.md).
+"""`grootfs serve`: the operations for many callers, over HTTP on a UNIX socket (docs/server.md).
 
-daemon.py    the server's life: socket, workers, HTTP, graceful stop
-listener.py  the socket: taken over from the dead, never from the living, or handed over by systemd
-zygote.py    a process with everything imported, which forks workers
-worker.py    one command at a time, in the caller's streams, directory and environment
-messages.py  what goes between server and worker
-pool.py      workers, turns, and bounds
-world.py     the namespaces a call may come from
-front.py     calls of the native front
-api.py       HTTP handlers; openapi.json describes them
-metrics.py   counts for Prometheus
+daemon.py      the server's life: socket, HTTP, graceful stop
+listener.py    the socket: taken over from the dead, never from the living, or handed over by systemd
+api.py         HTTP handlers; openapi.json describes them
+schema.py      requests held against openapi.json
+operations.py  operations in threads, turns, and bounds
+places.py      a bounded number of places, first come first served
+metrics.py     counts for Prometheus
 """

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
+import socket
+import struct
+import traceback
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote, urlencode
 
 from aiohttp import web
 
 from groot_fast._core import format_json, parse_json
-from groot_fast.config import KEYS
-from groot_fast.errors import GrootError, UsageError
-from groot_fast.server import messages
-from groot_fast.server.front import Front, peer_of
+from groot_fast.config import KEYS, Value
+from groot_fast.errors import GrootError, UsageError, line_of
 from groot_fast.server.metrics import Metrics
-from groot_fast.server.pool import Pool, WorkerLost
+from groot_fast.server.operations import Operation, Operations
+from groot_fast.server.schema import check_object, check_value, is_id
+from groot_fast.telemetry.lager import Logger
 
 MAX_BODY = 1 << 20
-
-SIGNALS = (1, 2, 15)
-"""Signals that may be passed on: SIGHUP, SIGINT, SIGTERM."""
 
 STATUS = {
     "UsageError": 400,
     "ConfigError": 400,
     "ImageNotFound": 404,
+    "StoreNotFound": 404,
     "ImageExists": 409,
     "QuotaError": 422,
     "SourceError": 422,
@@ -41,26 +43,24 @@ STATUS = {
 SETTINGS = {spellings[0].rpartition(".")[2]: setting for setting, spellings in KEYS.items()}
 """Name in a request -> setting: the keys of the configuration file without their section."""
 
-TYPES: dict[str, type] = {"string": str, "integer": int, "boolean": bool}
-
 
 class Api:
-    """The handlers."""
+    """The handlers. ``is_stopping`` says that no operations are taken any more."""
 
-    def __init__(self, pool: Pool, metrics: Metrics, front: Front) -> None:
-        self._pool = pool
+    def __init__(self, operations: Operations, metrics: Metrics, log: Logger) -> None:
+        self._log = log
+        self._operations = operations
         self._metrics = metrics
-        self._front = front
-        # Not by `importlib.resources`: modules that come from the launcher's bundle have no reader of resources.
+        self._users = {0, os.geteuid()}
         self._description = Path(__file__).with_name("openapi.json").read_bytes()
-        self._schemas = parse_json(self._description)["components"]["schemas"]
+        self._components = parse_json(self._description)["components"]
+        self.is_stopping = False
 
     def application(self) -> web.Application:
         """What aiohttp serves."""
         application = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY)
         application.router.add_routes(
             [
-                web.post("/v1/commands/{number}/signal", self.signal),
                 web.post("/v1/images", self.create),
                 web.get("/v1/images", self.list_),
                 web.delete("/v1/images/{id}", self.delete),
@@ -75,38 +75,43 @@ class Api:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        """Serve root and the user we run as, on whose behalf everything is done, and nobody else."""
-        if peer_of(request.get_extra_info("socket")) not in self._front.users:
+        """Serve root and the user we run as, on whose behalf everything is done, and nobody else; give errors one form."""
+        if peer_of(request.get_extra_info("socket")) not in self._users:
             return _problem(403, "Forbidden", "this server works for its own user and for root")
         try:
             return cast(web.StreamResponse, await handler(request))
         except GrootError as error:
-            return _problem(STATUS.get(type(error).__name__, 500), type(error).__name__, str(error), error.hint)
-
-    async def signal(self, request: web.Request) -> web.StreamResponse:
-        """Send a signal to a command."""
-        body = await self._body(request, "Signal")
-        if body["signal"] not in SIGNALS:
-            raise UsageError(f"signal {body['signal']} cannot be passed on")
-        if not self._front.signal(request.match_info["number"], body["signal"]):
-            return _problem(404, "UsageError", "no such command is running")
-        return _json({}, 202)
+            return _failed(error, _status(error))
+        except web.HTTPException as error:
+            # A path or method that there is none of, or a body that is too large.
+            answer = _problem(error.status, type(error).__name__.removeprefix("HTTP"), f"{request.method} {request.path}: {error.reason}")
+            if "Allow" in error.headers:
+                answer.headers["Allow"] = error.headers["Allow"]
+            return answer
+        except Exception as error:
+            self._log.error("failed", line_of(error), trace=traceback.format_exc())
+            return _problem(500, "InternalError", line_of(error))
 
     # -- operations ----------------------------------------------------------------
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Make an image."""
         body = await self._body(request, "CreateRequest")
-        arguments = [body.pop("image"), body.pop("id")]
-        return await self._operate(request, "create", arguments, body, status=201)
+        image, image_id = body.pop("image"), body.pop("id")
+        is_usable = is_id(image_id, self._components["schemas"]["CreateRequest"]["properties"]["id"])
+        answer = await self._operate(request, "create", [image, image_id], body, is_usable=is_usable, status=201)
+        if answer.status == 201:
+            query = f"?{urlencode({'store': self._store(request, body)})}" if self._store(request, body) else ""
+            answer.headers["Location"] = f"/v1/images/{quote(image_id, safe='')}{query}"
+        return answer
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         """Remove an image."""
-        return await self._operate(request, "delete", [request.match_info["id"]], {})
+        return await self._operate_on_image(request, "delete")
 
     async def stats(self, request: web.Request) -> web.StreamResponse:
         """What an image uses."""
-        return await self._operate(request, "stats", [request.match_info["id"]], {})
+        return await self._operate_on_image(request, "stats")
 
     async def list_(self, request: web.Request) -> web.StreamResponse:
         """All images."""
@@ -116,27 +121,36 @@ class Api:
         """Remove unused layers."""
         return await self._operate(request, "clean", [], await self._body(request, "CleanRequest"))
 
+    async def _operate_on_image(self, request: web.Request, name: str) -> web.StreamResponse:
+        image_id = request.match_info["id"]
+        schema = self._components["parameters"]["Id"]["schema"]
+        check_value("id", image_id, schema)
+        return await self._operate(request, name, [image_id], {}, is_usable=is_id(image_id, schema))
+
     async def _operate(
-        self, request: web.Request, name: str, arguments: list[str], body: dict[str, Any], *, status: int = 200
-    ) -> web.StreamResponse:
-        if self._front.is_stopping:
+        self, request: web.Request, name: str, arguments: list[str], body: dict[str, Value], *, is_usable: bool = True, status: int = 200
+    ) -> web.Response:
+        if self.is_stopping:
             return _stopping()
         options = {SETTINGS.get(key, key): value for key, value in body.items()}
-        if "store" in request.query:
-            options["store"] = request.query["store"]
-        payload = format_json({"name": name, "arguments": arguments, "options": options}).encode()
-        worker, call = await self._pool.start(messages.OPERATION, payload)
+        store = self._store(request, body)
+        if store:
+            options["store"] = store
         try:
-            report: dict[str, Any] = await asyncio.shield(call.done)
-        except asyncio.CancelledError:
-            worker.stop(call)
-            raise
-        except WorkerLost:
-            return _problem(500, "StoreError", "the process that did the work ended")
-        if "error" in report:
-            error = report["error"]
-            return _problem(STATUS.get(error["kind"], 500), error["kind"], error["message"], error["hint"])
-        return _json(report["result"], status)
+            operation = Operation(name, arguments, options, request.headers.get("traceparent", ""))
+            return _json(await self._operations.run(operation), status)
+        except GrootError as error:
+            # What is wrong with an id says the operation; that it is the caller's mistake says the schema.
+            status = _status(error)
+            return _failed(error, 400 if status == 500 and not is_usable else status)
+
+    def _store(self, request: web.Request, body: dict[str, Value]) -> str:
+        """The store that the request names, if it names one; that of the address wins. Raises UsageError."""
+        if "store" not in request.query:
+            return str(body.get("store", ""))
+        store = request.query["store"]
+        check_value("store", store, self._components["parameters"]["Store"]["schema"])
+        return store
 
     async def _body(self, request: web.Request, schema: str) -> dict[str, Any]:
         """The request's JSON, as `openapi.json` wants it. Raises UsageError."""
@@ -145,25 +159,13 @@ class Api:
             body = parse_json(data) if data else {}
         except ValueError as error:
             raise UsageError(f"the body is not valid JSON: {error}") from None
-        if not isinstance(body, dict):
-            raise UsageError("the body is not a JSON object")
-        properties: dict[str, dict[str, Any]] = self._schemas[schema]["properties"]
-        for name, value in body.items():
-            if name not in properties:
-                raise UsageError(f"unknown field `{name}`")
-            wanted = properties[name]["type"]
-            if not _is_of_type(value, wanted):
-                raise UsageError(f"`{name}` must be of type {wanted}")
-        for name in cast(list[str], self._schemas[schema].get("required", [])):
-            if name not in body:
-                raise UsageError(f"`{name}` is missing")
-        return body
+        return check_object(body, self._components["schemas"][schema])
 
     # -- about the server ------------------------------------------------------------
 
     async def health(self, _request: web.Request) -> web.StreamResponse:
-        """Whether commands are taken."""
-        return _stopping() if self._front.is_stopping else _json({"status": "ok"})
+        """Whether operations are taken."""
+        return _stopping() if self.is_stopping else _json({"status": "ok"})
 
     async def metrics(self, _request: web.Request) -> web.StreamResponse:
         """Counts for Prometheus."""
@@ -174,15 +176,27 @@ class Api:
         return web.Response(body=self._description, content_type="application/json")
 
 
-def _is_of_type(value: Any, wanted: str) -> bool:
-    """By JSON's types: true is no number. The items of an array are strings."""
-    if wanted == "array":
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return type(value) is TYPES[wanted]
+def peer_of(connection: socket.socket) -> int:
+    """Who is at the other end: the user id, from the kernel."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[1])
 
 
 def _json(value: object, status: int = 200) -> web.Response:
     return web.Response(text=format_json(value), status=status, content_type="application/json")
+
+
+def _status(error: GrootError) -> int:
+    return STATUS.get(_kind(error), 500)
+
+
+def _kind(error: GrootError) -> str:
+    """The class as `errors` has it; those that a module makes for itself are nobody else's business."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == GrootError.__module__)
+
+
+def _failed(error: GrootError, status: int) -> web.Response:
+    return _problem(status, _kind(error), str(error), error.hint)
 
 
 def _problem(status: int, kind: str, message: str, hint: str | None = None) -> web.Response:

@@ -1,83 +1,65 @@
-"""The life of a server: socket, workers, HTTP, and a stop that waits for what is running."""
+"""The life of a server: socket, HTTP, and a stop that waits for what is running."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import socket
 
+import uvloop
+from aiohttp import web
+
 from groot_fast.config import Settings
-from groot_fast.errors import StoreError
-from groot_fast.server.listener import Listener, open_listener
-from groot_fast.server.zygote import Zygote
-from groot_fast.telemetry.lager import Logger
+from groot_fast.server.api import Api
+from groot_fast.server.listener import BACKLOG, Listener, open_listener
+from groot_fast.server.metrics import Metrics
+from groot_fast.server.operations import Operations
+from groot_fast.telemetry.lager import Logger, divert
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def serve(settings: Settings, log: Logger, *, max_operations: int, max_pulls: int) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what is running; a second signal stops that too.
+    """Serve until a signal comes, then finish what is running; a second signal stops that too.
 
-    Raises UsageError, StoreError where the socket cannot be had.
+    Raises UsageError, StoreError where the socket cannot be had, OSError where the log cannot be opened.
     """
     listener = open_listener(settings.socket)
-    zygote = Zygote(listener, settings)
-    # After the fork: workers have no use for the server's side of HTTP.
-    import uvloop
-
-    uvloop.run(_serve(listener, zygote, settings, log, max_operations, max_pulls))
+    os.umask(0o022)  # one for all operations, whatever the server was started with
+    uvloop.run(_serve(listener, settings, log, max_operations, max_pulls))
 
 
-async def _serve(listener: Listener, zygote: Zygote, settings: Settings, log: Logger, max_operations: int, max_pulls: int) -> None:
-    from aiohttp import web
-
-    from groot_fast.server.api import Api
-    from groot_fast.server.door import Door
-    from groot_fast.server.front import Front
-    from groot_fast.server.metrics import Metrics
-    from groot_fast.server.pool import Pool
-
-    pool = Pool(zygote, metrics := Metrics(settings.store), max_operations=max_operations, max_pulls=max_pulls)
-    front = Front(pool)
+async def _serve(listener: Listener, settings: Settings, log: Logger, max_operations: int, max_pulls: int) -> None:
+    operations = Operations(settings, metrics := Metrics(settings.store), max_operations=max_operations, max_pulls=max_pulls)
+    api = Api(operations, metrics, log)
+    divert("aiohttp", log, "bad-request")
     # A client that goes away stops its operation.
-    application = Api(pool, metrics, front).application()
-    runner = web.AppRunner(application, handle_signals=False, access_log=None, handler_cancellation=True)
+    runner = web.AppRunner(api.application(), handle_signals=False, access_log=None, handler_cancellation=True)
     await runner.setup()
     assert runner.server is not None
     loop = asyncio.get_running_loop()
-    door = Door(listener.socket, front, runner.server)
     stop = asyncio.Event()
-    broken = False
 
-    def on_signal(number: int) -> None:
+    def on_signal() -> None:
         if stop.is_set():
-            pool.stop_all(number)
+            operations.stop_all()
         stop.set()
 
-    def on_zygote_end() -> None:
-        nonlocal broken
-        loop.remove_reader(zygote.control)
-        broken = True
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    loop.add_reader(zygote.control, on_zygote_end)
-    gc.freeze()  # what is there now stays
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, on_signal)
+    server = await loop.create_unix_server(runner.server, sock=listener.socket, backlog=BACKLOG)
     log.info("listening", socket=listener.path)
     _notify("READY=1")
     await stop.wait()
     log.info("stopping")
     _notify("STOPPING=1")
-    front.is_stopping = True
-    door.close()
+    api.is_stopping = True
     listener.close()
-    await pool.drain()
+    server.close()
+    await operations.drain()
     await runner.cleanup()
-    loop.remove_reader(zygote.control)
-    zygote.close()
-    if broken:
-        raise StoreError("the process that makes workers ended")
 
 
 def _notify(state: str) -> None:

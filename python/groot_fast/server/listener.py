@@ -21,20 +21,13 @@ class Listener:
         self.socket = bound
         self.path = path
         self._lock = lock
-        self._is_handed = lock < 0
-
-    def forget(self) -> None:
-        """Close the descriptors and nothing else: for a child."""
-        self.socket.close()
-        if self._lock >= 0:
-            os.close(self._lock)
 
     def close(self) -> None:
-        """Stop listening."""
-        if not self._is_handed:
+        """Take the name away, and let others have it. The socket itself is whoever's that listens on it."""
+        if self._lock >= 0:
             # While we hold the lock the name is ours.
             os.unlink(self.path)
-        self.forget()
+            os.close(self._lock)
 
 
 def open_listener(path: str) -> Listener:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from collections.abc import Callable
 
@@ -11,20 +12,21 @@ BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 """Upper bounds of the latency buckets, in seconds: from a warm create to a large pull."""
 
 GAUGES = {
-    "operations_in_flight": "Commands that run.",
-    "operations_queued": "Commands that wait for their turn.",
+    "operations_in_flight": "Operations that run.",
+    "operations_queued": "Operations that wait for their turn.",
     "pulls_in_flight": "Creates that fetch or unpack.",
     "pulls_queued": "Creates that wait for leave to fetch and unpack.",
-    "workers": "Worker processes.",
+    "workers": "Threads that run operations.",
 }
 
 
 class Metrics:
-    """Counts since the start of the server."""
+    """Counts since the start of the server. Usable from any thread."""
 
     def __init__(self, store: str) -> None:
         """``store`` is the directory whose file system's commits are reported, where it is one of BTRFS."""
         self._store = store
+        self._lock = threading.Lock()
         self._operations: dict[tuple[str, str], int] = {}
         self._latencies: dict[str, list[int]] = {}
         self._seconds: dict[str, float] = {}
@@ -36,21 +38,27 @@ class Metrics:
         self._gauges = gauges
 
     def operation(self, name: str, outcome: str, seconds: float) -> None:
-        """A command ended; ``outcome`` is ``ok``, ``failed``, ``cancelled`` or ``lost``."""
-        self._operations[name, outcome] = self._operations.get((name, outcome), 0) + 1
-        self._latencies.setdefault(name, [0] * (len(BOUNDS) + 1))[bisect_left(BOUNDS, seconds)] += 1
-        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+        """An operation ended; ``outcome`` is ``ok``, ``failed`` or ``cancelled``."""
+        with self._lock:
+            self._operations[name, outcome] = self._operations.get((name, outcome), 0) + 1
+            self._latencies.setdefault(name, [0] * (len(BOUNDS) + 1))[bisect_left(BOUNDS, seconds)] += 1
+            self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
     def built(self, content: int) -> None:
         """A volume was built, with so many bytes of file content."""
-        self._built += content
+        with self._lock:
+            self._built += content
 
     def text(self) -> str:
         """All of it."""
-        lines = _heading("operations_total", "counter", "Commands that ended, by command and outcome.")
+        with self._lock:
+            return self._text()
+
+    def _text(self) -> str:
+        lines = _heading("operations_total", "counter", "Operations that ended, by name and outcome.")
         for (name, outcome), count in sorted(self._operations.items()):
             lines.append(f'grootfs_operations_total{{operation="{name}",outcome="{outcome}"}} {count}')
-        lines += _heading("operation_duration_seconds", "histogram", "Time from a command's turn to its end.")
+        lines += _heading("operation_duration_seconds", "histogram", "Time from an operation's turn to its end.")
         for name, counts in sorted(self._latencies.items()):
             total = 0
             for bound, count in zip((*map(str, BOUNDS), "+Inf"), counts, strict=True):

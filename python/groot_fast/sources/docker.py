@@ -6,7 +6,7 @@ import os
 import time
 
 from groot_fast import files, interrupts
-from groot_fast._core import MAX_CONFIG, Cancel, Image, Layer, sha256
+from groot_fast._core import MAX_CONFIG, Image, Layer, sha256
 from groot_fast.config import CACHED, MISSING, NEVER
 from groot_fast.errors import GrootError, LockTimeout, RegistryError, SourceError
 from groot_fast.sources.base import Source, Turn
@@ -55,7 +55,7 @@ class _Queue(Turn):
     def __enter__(self) -> bool:
         try:
             with interrupts.Waiting():
-                self._lock = self._store.lock(self._key, deadline=PATIENCE, cancel=Cancel())
+                self._lock = self._store.lock(self._key, deadline=PATIENCE, cancel=interrupts.cancel())
         except LockTimeout:
             return self._verify()  # a slow registry, or a large image: ask for ourselves, its layers are waited for anyway
         self._metrics.send("PullLockingTime", self._lock.waited, NANOS)

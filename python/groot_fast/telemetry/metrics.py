@@ -45,22 +45,23 @@ class Several(Metrics):
             receiver.close()
 
 
-def open_metrics(endpoint: str, log: Logger, *, file: str = "", store: str = "") -> Metrics:
+def open_metrics(endpoint: str, log: Logger, *, file: str = "", store: str = "", traceparent: str = "") -> Metrics:
     """The metrics of one command: to metron at ``host:port``, into a file for Prometheus with ``store`` as a label, as traces
-    to ``OTEL_EXPORTER_OTLP_ENDPOINT``; to all of them, or nowhere. What makes no sense is a line in the log."""
+    to ``OTEL_EXPORTER_OTLP_ENDPOINT``, there as part of the trace that ``traceparent`` names; to all of them, or nowhere. What makes
+    no sense is a line in the log."""
     metrics = _core.open_metrics(endpoint, log, file, store)
-    traces = open_traces(log)
+    traces = open_traces(log, traceparent)
     return Several([metrics, *traces]) if traces else metrics
 
 
-def open_traces(log: Logger) -> list[Metrics]:
-    """The traces of one command, if they are wanted and can be had."""
+def open_traces(log: Logger, traceparent: str = "") -> list[Metrics]:
+    """The traces of one command, if they are wanted and can be had, as part of the caller's trace."""
     if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         return []
     try:
         from groot_fast.telemetry.traces import Traces
 
-        return [Traces(log)]
+        return [Traces(log, traceparent)]
     except ImportError as error:
         log.error("failed-to-initialize-traces", f"{error}; `pip install groot_fast[otel]`")
         return []

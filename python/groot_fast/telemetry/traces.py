@@ -7,10 +7,8 @@ it part of the caller's. What cannot be sent is a line in the log.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -19,10 +17,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from groot_fast.telemetry.lager import Logger, divert
 from groot_fast.telemetry.metrics import NANOS, Metrics
-
-if TYPE_CHECKING:
-    from groot_fast.telemetry.lager import Logger
 
 PHASES = {
     "ImageResolveTime": "resolve",
@@ -41,10 +37,10 @@ EXPORT_DEADLINE = 2.0
 class Traces(Metrics):
     """Makes spans of the times it is given, and attributes of the command's span of all else."""
 
-    def __init__(self, log: Logger) -> None:
-        logger = logging.getLogger("opentelemetry")
-        logger.handlers[:] = [_ToLog(log)]
-        logger.propagate = False  # stderr is for lager lines
+    def __init__(self, log: Logger, traceparent: str) -> None:
+        """``traceparent`` is the caller's; the variable of the environment if it is empty."""
+        self._parent = traceparent or os.environ.get("TRACEPARENT", "")
+        divert("opentelemetry", log, "failed-to-export-traces")
         self._provider = TracerProvider(
             resource=Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME") or "grootfs"}), shutdown_on_exit=False
         )
@@ -54,7 +50,7 @@ class Traces(Metrics):
 
     def began(self, command: str) -> None:
         """See `Metrics`."""
-        parent = TraceContextTextMapPropagator().extract({"traceparent": os.environ.get("TRACEPARENT", "")})
+        parent = TraceContextTextMapPropagator().extract({"traceparent": self._parent})
         self._command = self._tracer.start_span(f"grootfs {command}", context=parent)
 
     def send(self, name: str, value: float, unit: str) -> None:
@@ -79,14 +75,3 @@ class Traces(Metrics):
         """See `Metrics`."""
         self._provider.force_flush(int(EXPORT_DEADLINE * 1000))
         self._provider.shutdown()
-
-
-class _ToLog(logging.Handler):
-    """Complaints of the exporter go to our own log."""
-
-    def __init__(self, log: Logger) -> None:
-        super().__init__(logging.WARNING)
-        self._log = log
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._log.error("failed-to-export-traces", record.getMessage())

@@ -3,7 +3,7 @@
 use crate::errors::failure_to_python;
 use crate::telemetry::{Logger, Metrics};
 use groot_cli::options::KEYS;
-use groot_cli::{Environment, Settings, Value, Values, call, configuration, run};
+use groot_cli::{Environment, Settings, Value, Values, configuration, run};
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -91,12 +91,6 @@ pub fn read_call(py: Python<'_>, argv: Vec<OsString>, environment: &Bound<'_, Py
         }
         Err(answer) => Answer(answer).into_py_any(py),
     }
-}
-
-/// The name of the command that argv calls.
-#[pyfunction]
-pub fn name_of_command(argv: Vec<OsString>) -> &'static str {
-    call::name_of_command(&argv)
 }
 
 /// The values of a configuration file.

@@ -563,6 +563,7 @@ impl Store {
             let stat = if entry.is_empty() { rustix::fs::fstat(folder).map(Some) } else { folder.stat(entry.as_bytes()) };
             stat.map_err(|errno| Error::os(format!("stat {}", folder.path_of(entry.as_bytes()).display()), errno))
         })?;
+        #[allow(clippy::cast_precision_loss)] // as Python's own `st_mtime`
         let time = |stat: &rustix::fs::Stat| stat.st_mtime as f64 + stat.st_mtime_nsec as f64 / 1e9;
         Ok(found.map(|stat| (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size.cast_unsigned(), time(&stat))))
     }
@@ -816,6 +817,11 @@ impl Volume {
     }
 }
 
+/// Directory and name, directory and name of the temporary file, what the volume was built on.
+type ListingParts = ((i32, OsString), (i32, OsString), String);
+/// Mount point, type, source, options.
+type Mount = (OsString, String, OsString, Vec<String>);
+
 /// Where the listing of a layer goes.
 #[pyclass(frozen, module = "groot_fast._core")]
 pub struct Listing {
@@ -844,7 +850,7 @@ impl Listing {
     }
 
     /// (directory, name), (directory, temporary name), parent: what `Listing` takes; the descriptors are valid as long as this.
-    fn parts(&self) -> Option<((i32, OsString), (i32, OsString), String)> {
+    fn parts(&self) -> Option<ListingParts> {
         let target = open(&self.target);
         let target = target.as_ref()?;
         let part = |(fd, entry): &(std::os::fd::OwnedFd, Vec<u8>)| (fd.as_raw_fd(), name(entry.clone()));
@@ -886,7 +892,7 @@ pub fn describe_image(image_parts: ImageParts, path: PathBuf, mounted: bool) -> 
 
 /// What is mounted where: (mount point, type, source, options) each.
 #[pyfunction]
-pub fn mounts(py: Python<'_>) -> PyResult<Vec<(OsString, String, OsString, Vec<String>)>> {
+pub fn mounts(py: Python<'_>) -> PyResult<Vec<Mount>> {
     let found = py.detach(groot_store::mounts::all)?;
     Ok(found.into_iter().map(|m| (m.point.into_os_string(), m.kind, m.source.into_os_string(), m.options)).collect())
 }

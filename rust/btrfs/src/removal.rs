@@ -343,7 +343,8 @@ impl Tree<'_> {
         }
     }
 
-    fn placed(&self, name: &[u8], refusal: Refusal) -> Refusal {
+    /// The refusal with the whole path to what it is about.
+    fn placed(&self, name: &[u8], mut refusal: Refusal) -> Refusal {
         let mut parts: Vec<&[u8]> = self.levels.iter().map(|level| &level.name[..]).collect();
         parts.push(name);
         if !refusal.place.is_empty() {
@@ -351,9 +352,12 @@ impl Tree<'_> {
         }
         let mut place = parts.join(&b'/');
         place.truncate(PLACE_BYTES);
-        let reason = refusal.reason.or((refusal.errno == Errno::BUSY).then_some("something is mounted on it"));
-        let cure = refusal.cure.or((refusal.errno == Errno::BUSY).then_some("unmount it and try again"));
-        Refusal { place, reason, cure, ..refusal }
+        refusal.place = place;
+        if refusal.errno == Errno::BUSY {
+            refusal.reason.get_or_insert("something is mounted on it");
+            refusal.cure.get_or_insert("unmount it and try again");
+        }
+        refusal
     }
 }
 

@@ -39,7 +39,7 @@ fn last_error() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
-/// The root directory of subvolume `id` on the mount of `dir`, by number and not by name (open_by_handle_at(2)); `generation`
+/// The root directory of subvolume `id` on the mount of `dir`, by number and not by name (`open_by_handle_at(2)`); `generation`
 /// is that of its inode. Needs `CAP_DAC_READ_SEARCH`.
 pub(crate) fn open_subvolume(dir: impl AsFd, id: u64, inode: u64, generation: u32) -> Result<OwnedFd> {
     /// `struct file_handle` with BTRFS's file id (`fs/btrfs/export.h`).

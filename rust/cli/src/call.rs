@@ -2,7 +2,7 @@
 
 use crate::arguments::{Stop, parse};
 use crate::failure::{Failure, Kind, message, system_text};
-use crate::options::{self, COMMANDS, Command, GLOBALS};
+use crate::options::{self, Command, GLOBALS};
 use crate::settings::{self, Settings, Value, Values};
 use crate::{VERSION, help};
 use groot_document::{Value as Json, json};
@@ -204,13 +204,6 @@ fn stopped(stop: Stop, command: Option<&Command>) -> Answer {
 fn too_early(failure: &Failure) -> Answer {
     let out = message([&failure.message, "\n\n".as_ref(), help::app().as_ref(), "\n".as_ref()]);
     Answer { out, err: message([&failure.message, "\n".as_ref()]), code: failure.code() }
-}
-
-/// The name of the command that argv calls; nothing where it calls none.
-#[must_use]
-pub fn name_of_command(arguments: &[OsString]) -> &'static str {
-    let Ok((_, rest)) = parse(arguments.iter().cloned(), FLAGS, true) else { return "" };
-    rest.first().and_then(|name| COMMANDS.iter().find(|command| command.name == name)).map_or("", |command| command.name)
 }
 
 #[cfg(test)]

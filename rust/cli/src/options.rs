@@ -129,7 +129,7 @@ const THRESHOLD: Flag =
 pub const GLOBALS: &[Flag] = &[
     Flag::new("config", Form::Path, "configuration file (YAML)"),
     Flag::new("store", Form::Path, "directory of the store").default("/var/lib/grootfs"),
-    Flag::new("socket", Form::Path, "run the command in the server that listens there, if one does"),
+    Flag::new("socket", Form::Path, "where `serve` listens"),
     Flag::new("driver", Form::Text, "storage driver").default("btrfs"),
     Flag::new("log-level", Form::Text, "debug, info, error or fatal").default("fatal"),
     Flag::new("log-file", Form::Path, "write the log there instead of to stderr"),
@@ -298,21 +298,17 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "serve",
-        summary: "Run commands for others, on a socket",
+        summary: "Serve the HTTP interface on a socket",
         arguments: "",
         description: concat!(
             "Listens on the socket that --socket, GROOTFS_SOCKET or `socket` in the configuration file names, or on the one that\n",
-            "systemd hands over. Runs for root and for the user it runs as, for nobody else. `grootfs` with the same --socket is\n",
-            "run by the server, much faster when many run at once; where no server listens it runs by itself. SIGTERM lets what is\n",
-            "running finish. The HTTP interface is described at /openapi.json."
+            "systemd hands over. Works for root and for the user it runs as, for nobody else. SIGTERM lets what is running finish.\n",
+            "The interface is described at /openapi.json."
         ),
-        examples: concat!(
-            "grootfs --socket /run/grootfs.sock serve\n",
-            "grootfs --socket /run/grootfs.sock create oci:///images/app:v1 my-container"
-        ),
+        examples: "grootfs --socket /run/grootfs.sock serve",
         hidden: false,
         flags: &[
-            Flag::new("max-operations", Form::Count, "commands that run at once; others wait their turn").default("32"),
+            Flag::new("max-operations", Form::Count, "operations that run at once; others wait their turn").default("32"),
             Flag::new("max-pulls", Form::Count, "creates that fetch or unpack layers at once").default("one a processor"),
         ],
     },

@@ -146,18 +146,18 @@ impl Folder {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink > 1 {
             return Err(Errno::INVAL);
         }
-        let mut data = Vec::with_capacity(stat.st_size.clamp(0, 1 << 16) as usize + 1);
-        let io = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
-        file.take(most).read_to_end(&mut data).map_err(io)?;
+        let mut data = Vec::with_capacity(stat.st_size.clamp(0, 1 << 16).cast_unsigned() as usize + 1);
+        let errno_of = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
+        file.take(most).read_to_end(&mut data).map_err(errno_of)?;
         Ok(data)
     }
 
     /// Make the directory `name` with exactly this mode and owner, whatever the umask. EEXIST if something is there.
     pub fn make(&self, name: &[u8], mode: u32, owner: Option<(u32, u32)>) -> rustix::io::Result<Self> {
         rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode))?;
-        let made = self.folder(name)?;
-        made.settle(mode, owner)?;
-        Ok(made)
+        let fresh = self.folder(name)?;
+        fresh.settle(mode, owner)?;
+        Ok(fresh)
     }
 
     /// Give the directory this mode and owner.

@@ -109,7 +109,7 @@ impl Store {
         Ok(self.image_tree(id)?.is_some())
     }
 
-    /// Refuse an id that a new image cannot have. Raises Store, ImageExists.
+    /// Refuse an id that a new image cannot have. Raises Store, `ImageExists`.
     pub fn check_new_image(&self, id: &[u8]) -> Result<()> {
         check_new_id(id)?;
         if self.has_image(id)? { Err(exists(id)) } else { Ok(()) }
@@ -130,7 +130,8 @@ impl Store {
     /// Make the image `id` from the volume with all its layers, and give the volume its name. The caller's locks on the volume
     /// and those below it are let go when this returns. `source` is the name that was asked for, to be remembered.
     ///
-    /// Raises ImageExists, Quota, Store; then nothing of the image stays, and the volume does.
+    /// Raises `ImageExists`, Quota, Store; then nothing of the image stays, and the volume does.
+    #[allow(clippy::too_many_arguments)] // an image is made of as much
     pub fn create_image(
         &self,
         mut volume: Volume,
@@ -190,7 +191,7 @@ impl Store {
         }
     }
 
-    /// Usage of an image, as of now. Raises ImageNotFound, Quota, Os.
+    /// Usage of an image, as of now. Raises `ImageNotFound`, Quota, Os.
     pub fn image_usage(&self, id: &[u8]) -> Result<ImageUsage> {
         if !self.has_image(id)? {
             return Err(no_image(id, ""));
@@ -247,7 +248,7 @@ impl Store {
         Ok(total)
     }
 
-    /// Remove an image, or what is left of an unfinished one. Raises ImageNotFound, Store.
+    /// Remove an image, or what is left of an unfinished one. Raises `ImageNotFound`, Store.
     ///
     /// The tree goes first and the record of its volumes last, so that a kill in between leaves something that the next
     /// delete, create or clean finishes.
@@ -392,7 +393,7 @@ struct Reservation<'a> {
 }
 
 impl<'a> Reservation<'a> {
-    /// Take the id. Raises ImageExists if somebody else has it or is about to.
+    /// Take the id. Raises `ImageExists` if somebody else has it or is about to.
     ///
     /// The directory is made and locked under another name first, so that under its own it is never seen unlocked: an
     /// unlocked directory without a tree is what the dead leave, and anybody may remove it.

@@ -248,11 +248,11 @@ fn unreadable(path: &Path, errno: Errno) -> Error {
 
 /// Say of a folder that could not be opened what is in its place.
 fn refuse(top: &Folder, place: Place, errno: Errno) -> Error {
-    refuse_at(top.path_of(place.path().as_bytes()), || kind_of(top, place.path().as_bytes()), errno)
+    refuse_at(&top.path_of(place.path().as_bytes()), || kind_of(top, place.path().as_bytes()), errno)
 }
 
 /// Say of a path in a store that could not be opened what is there; `kind` looks.
-pub(crate) fn refuse_at(path: PathBuf, kind: impl FnOnce() -> rustix::io::Result<FileType>, errno: Errno) -> Error {
+pub(crate) fn refuse_at(path: &Path, kind: impl FnOnce() -> rustix::io::Result<FileType>, errno: Errno) -> Error {
     let path = path.display();
     let link = || Error::store(format!("invalid store: {path} is a symbolic link")).hint("only the path of the store itself may be a link");
     match errno {
@@ -278,9 +278,8 @@ pub fn is_initialised(top: &Folder) -> Result<bool> {
     for place in Place::ALL {
         match kind_of(top, place.path().as_bytes()) {
             Ok(FileType::Symlink) => return Err(refuse(top, place, Errno::LOOP)),
-            Ok(_) => {}
+            Ok(_) | Err(Errno::ACCESS) => {}
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(false),
-            Err(Errno::ACCESS) => {}
             Err(errno) => return Err(refuse(top, place, errno)),
         }
     }

@@ -170,7 +170,7 @@ impl Store {
                 // An empty group costs nothing; `check` knows it.
                 let _ = quota::disband(folder, id);
             } else {
-                self.bind_again(folder, name, id, guard);
+                self.bind_again(folder, name, id, &guard);
             }
         }
         result
@@ -206,7 +206,7 @@ impl Store {
     }
 
     /// After a tree could not be removed: what limited it limits it again.
-    fn bind_again(&self, folder: &Folder, name: &[u8], id: u64, bonds: Bonds) {
+    fn bind_again(&self, folder: &Folder, name: &[u8], id: u64, bonds: &Bonds) {
         let limit = |(referenced, exclusive): (Option<u64>, Option<u64>)| match (referenced, exclusive) {
             (Some(bytes), _) => Some(Limit { bytes, exclusive: false }),
             (None, Some(bytes)) => Some(Limit { bytes, exclusive: true }),

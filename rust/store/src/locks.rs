@@ -129,7 +129,7 @@ impl Store {
         }
     }
 
-    /// The lock, waiting at most `deadline`. Raises LockTimeout, Cancelled, Store.
+    /// The lock, waiting at most `deadline`. Raises `LockTimeout`, Cancelled, Store.
     pub fn lock(&self, key: &str, shared: bool, deadline: Duration, cancel: &AtomicBool) -> Result<Lock> {
         match self.lock_unless(key, shared, deadline, cancel, || Ok(false))? {
             Some(lock) => Ok(lock),

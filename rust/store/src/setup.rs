@@ -17,7 +17,7 @@ impl Store {
         let fail = |errno| Error::os(format!("open {}", path.display()), errno);
         let top = Folder::open_path(path).map_err(fail)?;
         let refuse = |top: &Folder, name: &str, errno| {
-            crate::layout::refuse_at(path.join(name), || crate::layout::kind_of(top, name.as_bytes()), errno)
+            crate::layout::refuse_at(&path.join(name), || crate::layout::kind_of(top, name.as_bytes()), errno)
         };
         let owner = mappings.owner();
         if !top.has(b"meta") {

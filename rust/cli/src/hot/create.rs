@@ -36,14 +36,12 @@ pub fn create(call: &Call) -> Done {
     }
     let mut for_python = false;
     let data = json!({"imageID": id.to_string_lossy(), "image": image.to_string_lossy()});
-    let made =
-        session(&call.log, "groot-creating", data, |log| match make(call, image, id.as_bytes(), &Told { log, metrics: &call.metrics }) {
-            Some(made) => made,
-            None => {
-                for_python = true;
-                Err(Failure::new(Kind::GrootError, ""))
-            }
-        });
+    let made = session(&call.log, "groot-creating", data, |log| {
+        make(call, image, id.as_bytes(), &Told { log, metrics: &call.metrics }).unwrap_or_else(|| {
+            for_python = true;
+            Err(Failure::new(Kind::GrootError, ""))
+        })
+    });
     if for_python {
         return None;
     }
@@ -126,8 +124,9 @@ fn wishes_of(call: &Call, store: &Store) -> Option<Wishes> {
     if settings.idmapped_mount {
         let may = rustix::process::geteuid().is_root() && own.is_empty() && !given.uids.is_empty() && !given.gids.is_empty();
         may.then_some(())?;
-    } else if !given.is_empty() && !(Mappings::are_same(&given.uids, &own.uids) && Mappings::are_same(&given.gids, &own.gids)) {
-        return None;
+    } else if !given.is_empty() {
+        let same = Mappings::are_same(&given.uids, &own.uids) && Mappings::are_same(&given.gids, &own.gids);
+        same.then_some(())?;
     }
     Some(Wishes {
         limit: settings.disk_limit,

@@ -89,6 +89,7 @@ fn store_of(call: &Call, id: &[u8]) -> Result<Store, Error> {
 }
 
 /// Print the images.
+#[allow(clippy::unnecessary_wraps)] // as every hot command
 pub fn list(call: &Call) -> Done {
     if let Some(text) = missing_store(call) {
         return Some(Err(Failure::new(Kind::StoreError, text)));
