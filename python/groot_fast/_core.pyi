@@ -52,10 +52,11 @@ class Spool:
     def fail(self, reason: str) -> None:
         """Readers end with `BadBlob(reason)`."""
 
+@final
 class Listing:
     """Where the listing of what a layer did goes. It is taken once, by `unpack` or `copy_directory`."""
 
-    def __init__(self, at: tuple[int, str], temporary: tuple[int, str], parent: str) -> None:
+    def __new__(cls, at: tuple[int, str], temporary: tuple[int, str], parent: str) -> Listing:
         """In a user namespace: from what `parts` gave, with descriptors of this process. Raises OSError."""
     def parts(self) -> tuple[tuple[int, str], tuple[int, str], str] | None:
         """(directory, name), (directory of temporary files, temporary name), and what the volume was built on; the descriptors are
@@ -70,7 +71,6 @@ class PanicException(BaseException):
 _Setting = str | int | bool | list[str] | dict[str, list[str]]
 
 @final
-@disjoint_base
 class Answer:
     """What is said instead of running a command: help, version, or what is wrong with the call."""
 
@@ -85,7 +85,6 @@ class Answer:
         """The exit code."""
 
 @final
-@disjoint_base
 class Call:
     """One call of a command. Its log has ``starting`` already, and its metrics have ``began``."""
 
@@ -126,7 +125,6 @@ def check_settings(values: dict[str, _Setting]) -> dict[str, Any]:
     """All settings of a run (the attributes of `groot_fast.config.Settings`), from values by setting. Raises ConfigError."""
 
 @final
-@disjoint_base
 class Sink:
     """Where lines of the log go."""
 
@@ -135,7 +133,6 @@ def open_sink(path: StrPath | None, level: str | None, time_format: str = "unix-
     ``fatal`` to ``info``. Raises OSError if the file cannot be opened."""
 
 @final
-@disjoint_base
 class Logger:
     """A session of the log. Sessions nest; each has a dotted number and data that all its lines carry. As a context it writes
     ``starting``, ``failed`` and ``ending``."""
@@ -179,6 +176,7 @@ def open_metrics(endpoint: str, log: Logger, file: StrPath, store: str) -> Metri
 def commits_of(path: StrPath) -> int | None:
     """Commits of the file system at ``path`` since it was mounted; None if it is not BTRFS or the kernel too old (Linux 6.0)."""
 
+@final
 class Blob:
     """The bytes of a layer that is on this machine: a file at the right place. Closed with the object."""
 
@@ -188,6 +186,7 @@ class Blob:
     def length(self) -> int | None:
         """Bytes that belong to the layer; None to the end."""
 
+@final
 class Layer:
     """One layer. ``digest`` and ``diff_id`` are bare hex. What is None is not checked."""
 
@@ -242,6 +241,7 @@ class Layer:
     def open(self) -> Blob:
         """The bytes, if they are a regular file. Raises OSError, whose ``strerror`` is the whole message."""
 
+@final
 class Image:
     """Layers, bottom first (at least one), and the configuration: as bytes (`image.json`) and the parts we use."""
 
@@ -280,6 +280,7 @@ class Image:
     def recalled(parts: ImageParts) -> Image:
         """An image that the store remembers: its layers have names and no bytes."""
 
+@final
 class Manifest:
     """An image manifest (OCI image specification; Docker image manifest version 2, schema 2), checked."""
 
@@ -298,6 +299,7 @@ class Manifest:
     def join(self, config: bytes, platform: str) -> Image:
         """The image of this manifest and its configuration, whose digest the caller has checked. Raises `BadImage`."""
 
+@final
 class Index:
     """An index of images, by platform."""
 
@@ -309,6 +311,7 @@ class Index:
         platform. Only that entry is checked. Raises `BadImage`, whose hint lists what there is; `ConfigError` for a platform
         that is none."""
 
+@final
 class OciReference:
     """``oci:///directory[:tag][@digest]``, understood but not yet looked for."""
 
@@ -410,6 +413,7 @@ def become_namespace_root() -> None:
 ImageParts = tuple[list[str], bytes, list[str], list[str], int]
 """What the store knows an image by: chain ids (bottom to top), configuration, variables, declared volumes, bytes of all blobs."""
 
+@final
 class Lock:
     """A held lock; let go by `release`, at the end of a ``with`` block, or when nothing refers to it any more."""
 
@@ -425,6 +429,7 @@ class Lock:
     def __enter__(self) -> Lock: ...
     def __exit__(self, _kind: object, _error: object, _trace: object) -> None: ...
 
+@final
 class Volume:
     """A volume, finished or being built, with the locks on it and on those below. After it was handed on (`Store.create_image`,
     `Store.destroy_incomplete`, `release`) its properties raise StoreError."""
@@ -442,6 +447,7 @@ class Volume:
     def release(self) -> None:
         """Let clean have the volume and those below it."""
 
+@final
 class Store:
     """A store that is open: its directory is held by a descriptor, and everything below it is reached from there, through no link
     and no mount. Paths in messages and results begin with the path it was opened by.

@@ -105,8 +105,8 @@ pub fn named_scope(scope: &str) -> Option<String> {
 
 /// Class of an address: 0 never, 1 this machine, 2 the own network, 3 public.
 #[pyfunction]
-pub fn reach(text: &str) -> PyResult<u8> {
-    let found = address::literal(text).ok_or_else(|| PyValueError::new_err("not an address"))?;
+pub fn reach(address: &str) -> PyResult<u8> {
+    let found = address::literal(address).ok_or_else(|| PyValueError::new_err("not an address"))?;
     Ok(address::reach(found) as u8)
 }
 

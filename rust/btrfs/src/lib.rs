@@ -1,4 +1,4 @@
-//! BTRFS by ioctl (`linux/btrfs.h`, btrfs-ioctl(2); numbers and privileges: `docs/kernel.md`).
+//! BTRFS by ioctl (`linux/btrfs.h`, btrfs-ioctl(2); numbers and privileges: docs/kernel.md, "Calls").
 //!
 //! ```text
 //! abi.rs         structures and numbers of the kernel interface

@@ -1,6 +1,6 @@
 //! Quota groups: accounting mode, limits, counters.
 //!
-//! Two modes (`docs/kernel.md`). Full accounting (`qgroup`) knows what is shared; simple accounting (`squota`, Linux 6.7)
+//! Two modes (docs/kernel.md, "Accounting"). Full accounting (`qgroup`) knows what is shared; simple accounting (`squota`, Linux 6.7)
 //! charges each subvolume for what it allocated itself and costs nothing. Counters come from sysfs, which anybody may read.
 //!
 //! Under simple accounting subvolumes that are made inside an image escape its limit, unless the image is in a level-1

@@ -31,7 +31,7 @@ pub(crate) fn ioctl_none(fd: impl AsFd, request: u32) -> Result<()> {
 }
 
 fn done(result: libc::c_int) -> Result<()> {
-    // GET_SUBVOL_INFO returns 1 on success.
+    // GET_SUBVOL_INFO returns 1 on success (docs/kernel.md, "Calls").
     if result < 0 { Err(last_error()) } else { Ok(()) }
 }
 

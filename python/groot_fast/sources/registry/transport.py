@@ -6,7 +6,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
 from yarl import URL
@@ -66,7 +66,7 @@ class Transport:
     async def close(self) -> None:
         """Close every connection."""
         for transport in self._connections:
-            transport.abort()  # a polite TLS farewell would still be under way when the event loop ends
+            _abort(transport)
         self._connections.clear()
         if self._session is not None:
             await self._session.close()
@@ -205,12 +205,18 @@ class Transport:
         return self._session
 
 
+def _abort(transport: asyncio.BaseTransport) -> None:
+    """Close a connection at once: a polite TLS farewell would still be under way when the event loop ends."""
+    # A TLS transport that is closed already has no protocol to ask, and says so badly (CPython 3.11).
+    with suppress(AttributeError):
+        transport.abort()  # type: ignore[attr-defined]
+
+
 def _drop(response: aiohttp.ClientResponse) -> None:
     """Give the connection of a finished reply back; close that of an unread one at once."""
     connection = response.connection
     if connection is not None and connection.transport is not None:
-        # a polite TLS farewell would still be under way when the event loop ends
-        connection.transport.abort()
+        _abort(connection.transport)
     response.close()
 
 
