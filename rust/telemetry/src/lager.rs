@@ -82,7 +82,7 @@ impl Sink {
         let mut level = Level::of(level);
         let mut file = None;
         if !path.as_os_str().is_empty() {
-            file = Some(OpenOptions::new().append(true).create(true).mode(0o640).open(path)?);
+            file = Some(OpenOptions::new().append(true).create(true).mode(0o644).open(path)?);
             if level == Level::Fatal {
                 level = Level::Info;
             }
