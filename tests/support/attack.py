@@ -127,9 +127,11 @@ def apply(root: Path, layer: Layer, **changes: object) -> tuple[int, int, int, d
         "cancel": _core.Cancel(),
         **changes,
     }
+    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return _core.unpack(root, blob, **arguments)  # type: ignore[arg-type]
+        return _core.unpack(directory, blob, **arguments)  # type: ignore[arg-type]
     finally:
+        os.close(directory)
         blob.unlink()
 
 
