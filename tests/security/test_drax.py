@@ -26,6 +26,7 @@ from pathlib import Path
 import pytest
 
 from groot_fast import _core
+from support import mounts
 
 REPO = Path(__file__).resolve().parents[2]
 DRAX = Path(os.environ.get("DRAX_BIN", REPO / "build" / "bin" / "drax"))
@@ -115,7 +116,8 @@ class Machine:
                 flags, referenced, exclusive = (int((group / name).read_text(), 0) for name in names)
             except FileNotFoundError:
                 continue  # of a deleted subvolume: the kernel has just finished it
-            found[group.name] = (flags, referenced if flags & 1 else 0, exclusive if flags & 2 else 0)
+            # Beside the limits that are on, the flags hold the mark by which drax knows its groups.
+            found[group.name] = (flags & 3, referenced if flags & 1 else 0, exclusive if flags & 2 else 0)
         assert found
         return found
 
@@ -132,7 +134,7 @@ class Machine:
 
     def make_subvolume(self, path: Path, owner: int | None = None) -> Path:
         """A subvolume, by default of the user's."""
-        _core.create_subvolume(path)
+        mounts.tool("btrfs", "subvolume", "create", path)
         os.chown(path, self.user.uid if owner is None else owner, -1)
         path.chmod(0o755)
         return path
@@ -141,13 +143,19 @@ class Machine:
         """Let the user write so many bytes; gives how many came to the disk."""
         done = self.user.run("dd", "if=/dev/zero", f"of={path}", "bs=64k", f"count={size >> 16}", "conv=fsync", env={"LC_ALL": "C"})
         assert done.returncode == 0 or "Disk quota exceeded" in done.stderr, done.stderr
-        _core.sync(self.mount)
+        mounts.tool("btrfs", "filesystem", "sync", self.mount)
         return path.stat().st_blocks * 512 if path.exists() else 0
+
+
+def existing(mount: Path) -> set[int]:
+    """Ids of all subvolumes, also of those that are deleted and not yet gone."""
+    listed = mounts.tool("btrfs", "subvolume", "list", mount) + mounts.tool("btrfs", "subvolume", "list", "-d", mount)
+    return {int(line.split()[1]) for line in listed.splitlines()}
 
 
 def number(volume: Path) -> int:
     """Id of a subvolume."""
-    return _core.subvolume_ids(volume)[0]
+    return int(mounts.tool("btrfs", "inspect-internal", "rootid", volume))
 
 
 def write_namespace(store: Path, text: str = NAMESPACE) -> Path:
@@ -315,7 +323,7 @@ def test_stats_need_no_privilege(machine: Machine, plain: Path) -> None:
     assert code == 0
     assert re.fullmatch(r'\{"disk_usage":\{"total_bytes_used":\d+,"exclusive_bytes_used":\d+\}\}\n', said)
     usage = json.loads(said)["disk_usage"]
-    assert (usage["total_bytes_used"], usage["exclusive_bytes_used"]) == _core.usage(volume)
+    assert usage["total_bytes_used"] >= usage["exclusive_bytes_used"]
     assert MIB <= usage["exclusive_bytes_used"] < MIB + 256 * 1024
     assert machine.call("stats", "--volume-path", volume) == (0, said)
 
@@ -328,7 +336,7 @@ def test_destroy_removes_the_enclosing_group(machine: Machine) -> None:
         assert machine.user.run("btrfs", "subvolume", "create", path).returncode == 0
     machine.write(gone / "data", MIB)
     lost = number(gone)
-    _core.delete_subvolume(gone)
+    mounts.tool("btrfs", "subvolume", "delete", gone)
     for _ in range(2):
         assert machine.call("destroy", "--volume-path", volume) == (0, "")
         assert machine.group(volume, 1) is None
@@ -337,11 +345,12 @@ def test_destroy_removes_the_enclosing_group(machine: Machine) -> None:
     # A limit may follow: the group is made anew.
     machine.limits(volume)
     assert machine.call("destroy", "--volume-path", volume) == (0, "")
-    deleted = [lost, *_core.subvolume_ids(volume)]
-    _core.delete_subvolume(volume)
+    deleted = [lost, number(volume)]
+    for path in (nested / "deeper", nested, volume):
+        mounts.tool("btrfs", "subvolume", "delete", path)
     # Groups that the kernel removes later would look like changes to other tests.
-    while any(_core.subvolume_exists(machine.mount, ident) for ident in deleted):
-        _core.sync(machine.mount)
+    while any(ident in existing(machine.mount) for ident in deleted):
+        mounts.tool("btrfs", "filesystem", "sync", machine.mount)
 
 
 @about_simple
@@ -349,7 +358,7 @@ def test_destroy_has_many_members(machine: Machine) -> None:
     volume = machine.make_image()
     machine.limits(volume)
     for index in range(300):  # one search of the kernel gives 124
-        _core.create_subvolume(volume / f"nested{index}")
+        mounts.tool("btrfs", "subvolume", "create", volume / f"nested{index}")
     assert machine.call("destroy", "--volume-path", volume) == (0, "")
     assert machine.group(volume, 1) is None
 
@@ -612,14 +621,14 @@ def test_leaves_an_administrators_group_alone(machine: Machine, members: list[st
 
 def usage_of(machine: Machine, volume: Path, level: int) -> int:
     """Counter of a group."""
-    _core.sync(machine.mount)
+    mounts.tool("btrfs", "filesystem", "sync", machine.mount)
     return int((Path("/sys/fs/btrfs") / _core.uuid(machine.mount) / "qgroups" / f"{level}_{number(volume)}" / "referenced").read_text())
 
 
 def root_writes(machine: Machine, volume: Path) -> None:
     """A MiB of somebody else's."""
     (volume / "data").write_bytes(bytes(MIB))
-    _core.sync(machine.mount)
+    mounts.tool("btrfs", "filesystem", "sync", machine.mount)
 
 
 @about_simple
@@ -956,7 +965,7 @@ def test_takes_back_what_it_began(machine: Machine) -> None:
 def test_destroy_killed_half_way(machine: Machine) -> None:
     volume = machine.make_image()
     machine.limits(volume)
-    _core.create_subvolume(volume / "nested")
+    mounts.tool("btrfs", "subvolume", "create", volume / "nested")
     with held_before((QGROUP_ASSIGN,), [machine.drax, "destroy", "--volume-path", volume], machine.user, nth=2):
         pass
     assert machine.group(volume, 1) is not None
