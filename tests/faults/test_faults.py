@@ -135,14 +135,15 @@ def test_read_only_mount(store: Store, url: str) -> None:
 
 
 def test_full_temporary_folder(store: Store, url: str) -> None:
-    """`tmp/` on another, full file system: records cannot be renamed out of it, and nothing half-made stays."""
+    """`tmp/` on another, full file system: no command goes over the border, and nothing half-made stays."""
     store.create(url, "kept")
     mounts.tool("mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=1", "tmpfs", store.path / "tmp")
     store.run("create", url, "victim").failed()
     assert store.list() == ["kept"] and not os.path.lexists(store.image("victim"))
+    assert "something is mounted on" in store.run("clean").failed().message
+    mounts.tool("umount", store.path / "tmp")
     store.clean()
     store.delete("kept")
-    mounts.tool("umount", store.path / "tmp")
     store.create(url, "victim")
     assert_spotless(store)
 
