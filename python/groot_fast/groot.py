@@ -364,7 +364,7 @@ class _Create:
 
     def _commit(self, image: _core.Image, volume: _core.Volume) -> Created:
         settings = self._settings
-        with interrupts.Waiting():
+        with interrupts.Committing(self._cancel):
             path = self._store.create_image(
                 volume,
                 self._image_id,

@@ -2,8 +2,8 @@
 
 A stop that comes wherever the interpreter happens to be leaves things behind that nobody has a name for yet: a directory
 between `mkdir` and the `try` that would remove it, an image whose caller is told that there is none. So an operation is stopped
-only where it waits: in `Waiting` blocks. A stop that meets no such block any more comes too late, and the operation ends as if it
-had not come.
+only where it waits: in `Waiting` blocks, and, when an image is committed, where the core waits (`Committing`). A stop that meets
+no such place any more comes too late, and the operation ends as if it had not come.
 
 A command is stopped by SIGTERM, SIGINT and SIGHUP: while it is at work (`hold`), a signal is noted, and raised only there. An
 operation in a thread of its own, as a server has them, is stopped by its `Stop`.
@@ -79,6 +79,7 @@ class _Here(threading.local):
 
     stop: Stop | None = None
     waiting = 0
+    committing: Cancel | None = None
 
 
 _here = _Here()
@@ -95,6 +96,8 @@ def arrive(number: int) -> None:
     global _noted
     if _held and not _here.waiting:
         _noted = number
+        if _here.committing is not None:
+            _here.committing.set()
         return
     raise Cancelled(f"stopped by signal {number}")
 
@@ -143,6 +146,27 @@ def ended_by(end: Callable[[], None]) -> Iterator[None]:
     except Exception:
         _here.stop.check()  # what was ended has nothing else to say
         raise
+
+
+class Committing:
+    """A block that ends well or leaves nothing: only the core, by ``cancel``, knows until when it may be stopped. So a stop is not
+    raised in here; one that the core does not see any more comes too late."""
+
+    __slots__ = ("_cancel",)
+
+    def __init__(self, cancel: Cancel) -> None:
+        """See the class."""
+        self._cancel = cancel
+
+    def __enter__(self) -> None:
+        _here.committing = self._cancel
+        if _noted and threading.current_thread() is threading.main_thread():
+            self._cancel.set()
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        _here.committing = None
+        if isinstance(error, Cancelled):
+            check()  # says by what it was stopped
 
 
 class Waiting:
