@@ -5,7 +5,7 @@ use crate::layers::{Cancel, Ranges, run_store};
 use groot_btrfs::quota::{self, Accounting};
 use groot_btrfs::subvolume;
 use groot_store::clean::{self, Outcome};
-use groot_store::folder::Folder;
+use groot_store::folder::{Folder, is_own};
 use groot_store::images::{self, Wishes};
 use groot_store::layout::{Options, Place};
 use groot_store::mappings::{Mapping, Mappings};
@@ -595,29 +595,12 @@ impl Store {
             let folder = store.folder(Place::Temporary)?;
             let entry = format!("blob-{digest}");
             let fail = |errno| Error::os(format!("open {}", folder.path_of(entry.as_bytes()).display()), errno);
-            loop {
-                match folder.file(entry.as_bytes(), OFlags::RDWR, Mode::empty()) {
-                    Err(Errno::NOENT) => {}
-                    Ok(file) => {
-                        let stat = rustix::fs::fstat(&file).map_err(fail)?;
-                        // Bytes are written into it, so it has to be the store's own.
-                        if stat.st_nlink > 1 || rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
-                            return Err(Error::store(format!("{} is not a download", folder.path_of(entry.as_bytes()).display())));
-                        }
-                        return Ok(file.into_raw_fd());
-                    }
-                    Err(errno) => return Err(fail(errno)),
-                }
-                match folder.file(entry.as_bytes(), OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR) {
-                    Ok(file) => {
-                        let given = rustix::fs::fstat(&file).and_then(|stat| groot_store::folder::give(&file, &stat, store.owner()));
-                        given.map_err(fail)?;
-                        return Ok(file.into_raw_fd());
-                    }
-                    Err(Errno::EXIST) => {}
-                    Err(errno) => return Err(fail(errno)),
-                }
+            let file = folder.open_or_make(entry.as_bytes(), store.owner()).map_err(fail)?;
+            // Bytes are written into it.
+            if !is_own(&rustix::fs::fstat(&file).map_err(fail)?) {
+                return Err(Error::store(format!("{} is not a download", folder.path_of(entry.as_bytes()).display())));
             }
+            Ok(file.into_raw_fd())
         })
     }
 

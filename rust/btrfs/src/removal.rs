@@ -6,9 +6,9 @@
 //! one to the next.
 
 use crate::abi;
+use crate::open_below;
 use crate::subvolume::{self, Nested};
 use crate::sys::{self, Plain};
-use crate::{DIRECTORY, open_below};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::{Errno, Result};
 use std::fmt;
@@ -56,7 +56,7 @@ impl fmt::Display for Refusal {
 /// wants to wait until their space is free. Missing is fine. No commit; the kernel frees the space later.
 pub fn remove_subvolume(parent: impl AsFd, name: &[u8]) -> std::result::Result<Vec<u64>, Refusal> {
     let parent = parent.as_fd();
-    let dir = match open_root(parent, name) {
+    let dir = match open_below(parent, name) {
         Err(Errno::NOENT) => return Ok(Vec::new()),
         // Whoever may not look into it may still remove it, if it is empty of others.
         Err(Errno::ACCESS) => return destroy(parent, name).map(|()| Vec::new()).map_err(Refusal::from),
@@ -133,7 +133,7 @@ fn refusal_of(dir: BorrowedFd<'_>, id: u64, errno: Errno) -> Refusal {
 /// As the owner: take the first subvolume that has none inside, again and again.
 fn remove_by_walking(parent: BorrowedFd<'_>, name: &[u8], ids: &mut Vec<u64>) -> std::result::Result<(), Refusal> {
     loop {
-        let mut at = match open_root(parent, name) {
+        let mut at = match open_below(parent, name) {
             Err(Errno::NOENT) => return Ok(()),
             other => other?,
         };
@@ -148,7 +148,7 @@ fn remove_by_walking(parent: BorrowedFd<'_>, name: &[u8], ids: &mut Vec<u64>) ->
             let mut deeper = None;
             for Nested { id, holder, name } in inside {
                 let dir = if holder.is_empty() { at.try_clone().map_err(|_| Errno::MFILE)? } else { open_below(&at, &holder)? };
-                let child = open_root(dir.as_fd(), &name)?;
+                let child = open_below(dir.as_fd(), &name)?;
                 let _ = subvolume::make_writable(&child);
                 match destroy(dir.as_fd(), &name) {
                     Ok(()) | Err(Errno::NOENT) => {
@@ -177,10 +177,6 @@ fn remove_by_walking(parent: BorrowedFd<'_>, name: &[u8], ids: &mut Vec<u64>) ->
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-fn open_root(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
-    open_below(parent, name)
 }
 
 fn destroy(parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
@@ -307,8 +303,7 @@ impl Tree<'_> {
 
     /// Open a directory to empty it; its owner may have made it unreadable for itself.
     fn enter(&self, name: &[u8]) -> Result<OwnedFd> {
-        let flags = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS | rustix::fs::ResolveFlags::NO_XDEV;
-        let open = || crate::open(self.dir(), name, DIRECTORY, Mode::empty(), flags);
+        let open = || open_below(self.dir(), name);
         let dir = match open() {
             Err(Errno::ACCESS) => {
                 let _ = rustix::fs::chmodat(self.dir(), name, Mode::RWXU, AtFlags::empty());
@@ -371,7 +366,7 @@ mod tests {
     use std::path::Path;
 
     fn open(path: &Path) -> OwnedFd {
-        rustix::fs::open(path, DIRECTORY, Mode::empty()).unwrap()
+        rustix::fs::open(path, crate::DIRECTORY, Mode::empty()).unwrap()
     }
 
     #[test]

@@ -65,6 +65,11 @@ impl Error {
         Self::new(Kind::Os(errno.raw_os_error()), format!("{doing}: {}", text_of(errno)))
     }
 
+    /// The same for an error of the standard library.
+    pub fn io(doing: impl fmt::Display, error: &std::io::Error) -> Self {
+        Self::os(doing, errno_of(error))
+    }
+
     /// The error number, if the operating system gave one.
     #[must_use]
     pub fn errno(&self) -> Option<Errno> {
@@ -80,6 +85,11 @@ impl Error {
         let error = Self::new(Kind::Os(refusal.errno.raw_os_error()), format!("removing {place}: {}", reason_of(refusal)));
         Self { hint: refusal.cure.map(str::to_owned), ..error }
     }
+}
+
+/// The number of an error of the standard library.
+pub(crate) fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
 /// A refusal as a person reads it.

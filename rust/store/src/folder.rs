@@ -1,7 +1,7 @@
 //! A directory that is held. What is in it is named by one name and reached by the `*at` calls, so whatever its owner does to
 //! the paths above it, an operation stays in this very directory.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, errno_of};
 use groot_btrfs::DIRECTORY;
 use groot_btrfs::subvolume;
 use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, XattrFlags};
@@ -48,6 +48,12 @@ impl Folder {
         Ok(Self { fd, path: path.to_path_buf() })
     }
 
+    /// The same directory after it was renamed.
+    #[must_use]
+    pub fn renamed(self, path: PathBuf) -> Self {
+        Self { path, ..self }
+    }
+
     /// What messages call it.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -67,8 +73,7 @@ impl Folder {
 
     /// The directory `name` in it.
     pub fn folder(&self, name: &[u8]) -> rustix::io::Result<Self> {
-        let fd = groot_btrfs::open(&self.fd, name, DIRECTORY, Mode::empty(), STEP)?;
-        Ok(Self { fd, path: self.path_of(name) })
+        Ok(Self { fd: groot_btrfs::open_below(&self.fd, name)?, path: self.path_of(name) })
     }
 
     /// The directory `name` in it, on whatever is mounted there.
@@ -80,6 +85,24 @@ impl Folder {
     /// Open the file `name` with these flags on top of `FILE`.
     pub fn file(&self, name: &[u8], flags: OFlags, mode: Mode) -> rustix::io::Result<File> {
         groot_btrfs::open(&self.fd, name, flags | FILE, mode, STEP).map(File::from)
+    }
+
+    /// Open the file `name` to read and write, or make it, its owner's alone. What is there already may be anything (`is_own`).
+    pub fn open_or_make(&self, name: &[u8], owner: Option<(u32, u32)>) -> rustix::io::Result<File> {
+        loop {
+            match self.file(name, OFlags::RDWR, Mode::empty()) {
+                Err(Errno::NOENT) => {}
+                other => return other,
+            }
+            match self.file(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR) {
+                Err(Errno::EXIST) => {}
+                Ok(file) => {
+                    give(&file, &rustix::fs::fstat(&file)?, owner)?;
+                    return Ok(file);
+                }
+                other => return other,
+            }
+        }
     }
 
     /// What `name` is, itself and not what it leads to; None if there is nothing. `name` is one name.
@@ -143,12 +166,11 @@ impl Folder {
     pub fn try_read(&self, name: &[u8], most: u64) -> rustix::io::Result<Vec<u8>> {
         let file = self.file(name, OFlags::RDONLY, Mode::empty())?;
         let stat = rustix::fs::fstat(&file)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink > 1 {
+        if !is_own(&stat) {
             return Err(Errno::INVAL);
         }
         let mut data = Vec::with_capacity(stat.st_size.clamp(0, 1 << 16).cast_unsigned() as usize + 1);
-        let errno_of = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
-        file.take(most).read_to_end(&mut data).map_err(errno_of)?;
+        file.take(most).read_to_end(&mut data).map_err(|error| errno_of(&error))?;
         Ok(data)
     }
 
@@ -209,7 +231,7 @@ impl Folder {
 }
 
 /// Give what is open to `owner`, if it is not its own already.
-pub fn give(fd: impl AsFd, stat: &Stat, owner: Option<(u32, u32)>) -> rustix::io::Result<()> {
+fn give(fd: impl AsFd, stat: &Stat, owner: Option<(u32, u32)>) -> rustix::io::Result<()> {
     match owner {
         Some((uid, gid)) if (stat.st_uid, stat.st_gid) != (uid, gid) => {
             rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
@@ -218,16 +240,14 @@ pub fn give(fd: impl AsFd, stat: &Stat, owner: Option<(u32, u32)>) -> rustix::io
     }
 }
 
+/// Whether it is a regular file with one name. One with two may be somebody else's, linked into the store.
+#[must_use]
+pub fn is_own(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink <= 1
+}
+
 /// Whether it is a directory.
 #[must_use]
 pub fn is_directory(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-}
-
-impl Folder {
-    /// The same directory after it was renamed.
-    #[must_use]
-    pub fn renamed(self, path: PathBuf) -> Self {
-        Self { path, ..self }
-    }
 }

@@ -261,7 +261,7 @@ impl Store {
         let path = self.image_path(id);
         let failed = |error| removal_failed("image", path.display(), error);
         let image = self.wait_for_image(id, cancel)?.ok_or_else(missing)?;
-        let io = |error: std::io::Error| Error::os("reading /proc/self/mountinfo", Errno::from_io_error(&error).unwrap_or(Errno::IO));
+        let io = |error: std::io::Error| Error::io("reading /proc/self/mountinfo", &error);
         let own = if own_mount(&image)?.is_some() { Some(mounts::place_of(&image).map_err(io)?.join("rootfs")) } else { None };
         if let Some(point) = mounts::below(&image).map_err(io)?.into_iter().find(|point| Some(point) != own.as_ref()) {
             let text = format!("deleting image path '{}' failed: {} is a mount point", path.display(), point.display());
@@ -419,9 +419,7 @@ impl<'a> Reservation<'a> {
         let (store, folder) = (self.store, &self.image);
         // Not before the directory is ours: the record of another image must not be touched.
         store.write_dependencies(&self.id, &image.chain_ids)?;
-        let mut place = store.place_record(Place::Images, b"image.json", 0o644)?;
-        place.at.0 = folder.as_fd().try_clone_to_owned().map_err(|_| Error::os("dup", Errno::MFILE))?;
-        record::write(&place, &image.config)?;
+        record::write(&store.place_record_in(folder, b"image.json", 0o644)?, &image.config)?;
         for volume in &image.volumes {
             self.make(volume_name(volume).as_bytes())?;
         }

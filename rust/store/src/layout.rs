@@ -1,6 +1,6 @@
 //! A store that is open: its directory held, its folders below it, its owner.
 
-use crate::error::{Error, Kind, Result, text_of};
+use crate::error::{Error, Kind, Result, errno_of, text_of};
 use crate::folder::Folder;
 use crate::mappings::Mappings;
 use crate::{Helper, records};
@@ -186,12 +186,14 @@ impl Store {
 
     /// Where a record goes: its name in a folder, and a fresh one in `tmp`.
     pub fn place_record(&self, place: Place, name: &[u8], mode: u32) -> Result<groot_core::record::Place> {
-        let dup = |folder: &Folder| {
-            let fd = folder.as_fd().try_clone_to_owned();
-            fd.map_err(|e| Error::os("dup", Errno::from_io_error(&e).unwrap_or(Errno::MFILE)))
-        };
+        self.place_record_in(self.folder(place)?, name, mode)
+    }
+
+    /// The same for a folder that has no place of its own: an image's.
+    pub(crate) fn place_record_in(&self, folder: &Folder, name: &[u8], mode: u32) -> Result<groot_core::record::Place> {
+        let dup = |folder: &Folder| folder.as_fd().try_clone_to_owned().map_err(|error| Error::io("dup", &error));
         Ok(groot_core::record::Place {
-            at: (dup(self.folder(place)?)?, name.to_vec()),
+            at: (dup(folder)?, name.to_vec()),
             temporary: (dup(self.folder(Place::Temporary)?)?, Self::temporary_name("record")),
             mode,
             owner: self.owner,
@@ -333,8 +335,7 @@ pub(crate) fn read_namespace_file(top: &Folder, trusted: bool) -> Result<Mapping
             .hint("`init-store` as root with the store's mappings writes them again"));
     }
     let mut bytes = Vec::new();
-    let io = |error: std::io::Error| fail(Errno::from_io_error(&error).unwrap_or(Errno::IO));
-    file.by_ref().take(records::MAX_RECORD).read_to_end(&mut bytes).map_err(io)?;
+    file.by_ref().take(records::MAX_RECORD).read_to_end(&mut bytes).map_err(|error| fail(errno_of(&error)))?;
     Mappings::read_document(&bytes)
 }
 
@@ -352,7 +353,7 @@ pub(crate) fn nanos_now() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos())
 }
 
-/// Whether `name` in `folder` is the directory of an image.
+/// The directory `id` in `images`; None if there is nothing, or something else.
 pub(crate) fn image_folder(store: &Store, id: &[u8]) -> Result<Option<Folder>> {
     let images = store.folder(Place::Images)?;
     match images.folder(id) {

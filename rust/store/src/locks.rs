@@ -12,9 +12,9 @@
 //! shared for a moment (`observe`), and holds a volume's lock shared while it verifies its content.
 
 use crate::error::{Error, Kind, Result, text_of};
-use crate::folder::{Folder, give};
+use crate::folder::{Folder, is_own};
 use crate::layout::{Place, Store};
-use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -58,7 +58,7 @@ impl Lock {
         let mut bytes = [b' '; NOTE_BYTES];
         let length = note.len().min(NOTE_BYTES);
         bytes[..length].copy_from_slice(&note.as_bytes()[..length]);
-        file.write_all_at(&bytes, 0).map_err(|e| Error::os("writing a note", Errno::from_io_error(&e).unwrap_or(Errno::IO)))
+        file.write_all_at(&bytes, 0).map_err(|error| Error::io("writing a note", &error))
     }
 
     /// The note that an earlier holder left, or nothing.
@@ -82,21 +82,9 @@ impl Store {
         let path = || folder.path_of(&name).display().to_string();
         let fail = |errno| Error::store(format!("creating lock file for key `{key}`: open {}: {}", path(), text_of(errno)));
         loop {
-            let file = match folder.file(&name, OFlags::RDWR, Mode::empty()) {
-                Ok(file) => file,
-                Err(Errno::NOENT) => match folder.file(&name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR) {
-                    Ok(file) => {
-                        rustix::fs::fstat(&file).and_then(|stat| give(&file, &stat, self.owner())).map_err(fail)?;
-                        file
-                    }
-                    Err(Errno::EXIST) => continue,
-                    Err(errno) => return Err(fail(errno)),
-                },
-                Err(errno) => return Err(fail(errno)),
-            };
-            let stat = rustix::fs::fstat(&file).map_err(fail)?;
-            // A file with two names may be somebody else's, linked here; notes are written into lock files.
-            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink > 1 {
+            let file = folder.open_or_make(&name, self.owner()).map_err(fail)?;
+            // Notes are written into lock files.
+            if !is_own(&rustix::fs::fstat(&file).map_err(fail)?) {
                 return Err(Error::store(format!("creating lock file for key `{key}`: {} is not a lock file", path())));
             }
             if !flock(&file, shared) {
