@@ -1,10 +1,11 @@
 //! From argv to a call that can be run, or to the answer that is given instead.
 
 use crate::arguments::{Stop, parse};
-use crate::failure::{Failure, Kind, message, system_text};
+use crate::failure::{Failure, Kind, message};
 use crate::options::{self, Command, GLOBALS};
 use crate::settings::{self, Settings, Value, Values};
 use crate::{VERSION, help};
+use groot_core::error::os_text;
 use groot_document::{Value as Json, json};
 use groot_telemetry::{Logger, Metrics, Sink, new_correlation_id};
 use std::collections::BTreeMap;
@@ -151,7 +152,7 @@ impl Call {
         let values = settings::join(command, globals, &given, environment)?;
         let settings = Settings::of(&values)?;
         let sink = Sink::open(&settings.log_file, &settings.log_level.to_string_lossy(), settings.log_time_format).map_err(|error| {
-            let reason = system_text(&error);
+            let reason = os_text(&error);
             let parts = ["open ".as_ref(), settings.log_file.as_os_str(), ": ".as_ref(), reason.as_ref()];
             Failure::new(Kind::GrootError, message(parts))
         })?;

@@ -3,9 +3,10 @@
 //! Every spelling that any release used is read: the flat keys of the blog's era, the nested ones of the last BTRFS release, and
 //! those that came and went between them (the table's `KEYS`). Unknown keys are ignored.
 
-use crate::failure::{Failure, Kind, message, system_text};
+use crate::failure::{Failure, Kind, message};
 use crate::options::{KEYS, KeyForm};
 use crate::settings::{Value, Values};
+use groot_core::error::os_text;
 use groot_document::{Value as Node, parse_yaml};
 use std::fs::File;
 use std::io::Read;
@@ -19,7 +20,7 @@ pub fn read(path: &Path) -> Result<Values, Failure> {
     let mut data = Vec::new();
     let opened = File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut data));
     if let Err(error) = opened {
-        let reason = system_text(&error);
+        let reason = os_text(&error);
         let text = message(["invalid config path: open ".as_ref(), path.as_os_str(), ": ".as_ref(), reason.as_ref()]);
         return Err(Failure::new(Kind::ConfigError, text));
     }

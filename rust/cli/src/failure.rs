@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::sync::{Mutex, PoisonError};
 
 /// The distinctions that callers make; each is an exception of the same name in Python (`groot_fast.errors`).
@@ -72,12 +71,6 @@ impl Failure {
 /// Parts of a message, put together as bytes.
 pub(crate) fn message<const N: usize>(parts: [&OsStr; N]) -> OsString {
     parts.into_iter().collect()
-}
-
-/// The system's text the way Go programs print it (`no such file or directory`), because callers of the original match on it.
-pub(crate) fn system_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
 /// Where the last panic of this process happened.

@@ -1,6 +1,7 @@
 //! Becoming the Python program, which does every command that is not done here.
 
-use crate::failure::{Failure, Kind, message, system_text};
+use crate::failure::{Failure, Kind, message};
+use groot_core::error::os_text;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -20,13 +21,13 @@ pub fn become_program(arguments: &[OsString]) -> Failure {
     let executable = match std::fs::read_link("/proc/self/exe") {
         Ok(executable) => executable,
         Err(error) => {
-            let text = format!("cannot tell where grootfs is installed: /proc/self/exe: {}", system_text(&error));
+            let text = format!("cannot tell where grootfs is installed: /proc/self/exe: {}", os_text(&error));
             return Failure::new(Kind::GrootError, text).hint("mount /proc");
         }
     };
     let interpreter = interpreter_of(&executable);
     let error = Command::new(&interpreter).args(OPTIONS).args(arguments).exec();
-    let reason = system_text(&error);
+    let reason = os_text(&error);
     let text = message(["cannot run ".as_ref(), interpreter.as_os_str(), ": ".as_ref(), reason.as_ref()]);
     Failure::new(Kind::GrootError, text).hint("install groot_fast again, with its directory lib/groot_fast")
 }

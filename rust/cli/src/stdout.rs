@@ -1,6 +1,6 @@
 //! Results on stdout, written so that none is lost silently.
 
-use crate::failure::system_text;
+use groot_core::error::os_text;
 use rustix::io::{Errno, write};
 use std::ffi::OsStr;
 use std::io;
@@ -27,7 +27,7 @@ pub fn say(text: &OsStr, code: u8) -> u8 {
         Ok(()) => code,
         Err(Errno::PIPE) => 1,
         Err(error) => {
-            complain(format!("standard output: {}\n", system_text(&io::Error::from(error))).as_ref());
+            complain(format!("standard output: {}\n", os_text(&io::Error::from(error))).as_ref());
             1
         }
     }

@@ -386,8 +386,9 @@ fn is_control(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// An image that could not be found.
-pub(crate) fn no_image(id: &[u8], more: &str) -> Error {
+/// An image that could not be found; `more` follows the sentence.
+#[must_use]
+pub fn no_image(id: &[u8], more: &str) -> Error {
     Error::new(Kind::ImageNotFound, format!("Image `{}` not found.{more}", String::from_utf8_lossy(id)))
 }
 

@@ -1,6 +1,6 @@
 //! create, of an image whose volumes are all there.
 
-use super::{Done, Told, failure, open, send_bytes, send_time, send_unused, send_usage, session, signals, usage_error};
+use super::{Done, Told, done, failure, open, send_bytes, send_time, send_unused, send_usage, session, signals, usage_error};
 use crate::call::Call;
 use crate::failure::{Failure, Kind};
 use crate::hot::sweep::sweep;
@@ -34,23 +34,16 @@ pub fn create(call: &Call) -> Done {
     if call.given.has("password-stdin") {
         return None; // Python reads it
     }
-    let mut for_python = false;
     let data = json!({"imageID": id.to_string_lossy(), "image": image.to_string_lossy()});
     let made = session(&call.log, "groot-creating", data, |log| {
-        make(call, image, id.as_bytes(), &Told { log, metrics: &call.metrics }).unwrap_or_else(|| {
-            for_python = true;
-            Err(Failure::new(Kind::GrootError, ""))
-        })
+        make(call, image, id.as_bytes(), &Told { log, metrics: &call.metrics }).ok_or(None)?.map_err(Some)
     });
-    if for_python {
-        return None;
-    }
-    // From here on an image is made, or is not to be: Python has no part in it any more.
-    let made = match made {
+    // After this an image is made, or is not to be: Python has no part in it any more.
+    let made = match done(made)? {
         Ok(made) => made,
         Err(error) => return Some(Err(error)),
     };
-    let swept = if call.settings.with_clean { sweep(call, true) } else { Some(Ok(Outcome::Done)) };
+    let swept = if call.settings.with_clean { sweep(call, Some(&made.store)) } else { Some(Ok(Outcome::Done)) };
     if swept.is_none() {
         // It takes a user namespace, which only Python makes; the next clean by itself does it.
         call.log.info("cleanup-left-to-the-next-clean", Json::Null);
@@ -65,13 +58,15 @@ pub fn create(call: &Call) -> Done {
             return Some(Err(Failure { message: text, ..error }));
         }
     }
-    report_sizes(call);
+    report_sizes(call, &made.store);
     Some(Ok(if call.settings.json { format_json(&made.spec).into() } else { made.path.into_os_string() }))
 }
 
 struct Made {
     path: PathBuf,
     spec: Json,
+    /// What it is in, still open.
+    store: Store,
 }
 
 /// None if Python has to do it; then nothing was done.
@@ -107,7 +102,7 @@ fn make(call: &Call, argument: &OsStr, id: &[u8], told: &Told<'_>) -> Option<Res
     let result = match made {
         Ok(path) => {
             let mounted = !wishes.without_mount || wishes.idmapped.is_some();
-            Ok(Made { spec: describe(&image, &path, mounted), path })
+            Ok(Made { spec: describe(&image, &path, mounted), path, store })
         }
         Err(error) => Err(failure(error)?),
     };
@@ -197,13 +192,12 @@ fn local(store: &Store, text: &str) -> Option<Image> {
 }
 
 /// Send what the store holds, after a create and the clean that may follow it.
-fn report_sizes(call: &Call) {
+fn report_sizes(call: &Call, store: &Store) {
     if !call.metrics.is_active() {
         return; // the sums cost a look at every record
     }
-    let Ok(store) = open(call) else { return };
-    send_usage(&store, &call.metrics);
-    send_unused(&store, &call.metrics);
+    send_usage(store, &call.metrics);
+    send_unused(store, &call.metrics);
     send_bytes(&call.metrics, "DownloadedLayersSizeInBytes", 0);
     send_bytes(&call.metrics, "CommittedQuotaInBytes", store.committed_limits().unwrap_or(0));
 }

@@ -1,10 +1,11 @@
 //! delete, stats, list.
 
-use super::{Done, bytes, failure, missing_store, open, send_unused, session, timed, usage_error};
+use super::{Done, bytes, done, failure, missing_store, open, send_unused, session, timed, usage_error};
 use crate::call::Call;
-use crate::failure::{Failure, Kind, message, system_text};
+use crate::failure::{Failure, Kind, message};
+use groot_core::error::os_text;
 use groot_document::{Value as Json, format_json, json};
-use groot_store::layout::{Options, is_initialised};
+use groot_store::layout::{Options, is_initialised, no_image};
 use groot_store::{Error, Store, folder::Folder};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -12,9 +13,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 /// Remove an image. What is not there is not worth an error: Garden asks every store for every container.
 pub fn delete(call: &Call) -> Done {
     let [argument] = &call.positional[..] else { return Some(Err(usage_error("id was not specified"))) };
-    let mut for_python = false;
     let data = json!({"id": argument.to_string_lossy()});
-    let result = session(&call.log, "groot-deleting", data, |log| {
+    let deleted = session(&call.log, "groot-deleting", data, |log| {
         let attempt = || -> Result<Vec<u8>, Error> {
             let id = Store::id_of_argument(&call.settings.store, argument)?;
             let store = store_of(call, &id)?;
@@ -22,21 +22,11 @@ pub fn delete(call: &Call) -> Done {
             send_unused(&store, &call.metrics);
             Ok(id)
         };
-        match attempt() {
-            Ok(id) => {
-                log.debug("deleted", json!({"id": String::from_utf8_lossy(&id)}));
-                Ok(id)
-            }
-            Err(error) => Err(failure(error).unwrap_or_else(|| {
-                for_python = true;
-                Failure::new(Kind::GrootError, "")
-            })),
-        }
+        let id = attempt().map_err(failure)?;
+        log.debug("deleted", json!({"id": String::from_utf8_lossy(&id)}));
+        Ok(id)
     });
-    if for_python {
-        return None;
-    }
-    Some(match result {
+    Some(match done(deleted)? {
         Ok(id) => Ok(message(["Image ".as_ref(), OsStr::from_bytes(&id), " deleted".as_ref()])),
         Err(error) if error.kind == Kind::ImageNotFound => {
             let data = json!({"id": argument.to_string_lossy(), "storePath": call.settings.store.to_string_lossy()});
@@ -56,23 +46,16 @@ pub fn stats(call: &Call) -> Done {
     let [argument] = &call.positional[..] else {
         return Some(Err(usage_error("invalid arguments - usage: stats [options] <id|image path>")));
     };
-    let mut for_python = false;
     let data = json!({"id": argument.to_string_lossy()});
-    let result = session(&call.log, "groot-stats", data, |_| {
+    done(session(&call.log, "groot-stats", data, |_| {
         let attempt = || -> Result<OsString, Error> {
             let id = Store::id_of_argument(&call.settings.store, argument)?;
             let store = store_of(call, &id)?;
             let used = timed(&call.metrics, "ImageStatsTime", || store.image_usage(&id))?;
             Ok(format_json(&json!({"disk_usage": {"total_bytes_used": used.total, "exclusive_bytes_used": used.exclusive}})).into())
         };
-        attempt().map_err(|error| {
-            failure(error).unwrap_or_else(|| {
-                for_python = true;
-                Failure::new(Kind::GrootError, "")
-            })
-        })
-    });
-    if for_python { None } else { Some(result) }
+        attempt().map_err(failure)
+    }))
 }
 
 /// The store with an image; no store means no image: a caller that tidies up must not fail (contract, section 8.1).
@@ -84,8 +67,7 @@ fn store_of(call: &Call, id: &[u8]) -> Result<Store, Error> {
     if is_there {
         return open(call);
     }
-    let text = format!("Image `{}` not found. Skipping delete.", String::from_utf8_lossy(id));
-    Err(Error::new(groot_store::Kind::ImageNotFound, text))
+    Err(no_image(id, " Skipping delete."))
 }
 
 /// Print the images.
@@ -98,7 +80,7 @@ pub fn list(call: &Call) -> Done {
         |reason: String| Failure::new(Kind::StoreError, format!("Failed to retrieve list of images: failed to list store path: {reason}"));
     let store = match Store::open_any(&call.settings.store, Options::default()) {
         Ok(store) => store,
-        Err(errno) => return Some(Err(failed(system_text(&errno.into())))),
+        Err(errno) => return Some(Err(failed(os_text(&errno.into())))),
     };
     let ids = match store.images() {
         Ok(ids) => ids,

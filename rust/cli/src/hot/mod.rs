@@ -73,13 +73,24 @@ fn failure(error: Error) -> Option<Failure> {
     })
 }
 
+/// Some work of a hot command; the failure None says that Python has to do it.
+type Work<T> = Result<T, Option<Failure>>;
+
+/// What a hot command gives for it.
+fn done<T>(work: Work<T>) -> Option<Result<T, Failure>> {
+    match work {
+        Ok(value) => Some(Ok(value)),
+        Err(failure) => failure.map(Err),
+    }
+}
+
 /// A session of the log around some work, as Python's `with`: `starting`, `failed` with the reason, `ending`.
-fn session<T>(log: &Logger, name: &str, data: Json, work: impl FnOnce(&Logger) -> Result<T, Failure>) -> Result<T, Failure> {
+fn session<T>(log: &Logger, name: &str, data: Json, work: impl FnOnce(&Logger) -> Work<T>) -> Work<T> {
     let log = log.session(name, data);
     log.info("starting", Json::Null);
     let result = work(&log);
     if let Err(failure) = &result {
-        log.error("failed", failure.message.to_string_lossy(), Json::Null);
+        log.error("failed", failure.as_ref().map(|failure| failure.message.to_string_lossy()).unwrap_or_default(), Json::Null);
     }
     log.info("ending", Json::Null);
     result
