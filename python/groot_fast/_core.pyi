@@ -101,9 +101,6 @@ class Call:
     def positional(self) -> list[str]:
         """The other arguments."""
     @property
-    def wants_traces(self) -> bool:
-        """Whether ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set."""
-    @property
     def log(self) -> Logger:
         """The command's session."""
     @property
@@ -437,9 +434,6 @@ class Volume:
     @property
     def chain_id(self) -> str:
         """Its chain id."""
-    @property
-    def is_published(self) -> bool:
-        """Whether it has its final name."""
     def fileno(self) -> int:
         """Descriptor of its root directory; the volume's own."""
     def hold(self, lock: Lock, below: Volume | None) -> None:
@@ -548,8 +542,6 @@ class Store:
         """Whether there is a volume of this name."""
     def volumes(self) -> list[str]:
         """Names of the finished volumes, sorted."""
-    def cached_bytes(self) -> int:
-        """Bytes of file content in all cached layers."""
     def unused_bytes(self) -> int:
         """Bytes of file content in the layers that no image uses."""
     def existing_volume(self, chain_ids: list[str], cancel: Cancel) -> Volume | None:
@@ -577,8 +569,6 @@ class Store:
         """Bytes of a layer's files and of all files in its volume, as recorded."""
     def write_size(self, chain_id: str, layer: int, tree: int | None) -> None:
         """Record them."""
-    def tree_size(self, chain_ids: list[str]) -> int:
-        """Bytes of all files in an image."""
     def read_dependencies(self, id: str) -> list[str] | None:
         """The volumes of an image; None if there is no usable record."""
     def write_dependencies(self, id: str, chain_ids: list[str]) -> None:
@@ -591,10 +581,6 @@ class Store:
         """Volumes that some image uses."""
     def recall(self, source: str) -> ImageParts | None:
         """The image a name stood for when it was last created."""
-    def write_source(self, source: str, image_parts: ImageParts) -> None:
-        """Record what an image name stands for."""
-    def read_source(self, source: str) -> list[str]:
-        """The volumes an image name stood for when it was last created."""
     def damaged_sources(self) -> list[str]:
         """Names in ``meta/sources`` that are no such record."""
     def remove_source(self, file: str) -> None:

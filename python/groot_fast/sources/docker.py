@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from groot_fast import files, interrupts
+from groot_fast import interrupts
 from groot_fast._core import MAX_CONFIG, Image, Layer, sha256
 from groot_fast.config import CACHED, MISSING, NEVER
 from groot_fast.errors import GrootError, LockTimeout, RegistryError, SourceError
@@ -170,7 +170,7 @@ class DockerSource(Source):
             *(os.environ.get(name, "") for name in ("REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "HOME")),
             *sorted(settings.insecure_registries),
         ]
-        key = f"pull-{sha256(files.encode(chr(0).join(question)))}"
+        key = f"pull-{sha256(chr(0).join(question).encode(errors='surrogateescape'))}"
         self._queue = _Queue(store, key, metrics, lambda: self._verify(store))
         return self._queue
 

@@ -5,7 +5,7 @@ Only the command line draws, on stderr, and only when that is a terminal. No col
 
 from __future__ import annotations
 
-import posix
+import os
 import time
 
 from groot_fast.telemetry.progress import Listener
@@ -70,7 +70,7 @@ class Terminal(Listener):
     def warn(self, text: str) -> None:
         """See `Listener`. Before anything is drawn, so that it stays."""
         try:
-            posix.write(self._fd, f"warning: {text}\n".encode())
+            os.write(self._fd, f"warning: {text}\n".encode())
         except OSError:
             pass
 
@@ -106,7 +106,7 @@ class Terminal(Listener):
         up = f"\x1b[{self._drawn}A" if self._drawn else ""
         self._drawn = len(lines)
         try:
-            posix.write(self._fd, (up + "".join(f"\r{line}\x1b[K\n" for line in lines)).encode())
+            os.write(self._fd, (up + "".join(f"\r{line}\x1b[K\n" for line in lines)).encode())
         except OSError:
             pass
 

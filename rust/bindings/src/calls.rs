@@ -60,11 +60,6 @@ impl Call {
     }
 
     #[getter]
-    fn wants_traces(&self) -> bool {
-        self.0.wants_traces
-    }
-
-    #[getter]
     fn log(&self) -> Logger {
         Logger(self.0.log.clone())
     }

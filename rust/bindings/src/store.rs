@@ -349,10 +349,6 @@ impl Store {
         Ok(self.call(py, groot_store::Store::volumes)?.into_iter().collect())
     }
 
-    fn cached_bytes(&self, py: Python<'_>) -> PyResult<u64> {
-        self.call(py, groot_store::Store::cached_bytes)
-    }
-
     fn unused_bytes(&self, py: Python<'_>) -> PyResult<u64> {
         self.call(py, groot_store::Store::unused_bytes)
     }
@@ -424,10 +420,6 @@ impl Store {
         self.call(py, |store| store.write_size(chain_id, VolumeSize { layer, tree }))
     }
 
-    fn tree_size(&self, py: Python<'_>, chain_ids: Vec<String>) -> PyResult<u64> {
-        self.call(py, |store| Ok(store.tree_size(&chain_ids)))
-    }
-
     fn read_dependencies(&self, py: Python<'_>, id: OsString) -> PyResult<Option<Vec<String>>> {
         self.call(py, |store| Ok(store.read_dependencies(id.as_bytes())))
     }
@@ -451,14 +443,6 @@ impl Store {
     fn recall(&self, py: Python<'_>, source: &str) -> PyResult<Option<ImageParts>> {
         let found = self.call(py, |store| Ok(store.recall(source)))?;
         Ok(found.map(|image| (image.chain_ids, image.config, image.env, image.volumes, image.compressed)))
-    }
-
-    fn write_source(&self, py: Python<'_>, source: &str, image_parts: ImageParts) -> PyResult<()> {
-        self.call(py, |store| store.write_source(source, &image(image_parts)))
-    }
-
-    fn read_source(&self, py: Python<'_>, source: &str) -> PyResult<Vec<String>> {
-        self.call(py, |store| Ok(store.read_source(source)))
     }
 
     fn damaged_sources(&self, py: Python<'_>) -> PyResult<Vec<OsString>> {
@@ -768,11 +752,6 @@ impl Volume {
     #[getter]
     fn chain_id(&self, py: Python<'_>) -> PyResult<String> {
         Ok(open(&self.0).as_ref().ok_or_else(|| store_error(py, gone()))?.chain_id.clone())
-    }
-
-    #[getter]
-    fn is_published(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(open(&self.0).as_ref().ok_or_else(|| store_error(py, gone()))?.is_published())
     }
 
     /// Descriptor of its root directory; valid as long as the volume is not handed on.

@@ -156,12 +156,6 @@ impl Store {
         self.path.join("images").join(OsStr::from_bytes(id))
     }
 
-    /// Path of a volume, for output and messages.
-    #[must_use]
-    pub fn volume_path(&self, name: &[u8]) -> PathBuf {
-        self.path.join("volumes").join(OsStr::from_bytes(name))
-    }
-
     /// The quota groups of its file system.
     pub fn groups(&self) -> Result<&Groups> {
         if let Some(groups) = self.groups.get() {

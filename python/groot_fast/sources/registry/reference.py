@@ -5,8 +5,6 @@ from __future__ import annotations
 from groot_fast import _core
 from groot_fast.errors import SourceError
 
-SCHEME = "docker://"
-
 
 class Reference:
     """One image of one registry; immutable by convention, compared by value.
