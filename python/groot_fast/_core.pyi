@@ -327,6 +327,25 @@ class OciReference:
         """Read index, manifest and configuration. Without ``validate`` nothing is promised about the layers. Raises
         SourceError, `BadImage`, `LimitExceeded`."""
 
+DOOMED: str
+"""How the names of volumes begin that are to be destroyed."""
+INCOMPLETE: str
+"""What the names of volumes have in them that are being built."""
+GARBAGE_LOCK: str
+"""The lock of clean."""
+GLOBAL_LOCK: str
+"""The lock that every create shares."""
+GLOBAL_DEADLINE: float
+"""Seconds a create waits while a clean holds the whole store."""
+KEEP_DOWNLOADS: float
+"""Seconds that a clean on create spares interrupted downloads."""
+FOREIGN_AGE: float
+"""Seconds after which a temporary file that may be the original's counts as left behind."""
+IDMAPPED_ATTRIBUTE: str
+LIMIT_ATTRIBUTE: str
+SIZE_ATTRIBUTE: str
+UNCOUNTED_ATTRIBUTE: str
+"""Attributes of an image's directory (``rust/store/src/images.rs``)."""
 MAX_CONFIG: int
 """Bytes of an image configuration."""
 MAX_INDEX_DEPTH: int

@@ -25,10 +25,6 @@ from groot_fast.upkeep.repair import repair as repair_
 from groot_fast.upkeep.report import Report, describe_images, describe_store
 from groot_fast.upkeep.setup import delete_store, init_store
 
-GLOBAL_LOCK = "global-groot-lock"
-GLOBAL_DEADLINE = 60.0
-"""Seconds a create waits while a clean (ours: milliseconds) holds the whole store."""
-
 IdMaps = tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]
 """User and group mappings."""
 
@@ -327,7 +323,7 @@ class _Create:
     def _lock(self) -> Iterator[None]:
         """The lock that every create shares; what is held longer than that is said when it is let go."""
         with interrupts.Waiting():
-            held = self._store.lock(GLOBAL_LOCK, shared=True, deadline=GLOBAL_DEADLINE, cancel=self._cancel)
+            held = self._store.lock(_core.GLOBAL_LOCK, shared=True, deadline=_core.GLOBAL_DEADLINE, cancel=self._cancel)
         self._metrics.send("SharedLockingTime", held.waited, NANOS)
         since = time.monotonic_ns()
         try:

@@ -20,7 +20,18 @@ import time
 from collections.abc import Iterator
 
 from groot_fast import interrupts
-from groot_fast._core import Store
+from groot_fast._core import (
+    DOOMED,
+    FOREIGN_AGE,
+    GARBAGE_LOCK,
+    IDMAPPED_ATTRIBUTE,
+    INCOMPLETE,
+    KEEP_DOWNLOADS,
+    LIMIT_ATTRIBUTE,
+    SIZE_ATTRIBUTE,
+    UNCOUNTED_ATTRIBUTE,
+    Store,
+)
 from groot_fast.idmap.trees import Trees
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -34,12 +45,7 @@ FOLDERS = ("images", "volumes", "meta", "locks", "tmp", "meta/dependencies")
 DEPENDENCIES = "meta/dependencies"
 TREES = ("rootfs", "snapshot")
 UNLIMITED = tuple(f"{name}.unlimited" for name in TREES)
-DOOMED, INCOMPLETE, GARBAGE = "gc.", "-incomplete-", "groot-gc-lock"
-SIZE_ATTRIBUTE, LIMIT_ATTRIBUTE = "user.grootfs.image-size", "user.grootfs.limit"
-UNCOUNTED_ATTRIBUTE, IDMAPPED_ATTRIBUTE = "user.grootfs.uncounted", "user.grootfs.idmapped"
-KEEP_DOWNLOADS, FOREIGN_AGE = 3600.0, 86400.0
-"""As the core has them (``rust/store/src``): names in a store, attributes of an image's directory, and seconds that clean spares
-downloads, and temporary files that may be the original's."""
+"""As the core has them (``rust/store/src``)."""
 
 ORIGINALS = {"cache", "whiteout_dev", "l", "projectids"}
 """What other releases and drivers of the original keep at the top of a store (contract, section 11)."""
@@ -127,7 +133,9 @@ def _check_volumes(store: Store) -> Iterator[Finding]:
             if _exists(store, "volumes", name):
                 yield Finding(WARNING, "foreign-entry", path, "is not a subvolume", MOVE)
         elif name.startswith(DOOMED):
-            yield from _if_free(store, GARBAGE, name, Finding(WARNING, "doomed-volume", path, "marked, and no clean is running", CLEAN))
+            yield from _if_free(
+                store, GARBAGE_LOCK, name, Finding(WARNING, "doomed-volume", path, "marked, and no clean is running", CLEAN)
+            )
         elif INCOMPLETE in name:
             chain_id = name.split(INCOMPLETE, maxsplit=1)[0]
             yield from _if_free(store, chain_id, name, Finding(WARNING, "incomplete-volume", path, "nobody is building it", CLEAN))

@@ -11,12 +11,11 @@ from __future__ import annotations
 import os
 
 from groot_fast import _core, interrupts
-from groot_fast._core import Cancel, Lock, Store
+from groot_fast._core import GARBAGE_LOCK, GLOBAL_LOCK, LIMIT_ATTRIBUTE, SIZE_ATTRIBUTE, UNCOUNTED_ATTRIBUTE, Cancel, Lock, Store
 from groot_fast.errors import StoreError
 from groot_fast.telemetry.lager import Logger
 from groot_fast.upkeep import sysfs
-from groot_fast.upkeep.check import GARBAGE, LIMIT_ATTRIBUTE, SIZE_ATTRIBUTE, UNCOUNTED_ATTRIBUTE, number_at
-from groot_fast.upkeep.repair import GLOBAL
+from groot_fast.upkeep.check import number_at
 
 PENDING_ATTRIBUTE = "user.grootfs.pending-limit"
 """On the image's directory while a migration is under way: what its container may still write."""
@@ -48,7 +47,7 @@ def migrate(store: Store, log: Logger, cancel: Cancel) -> str:
     if os.geteuid() != 0:
         raise StoreError(f"store {store.path} can only be migrated by Root user")
     # Nobody makes or removes an image meanwhile: it would be forgotten.
-    with _lock(store, GARBAGE, cancel), _lock(store, GLOBAL, cancel):
+    with _lock(store, GARBAGE_LOCK, cancel), _lock(store, GLOBAL_LOCK, cancel):
         accounting = store.accounting()
         if accounting != "simple":
             _check(store)

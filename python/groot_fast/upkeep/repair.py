@@ -11,13 +11,12 @@ import os
 from collections.abc import Callable
 
 from groot_fast import interrupts
-from groot_fast._core import Cancel, Lock, Store
+from groot_fast._core import GARBAGE_LOCK, GLOBAL_LOCK, KEEP_DOWNLOADS, SIZE_ATTRIBUTE, Cancel, Lock, Store
 from groot_fast.errors import GrootError
 from groot_fast.idmap.trees import Trees
 from groot_fast.telemetry.lager import Logger
-from groot_fast.upkeep.check import GARBAGE, KEEP_DOWNLOADS, SIZE_ATTRIBUTE, Finding, check, is_chain_id
+from groot_fast.upkeep.check import Finding, check, is_chain_id
 
-GLOBAL = "global-groot-lock"
 CLEAN_DEADLINE = 30.0
 """Seconds to wait for a running clean."""
 ROUNDS = 2
@@ -74,12 +73,12 @@ class Repairs:
 
     def run(self, found: list[Finding]) -> None:
         """Put right what can be. Raises LockTimeout while a clean goes on and on; a repair that fails leaves the finding."""
-        with self._lock(GARBAGE, CLEAN_DEADLINE):
+        with self._lock(GARBAGE_LOCK, CLEAN_DEADLINE):
             self._run(found, self._others)
             wanted = [finding for finding in found if finding.kind in self._alone]
             if wanted:
                 try:
-                    with self._lock(GLOBAL, ALONE_DEADLINE):
+                    with self._lock(GLOBAL_LOCK, ALONE_DEADLINE):
                         self._run(wanted, self._alone)
                 except GrootError as error:
                     self._log.error("store-is-busy", error)

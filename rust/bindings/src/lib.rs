@@ -40,6 +40,28 @@ mod _core {
         read_document, resolve_archive,
     };
     #[pymodule_export]
+    const DOOMED: &str = groot_store::volumes::DOOMED;
+    #[pymodule_export]
+    const INCOMPLETE: &str = groot_store::volumes::INCOMPLETE;
+    #[pymodule_export]
+    const GARBAGE_LOCK: &str = groot_store::locks::GARBAGE;
+    #[pymodule_export]
+    const GLOBAL_LOCK: &str = groot_store::locks::GLOBAL;
+    #[pymodule_export]
+    const GLOBAL_DEADLINE: f64 = groot_store::locks::GLOBAL_DEADLINE.as_secs_f64();
+    #[pymodule_export]
+    const KEEP_DOWNLOADS: f64 = groot_store::clean::KEEP_DOWNLOADS.as_secs_f64();
+    #[pymodule_export]
+    const FOREIGN_AGE: f64 = groot_store::clean::FOREIGN_AGE.as_secs_f64();
+    #[pymodule_export]
+    const IDMAPPED_ATTRIBUTE: &str = groot_store::images::IDMAPPED_ATTRIBUTE;
+    #[pymodule_export]
+    const LIMIT_ATTRIBUTE: &str = groot_store::images::LIMIT_ATTRIBUTE;
+    #[pymodule_export]
+    const SIZE_ATTRIBUTE: &str = groot_store::images::SIZE_ATTRIBUTE;
+    #[pymodule_export]
+    const UNCOUNTED_ATTRIBUTE: &str = groot_store::images::UNCOUNTED_ATTRIBUTE;
+    #[pymodule_export]
     const MAX_CONFIG: u64 = super::image::CONFIG_LIMIT;
     #[pymodule_export]
     const MAX_INDEX_DEPTH: usize = super::image::INDEX_DEPTH;
