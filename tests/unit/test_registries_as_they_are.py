@@ -7,13 +7,9 @@ import gzip
 import json
 import os
 import shutil
-import socket
 import ssl
-import threading
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +22,7 @@ from groot_fast.errors import BadBlob, ConfigError, GrootError, RegistryError
 from groot_fast.sources.registry import RegistryClient, RegistryOptions, parse_reference
 from groot_fast.sources.registry.coding import undo_coding
 from groot_fast.telemetry.lager import Logger, open_sink
+from support.proxy import proxy
 
 LAYERS = [os.urandom(5000), b"layer two"]
 
@@ -273,54 +270,6 @@ def test_a_server_of_few_connections_starves_nobody(workers: int) -> None:
         began = time.monotonic()
         assert pull(url, trusting(fake, stall_timeout=20))[1:] == layers
         assert time.monotonic() - began < 10, "idle connections kept it waiting for minutes"
-
-
-def relay(source: socket.socket, target: socket.socket) -> None:
-    """Everything that comes, until it ends."""
-    try:
-        while data := source.recv(65536):
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass  # either side went away
-
-
-@contextmanager
-def proxy(*statuses: int, behind: str = "") -> Iterator[tuple[str, list[bytes]]]:
-    """A proxy that answers CONNECT with these statuses, and the last one for ever; keeps what it was sent. With 200 it leads
-    to the host:port ``behind`` it, whatever it was asked for."""
-
-    def tunnel(peer: socket.socket) -> None:
-        host, _, port = behind.rpartition(":")
-        with peer, socket.create_connection((host, int(port))) as server:
-            peer.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            back = threading.Thread(target=relay, args=(server, peer), daemon=True)
-            back.start()
-            relay(peer, server)
-            back.join(10)
-
-    heads: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            while True:
-                try:
-                    peer, _ = server.accept()
-                except OSError:
-                    return
-                heads.append(peer.recv(65536))
-                status = statuses[min(len(heads), len(statuses)) - 1]
-                if status == 200:
-                    threading.Thread(target=tunnel, args=(peer,), daemon=True).start()
-                    continue
-                with peer:
-                    peer.sendall(b"HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n" % status)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield f"127.0.0.1:{server.getsockname()[1]}", heads
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
 
 
 def test_a_proxy_that_is_busy_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

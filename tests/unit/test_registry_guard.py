@@ -6,9 +6,6 @@ import asyncio
 import os
 import socket
 import ssl
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from groot_fast.errors import ConfigError, RegistryError
 from groot_fast.sources.registry import ForeignLayers, RegistryClient, RegistryOptions, parse_reference
 from groot_fast.sources.registry.guard import Guard, GuardedResolver, Reach, reach
 from groot_fast.sources.registry.proxies import proxy_for
+from support.proxy import proxy
 
 BLOB = os.urandom(100_000)
 
@@ -309,32 +307,9 @@ def test_an_unusable_proxy_is_an_error_without_its_password(value: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-@contextmanager
-def tunnel(status: bytes) -> Iterator[tuple[int, list[bytes]]]:
-    """A proxy that answers every request with ``status`` and keeps what it was sent."""
-    heads: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            while True:
-                try:
-                    peer, _ = server.accept()
-                except OSError:
-                    return
-                with peer:
-                    heads.append(peer.recv(65536))
-                    peer.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield server.getsockname()[1], heads
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
-
-
 def test_a_proxy_on_a_private_address_is_used_and_gets_only_its_own_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    with tunnel(b"407 Proxy Authentication Required") as (port, heads):
-        monkeypatch.setenv("HTTPS_PROXY", f"http://proxyuser:hunter2@127.0.0.1:{port}")
+    with proxy(407) as (address, heads):
+        monkeypatch.setenv("HTTPS_PROXY", f"http://proxyuser:hunter2@{address}")
         monkeypatch.delenv("NO_PROXY", raising=False)
         image = Image("docker://registry.invalid/app", b"", b"", (sha256(b""),))
         opts = RegistryOptions(attempts=1, username="user", password="registry-secret")
