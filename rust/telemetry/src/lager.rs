@@ -454,12 +454,12 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_not_for_everybody() {
+    fn the_owner_alone_writes_a_log() {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::tempdir().unwrap();
         let path = file(&directory);
         log(&path, Format::UnixEpoch);
-        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7137, 0o000);
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7133, 0o000);
     }
 
     #[test]
