@@ -39,8 +39,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="hit every point of interruption, not a sample (takes an hour)")
 
 
-# Under `nohup` the signal is ignored, and so it would be by the commands that are to end by it.
+# Under `nohup` and in the background of a script these are ignored, and so they would be by the commands that are to end by them.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

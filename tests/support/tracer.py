@@ -185,6 +185,7 @@ class Tracer:
         self.tracees: set[int] = set()
         self.other = 0
         self.other_status: int | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:
         """The status of the main process: exit code, or minus the signal that ended it."""
@@ -267,12 +268,13 @@ class Tracer:
 
     def run_other(self, argv: list[str]) -> None:
         """Start another command and give it some time."""
-        self.other = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=self.said, stderr=self.said).pid
+        # Kept: an object that is dropped waits for its process by itself.
+        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=self.said, stderr=self.said)
+        self.other = self.process.pid
         end = time.monotonic() + MEANWHILE
         while time.monotonic() < end:
-            pid, state = os.waitpid(self.other, os.WNOHANG)
-            if pid:
-                self.other_status = os.waitstatus_to_exitcode(state)
+            self.other_status = self.process.poll()
+            if self.other_status is not None:
                 return
             time.sleep(0.005)
 
