@@ -272,10 +272,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.do_GET()
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         fake = self.fake
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fake.seen.append(Seen(self.command, self.path, dict(self.headers), body))
+        headers = {name.title(): value for name, value in self.headers.items()}
+        fake.seen.append(Seen(self.command, self.path, headers, body))
         fault = fake.next_fault(self.path)
         if fault and fault.hook and fault.hook(self):
             return
@@ -348,6 +352,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _send(self, content: bytes, fault: Fault) -> None:
+        if self.command == "HEAD":
+            return
         if fault.endless:
             while not self.fake.is_closing():
                 self._write(b"\0" * 65536)

@@ -360,8 +360,9 @@ def resolve_archive(text: StrPath, platform: str, validate: bool) -> Image | Non
     """The image in an archive of images (what ``docker save`` writes, or a layout in a tar), given as above or by its path. None
     for the path of any other file. Raises SourceError and its kin, `ConfigError` for a platform that is none."""
 
-def read_document(body: bytes, media_type: str, *, chosen: bool = False) -> Manifest | Index:
-    """Read a document that was served as ``media_type``; ``chosen`` if an index's entry for a platform led to it. Raises `BadImage`
+def read_document(body: bytes, media_type: str, *, chosen: bool = False, named: str | None = None) -> Manifest | Index:
+    """Read a document that was served as ``media_type``; ``chosen`` if an index's entry for a platform led to it, ``named`` the digest
+    of what the image's name stands for, if that is another document. Raises `BadImage`
     for one of which that, its own ``mediaType`` and its shape do not all say the same (CVE-2021-41190), and for schema 1;
     `LimitExceeded`."""
 
@@ -426,8 +427,9 @@ def enter_user_namespace() -> None:
 def become_namespace_root() -> None:
     """Become ids 0 of the namespace; from then on the process is killed when its parent ends."""
 
-ImageParts = tuple[list[str], bytes, list[str], list[str], int]
-"""What the store knows an image by: chain ids (bottom to top), configuration, variables, declared volumes, bytes of all blobs."""
+ImageParts = tuple[list[str], bytes, list[str], list[str], int, str | None]
+"""What the store knows an image by: chain ids (bottom to top), configuration, variables, declared volumes, bytes of all blobs, digest
+of what a registry has under its name."""
 
 @final
 class Lock:
@@ -436,14 +438,25 @@ class Lock:
     @property
     def waited(self) -> int:
         """Nanoseconds that it took to get it."""
-    def write_note(self, note: str) -> None:
-        """Leave a note of at most 128 bytes in the lock file for the next holder. Raises OSError."""
-    def read_note(self) -> str:
-        """The note that an earlier holder left, or nothing."""
     def release(self) -> None:
         """Let go. Harmless when already done."""
     def __enter__(self) -> Lock: ...
     def __exit__(self, _kind: object, _error: object, _trace: object) -> None: ...
+
+@final
+class Turn:
+    """A place among those that ask a registry the same; let go by `end`, or when nothing refers to it any more."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether the question was answered while this caller waited: then that answer is as good as one of its own."""
+    @property
+    def waited(self) -> int | None:
+        """Nanoseconds that it took to get the turn; None for a caller that was too long about it and asks beside the others."""
+    def asking(self) -> None:
+        """The registry is asked from now on. Whoever was there before gets this answer."""
+    def end(self, answered: bool) -> None:
+        """Let the others have it; ``answered`` if the store has what the registry said."""
 
 @final
 class Volume:
@@ -604,14 +617,12 @@ class Store:
         """Names in ``meta/sources`` that are no such record."""
     def remove_source(self, file: str) -> None:
         """Remove one of them."""
-    def proof_key(self) -> bytes | None:
-        """The key that names proofs; None if there is none yet."""
-    def make_proof_key(self) -> bytes:
-        """Make it."""
-    def has_proof(self, proof: str, lifetime: int) -> bool:
-        """Whether there is a proof of this name, younger than so many seconds."""
-    def keep_proof(self, proof: str, lifetime: int) -> None:
-        """Keep a proof from now on, and drop those that are over."""
+    def has_proof(self, shown: list[str], lifetime: int) -> bool:
+        """Whether a registry gave an image to who shows this (registry, repository, credentials) within so many seconds."""
+    def keep_proof(self, shown: list[str], lifetime: int) -> None:
+        """A registry has just given an image to who shows this. Proofs that are over go. Raises OSError, StoreError."""
+    def turn(self, question: str, cancel: Cancel) -> Turn:
+        """Wait for a turn to ask a question (`Question.key`). Raises Cancelled, StoreError."""
 
     def clean(self, *, threshold: int, ignore_images: list[str], on_create: bool, log: object, metrics: object, cancel: Cancel) -> str:
         """Remove what is unused: ``done``, ``below threshold`` or ``running`` (another clean). Raises StoreError if something
@@ -726,6 +737,34 @@ def sha256(data: bytes) -> str:
 def parse_reference(url: str) -> tuple[str, str, str | None, str | None, str]:
     """Registry as the user spelled it, repository, tag, digest (exactly one of the two), and the host that speaks the registry's
     interface. Raises `SourceError`, or `BadImage` for a digest that is none; never repeats a URL that could hold a password."""
+
+MANIFEST_TYPES: str
+"""The `Accept` header of a request for a manifest."""
+
+@final
+class Question:
+    """One image URL, and who asks its registry what it means. ``mirrors`` are those of each registry, in order."""
+
+    def __new__(
+        cls,
+        url: str,
+        *,
+        login: tuple[str, str],
+        auth_file: StrPath | None,
+        insecure_registries: list[str],
+        trusted_hosts: list[str],
+        mirrors: list[tuple[str, list[str]]],
+        response_timeout: int,
+    ) -> Question:
+        """Raises SourceError for a URL that is none."""
+    def key(self, name: str) -> str:
+        """What this is, as a hash; ``name`` is what the store remembers the image by."""
+    def ask(self, cancel: Cancel) -> tuple[str, list[tuple[str, str, int | None, float]], list[tuple[str, str]]] | None:
+        """The digest that the registry says the name has, the requests that were made (method, host, status, seconds) and the mirrors
+        that did not help, with reasons. None if that is not plain: helpers, proxies, redirects, refusals. Raises Cancelled."""
+
+def credential_files() -> list[str]:
+    """The files that are looked through for credentials, in order: podman's own variable, docker's file, podman's files."""
 
 def canonical_host(host: str) -> str:
     """A host[:port] in the one spelling by which it is compared: lower case, IPv6 in its short form."""

@@ -191,7 +191,7 @@ def test_a_digest_whose_layers_are_there_needs_its_manifest_or_nothing(store: St
     first = store.create(url, "one", *trusting(registry))
     registry.seen.clear()
     second = store.create(url, "two", *trusting(registry))
-    assert [seen.path for seen in registry.seen] == ["/v2/", f"/v2/app/manifests/{image.digest}"]
+    assert [(seen.method, seen.path) for seen in registry.seen] == [("HEAD", f"/v2/app/manifests/{image.digest}")]
     assert snapshot(first) == snapshot(second)
     assert (store.image("one") / "image.json").read_bytes() == (store.image("two") / "image.json").read_bytes()
     registry.seen.clear()
@@ -215,7 +215,7 @@ def test_pull_policy(store: Store, registry: FakeRegistry) -> None:
     publish(registry, layer("new"))
     registry.seen.clear()
     assert (store.create(image.url, "two", *trusting(registry), "--pull-policy", "missing") / "old").exists()
-    assert [seen.path for seen in registry.seen] == ["/v2/", "/v2/app/manifests/latest"]
+    assert [(seen.method, seen.path) for seen in registry.seen] == [("HEAD", "/v2/app/manifests/latest")]
     offline = ("--pull-policy", "missing", "--image-verification", "never")
     assert (store.create(image.url, "offline", *offline) / "old").exists()
     assert (store.create(image.url, "three", *trusting(registry)) / "new").exists()

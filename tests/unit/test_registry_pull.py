@@ -60,7 +60,7 @@ def test_headers_of_a_request() -> None:
     with FakeRegistry() as fake:
         manifest(fake.add("app", LAYERS).url, options(fake))
         headers = fake.gets("/manifests/")[0].headers
-        assert headers["Docker-Distribution-API-Version"] == "registry/2.0"
+        assert headers["Docker-Distribution-Api-Version"] == "registry/2.0"
         assert headers["Accept"].split(", ") == [
             "application/vnd.oci.image.manifest.v1+json",
             "application/vnd.docker.distribution.manifest.v2+json",

@@ -2,93 +2,74 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 import time
+from typing import TYPE_CHECKING
 
-from groot_fast import interrupts
-from groot_fast._core import MAX_CONFIG, Image, Layer, sha256
+from groot_fast import _core, interrupts
+from groot_fast._core import MAX_CONFIG, Image, Layer, Question
 from groot_fast.config import CACHED, MISSING, NEVER
-from groot_fast.errors import GrootError, LockTimeout, RegistryError, SourceError
+from groot_fast.errors import GrootError, RegistryError, SourceError
 from groot_fast.sources.base import Source, Turn
 from groot_fast.sources.registry.reference import parse_reference
 from groot_fast.telemetry.metrics import NANOS
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
-    from groot_fast._core import Lock, Manifest, Store
+    from groot_fast._core import Manifest, Store
     from groot_fast.config import Settings
     from groot_fast.pull.downloads import Downloads, Network
     from groot_fast.sources.registry.client import RegistryClient
     from groot_fast.sources.registry.credentials import Credential
-    from groot_fast.sources.verification import Proofs
     from groot_fast.telemetry.lager import Logger
     from groot_fast.telemetry.metrics import Metrics
     from groot_fast.telemetry.progress import Listener
 
+    Answer = tuple[str, list[tuple[str, str, int | None, float]], list[tuple[str, str]]]
+
 PREFIX = "fetching image reference: creating image: "
-PATIENCE = 20.0
-"""Seconds to wait for others that ask the same; a pull that takes longer is not worth waiting for here."""
 BARE = ("manifest unknown", "This registry is insecure.")
 """Messages that stand alone (contract, section 7.4)."""
 
 
 class _Queue(Turn):
-    """A lock file for one question. Whoever has it asks the registry, and leaves a note of when; who waited meanwhile need
-    not ask again. A storm of creates of one image thus costs one request and one start of the network.
+    """A turn to ask the registry. A storm of creates of one image costs one request.
 
     ``verify`` asks only whether the caller may have what the store remembers; it is called in the turn, and says whether it asked.
     """
 
-    def __init__(self, store: Store, key: str, metrics: Metrics, verify: Callable[[], bool]) -> None:
+    def __init__(self, store: Store, question: str, metrics: Metrics, verify: Callable[[], bool]) -> None:
         self._store = store
+        self._question = question
         self._verify = verify
-        self._key = key
         self._metrics = metrics
-        self._begun = time.monotonic_ns()
-        self._asked = 0
         self._held_since = 0
-        self._lock: Lock | None = None
+        self._turn: _core.Turn | None = None
 
     def __enter__(self) -> bool:
-        try:
-            with interrupts.Waiting():
-                self._lock = self._store.lock(self._key, deadline=PATIENCE, cancel=interrupts.cancel())
-        except LockTimeout:
-            return self._verify()  # a slow registry, or a large image: ask for ourselves, its layers are waited for anyway
-        self._metrics.send("PullLockingTime", self._lock.waited, NANOS)
+        with interrupts.Waiting():
+            self._turn = self._store.turn(self._question, interrupts.cancel())
         self._held_since = time.monotonic_ns()
-        boot, _, asked = self._lock.read_note().partition(" ")
-        if boot == _boot() and asked.isdecimal() and int(asked) >= self._begun:
-            return True
+        if self._turn.waited is not None:
+            self._metrics.send("PullLockingTime", self._turn.waited, NANOS)
         try:
-            return self._verify()
+            return self._turn.answered or self._verify()
         except BaseException as error:
             self.__exit__(type(error), error, None)
             raise
 
     def asking(self) -> None:
         """The registry is asked from now on. Whoever was there before gets this answer."""
-        self._asked = time.monotonic_ns()
+        if self._turn is not None:
+            self._turn.asking()
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if self._lock is None:
-            return
-        if kind is None and self._asked:
-            try:
-                self._lock.write_note(f"{_boot()} {self._asked}")
-            except OSError:
-                pass  # the image is made; others ask for themselves
-        self._lock.release()
-        self._metrics.send("PullLockHoldTime", time.monotonic_ns() - self._held_since, NANOS)
-
-
-def _boot() -> str:
-    """Which boot this is; times of the monotonic clock mean nothing in another."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+        if self._turn is not None:
+            self._turn.end(kind is None)
+            if self._turn.waited is not None:
+                self._metrics.send("PullLockHoldTime", time.monotonic_ns() - self._held_since, NANOS)
 
 
 class DockerSource(Source):
@@ -101,7 +82,7 @@ class DockerSource(Source):
             raise SourceError(PREFIX + str(error), hint=error.hint) from None
         self._settings = settings
         self._log = log
-        self._proofs: Proofs | None = None
+        self._store: Store | None = None
         self._network: Network | None = None
         self._client: RegistryClient | None = None
         self._queue: _Queue | None = None
@@ -121,11 +102,8 @@ class DockerSource(Source):
         """See `Source`. A digest says all there is to say; a tag is only taken from memory when the policy allows. But what a
         registry guards is for those who could have pulled it now, so that it is asked even then (see `turn`), unless the
         operator says otherwise: not at all, or not as long as there is a proof."""
-        if self._settings.image_verification == CACHED:
-            from groot_fast.sources.verification import Proofs
-
-            self._proofs = Proofs(store, self._settings.verification_lifetime)
-        if answered or (self._means_what_is_here and self._may_have_it()):
+        self._store = store
+        if answered or (self._means_what_is_here and self._may_have_it(store)):
             parts = store.recall(self.name)
             return None if parts is None else Image.recalled(parts)
         return None
@@ -135,12 +113,15 @@ class DockerSource(Source):
         """Whether the name stands for what the store remembers it by, whatever the registry has under it now."""
         return self._reference.digest is not None or self._settings.pull_policy == MISSING
 
-    def _may_have_it(self) -> bool:
-        if self._proofs is None:
+    def _may_have_it(self, store: Store) -> bool:
+        if self._settings.image_verification != CACHED:
             return self._settings.image_verification == NEVER
-        import asyncio
+        return store.has_proof(asyncio.run(self._shown()), self._settings.verification_lifetime)
 
-        return self._proofs.has(self._reference, asyncio.run(self._credential()))
+    async def _shown(self) -> list[str]:
+        """What a proof is about. Raises ConfigError."""
+        credential = await self._credential()
+        return [self._reference.registry.lower(), self._reference.repository, *credential.parts()]
 
     async def _credential(self) -> Credential:
         """What the caller shows the registry itself. Raises ConfigError."""
@@ -161,30 +142,57 @@ class DockerSource(Source):
     def turn(self, store: Store, metrics: Metrics) -> Turn:
         """See `Source`. Who asks with other credentials or another trust asks something else."""
         settings = self._settings
-        question = [
-            self.name,
-            settings.username,
-            settings.password,
-            str(os.geteuid()),
-            settings.auth_file,
-            *(os.environ.get(name, "") for name in ("REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "HOME")),
-            *sorted(settings.insecure_registries),
-        ]
-        key = f"pull-{sha256(chr(0).join(question).encode(errors='surrogateescape'))}"
-        self._queue = _Queue(store, key, metrics, lambda: self._verify(store))
+        question = Question(
+            self._reference.text,
+            login=(settings.username, settings.password),
+            auth_file=self._auth_file,
+            insecure_registries=settings.insecure_registries,
+            trusted_hosts=settings.trusted_hosts,
+            mirrors=list(settings.registry_mirrors.items()),
+            response_timeout=settings.response_timeout,
+        )
+        self._queue = _Queue(store, question.key(self.name), metrics, lambda: self._verify(store, question))
         return self._queue
 
-    def _verify(self, store: Store) -> bool:
-        """Ask the registry for the manifest if the store has the rest: that it answers is all that is wanted."""
-        if not self._means_what_is_here or store.recall(self.name) is None:
+    def _verify(self, store: Store, question: Question) -> bool:
+        """Ask the registry whether what the store remembers is what the name means, and whether this caller may have it. The core
+        asks if that is plain, else the client does."""
+        remembered = store.recall(self.name)
+        if remembered is None:
+            return False
+        self._asking()
+        with interrupts.Waiting():
+            answer = question.ask(interrupts.cancel())
+        if answer is not None:
+            self._report(answer)
+            if not self._means_what_is_here and remembered[-1] != answer[0]:
+                return False  # the name was moved
+            if self._settings.image_verification == CACHED:
+                self._keep_proof(asyncio.run(self._shown()))
+            return True
+        if not self._means_what_is_here:
             return False
         network, client = self._connect()
-        self._asking()
         try:
             network.run(self._manifest(client))
         except GrootError as error:
             raise self._explain(error) from error
         return True
+
+    def _report(self, answer: Answer) -> None:
+        _, exchanges, failed_mirrors = answer
+        for method, host, status, seconds in exchanges:
+            self._log.debug("exchange", method=method, host=host, status=status or "no reply", seconds=round(seconds, 4))
+        for mirror, reason in failed_mirrors:
+            self._log.error("mirror-failed", reason, mirror=mirror, registry=self._reference.registry)
+
+    def _keep_proof(self, shown: list[str]) -> None:
+        if self._store is None:
+            return
+        try:
+            self._store.keep_proof(shown, self._settings.verification_lifetime)
+        except (OSError, GrootError) as error:
+            self._log.error("proof-not-kept", error)  # the registry is asked again next time
 
     def _asking(self) -> None:
         if self._queue is not None:
@@ -241,11 +249,8 @@ class DockerSource(Source):
 
     async def _manifest(self, client: RegistryClient) -> Manifest:
         manifest = await client.manifest()
-        if self._proofs is not None:
-            try:
-                self._proofs.keep(self._reference, await self._credential())
-            except (OSError, GrootError) as error:
-                self._log.error("proof-not-kept", error)  # the registry is asked again next time
+        if self._settings.image_verification == CACHED:
+            self._keep_proof(await self._shown())
         return manifest
 
     def _explain(self, error: GrootError) -> GrootError:

@@ -160,7 +160,7 @@ impl Image {
         volumes.sort_unstable();
         let layers = layers.iter().map(|layer| layer.0.clone()).collect();
         let config = config.unwrap_or_else(|| config::EMPTY.to_vec());
-        Self(image::Image { layers, config, env, volumes, warnings: Vec::new() })
+        Self(image::Image { layers, config, env, volumes, warnings: Vec::new(), named: None })
     }
 
     #[staticmethod]
@@ -211,12 +211,13 @@ impl Image {
     #[getter]
     fn parts(&self) -> ImageParts {
         let chain_ids = self.0.chain_ids().map(str::to_owned).collect();
-        (chain_ids, self.0.config.clone(), self.0.env.clone(), self.0.volumes.clone(), self.0.compressed_size())
+        let named = self.0.named.as_ref().map(ToString::to_string);
+        (chain_ids, self.0.config.clone(), self.0.env.clone(), self.0.volumes.clone(), self.0.compressed_size(), named)
     }
 
     #[staticmethod]
     fn recalled(parts: ImageParts) -> Self {
-        let (chain_ids, config, env, volumes, compressed) = parts;
+        let (chain_ids, config, env, volumes, compressed, named) = parts;
         let last = chain_ids.len().saturating_sub(1);
         let layer = |(i, chain_id)| image::Layer {
             digest: None,
@@ -229,7 +230,8 @@ impl Image {
             origin: Origin::Remote,
         };
         let layers = chain_ids.into_iter().enumerate().map(layer).collect();
-        Self(image::Image { layers, config, env, volumes, warnings: Vec::new() })
+        let named = named.and_then(|text| Digest::parse(&text).ok());
+        Self(image::Image { layers, config, env, volumes, warnings: Vec::new(), named })
     }
 }
 
@@ -239,6 +241,7 @@ pub struct Manifest {
     read: manifest::Manifest,
     body: Vec<u8>,
     chosen: bool,
+    named: Option<Digest>,
 }
 
 #[pymethods]
@@ -271,7 +274,8 @@ impl Manifest {
             wanted.explicit &= !self.chosen;
             image::Image::join(&self.read, config, &wanted, true, |_| Origin::Remote)
         };
-        join().map(Image).map_err(|e| image_error(py, e))
+        let named = Some(self.named.clone().unwrap_or_else(|| self.read.digest.clone()));
+        join().map(|image| Image(image::Image { named, ..image })).map_err(|e| image_error(py, e))
     }
 }
 
@@ -295,10 +299,11 @@ impl Index {
 
 /// Read a manifest or an index that was served as `media_type`.
 #[pyfunction]
-#[pyo3(signature = (body, media_type, *, chosen=false))]
-pub fn read_document(py: Python<'_>, body: Vec<u8>, media_type: &str, chosen: bool) -> PyResult<Py<PyAny>> {
+#[pyo3(signature = (body, media_type, *, chosen=false, named=None))]
+pub fn read_document(py: Python<'_>, body: Vec<u8>, media_type: &str, chosen: bool, named: Option<&str>) -> PyResult<Py<PyAny>> {
+    let named = named.map(Digest::parse).transpose().map_err(|e| image_error(py, e))?;
     match read(&body, media_type).map_err(|e| image_error(py, e))? {
-        Document::Manifest(manifest) => Ok(Py::new(py, Manifest { read: *manifest, body, chosen })?.into_any()),
+        Document::Manifest(manifest) => Ok(Py::new(py, Manifest { read: *manifest, body, chosen, named })?.into_any()),
         Document::Index(index) => Ok(Py::new(py, Index(index))?.into_any()),
     }
 }

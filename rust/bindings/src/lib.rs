@@ -70,15 +70,17 @@ mod _core {
     #[pymodule_export]
     use super::layers::{Cancel, Spool, copy_directory, fingerprint, unpack, verify};
     #[pymodule_export]
+    const MANIFEST_TYPES: &str = groot_registry::client::ACCEPT;
+    #[pymodule_export]
     use super::process::{become_namespace_root, enter_user_namespace};
     #[pymodule_export]
     use super::registry::{
-        canonical_host, certificates_directory, choose_challenge, credential_places, is_disguised, is_listed_host, list_certificates,
-        named_scope, parse_challenges, parse_mirror, parse_reference, reach,
+        Question, canonical_host, certificates_directory, choose_challenge, credential_files, credential_places, is_disguised,
+        is_listed_host, list_certificates, named_scope, parse_challenges, parse_mirror, parse_reference, reach,
     };
     #[pymodule_export]
     use super::store::{
-        Listing, Lock, Store, Volume, accounting, check_compressed, describe_image, disable_quota, enable_quota, image_id_of, mounts,
+        Listing, Lock, Store, Turn, Volume, accounting, check_compressed, describe_image, disable_quota, enable_quota, image_id_of, mounts,
         parse_mappings, read_ranges, remove_entry, snapshot, uuid,
     };
     #[pymodule_export]

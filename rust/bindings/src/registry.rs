@@ -1,9 +1,11 @@
 //! The rules about registries (`groot-registry`).
 
 use crate::errors::registry_error;
-use groot_registry::credentials::{Place, Store};
+use crate::layers::{Cancel, run_store};
+use groot_registry::client::{self, Options, Outcome};
+use groot_registry::credentials::{self, Place, Store};
 use groot_registry::reference::Reference;
-use groot_registry::trust::{self, Mirror};
+use groot_registry::trust::{self, CERTS_DIRECTORIES, Mirror};
 use groot_registry::{address, challenge};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -16,6 +18,67 @@ type Parts = (String, String, Option<String>, Option<String>, String);
 type Certificates = (Vec<OsString>, Vec<(OsString, OsString)>);
 type Parameters = BTreeMap<String, String>;
 type Found = (String, Parameters);
+
+type Login = (String, String);
+/// Method, host, status and seconds of a request.
+type Exchange = (&'static str, String, Option<u16>, f64);
+/// Digest, requests that were made, mirrors that did not help and why.
+type Answer = (String, Vec<Exchange>, Vec<(String, &'static str)>);
+
+/// One name, and who asks what it means.
+#[pyclass(frozen, module = "groot_fast._core")]
+pub struct Question(client::Question);
+
+#[pymethods]
+impl Question {
+    #[new]
+    #[pyo3(signature = (url, *, login, auth_file, insecure_registries, trusted_hosts, mirrors, response_timeout))]
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        py: Python<'_>,
+        url: &str,
+        login: Login,
+        auth_file: Option<PathBuf>,
+        insecure_registries: Vec<String>,
+        trusted_hosts: Vec<String>,
+        mirrors: Vec<(String, Vec<String>)>,
+        response_timeout: u64,
+    ) -> PyResult<Self> {
+        let reference = Reference::parse(url).map_err(|error| registry_error(py, error))?;
+        let options = Options {
+            insecure_registries,
+            login,
+            auth_file,
+            credential_files: credentials::default_files(|name| std::env::var_os(name)),
+            certs_dirs: CERTS_DIRECTORIES.map(PathBuf::from).to_vec(),
+            mirrors,
+            trusted_hosts,
+            response_timeout,
+        };
+        Ok(Self(client::Question { reference, options }))
+    }
+
+    fn key(&self, name: &str) -> String {
+        self.0.key(name, rustix::process::geteuid().as_raw())
+    }
+
+    fn ask(&self, py: Python<'_>, cancel: &Cancel) -> PyResult<Option<Answer>> {
+        if client::wants_proxy(|name| std::env::var_os(name)) {
+            return Ok(None);
+        }
+        let stopped = || groot_store::Error::new(groot_store::Kind::Cancelled, "cancelled");
+        let outcome = run_store(py, &cancel.0, || self.0.ask(&cancel.0).ok_or_else(stopped))?;
+        let Outcome::Resolved(found) = outcome else { return Ok(None) };
+        let exchange = |one: client::Exchange| (one.method, one.host, one.status, one.took.as_secs_f64());
+        Ok(Some((found.digest, found.exchanges.into_iter().map(exchange).collect(), found.failed_mirrors)))
+    }
+}
+
+/// The files that are looked through for credentials.
+#[pyfunction]
+pub fn credential_files() -> Vec<OsString> {
+    credentials::default_files(|name| std::env::var_os(name)).into_iter().map(PathBuf::into_os_string).collect()
+}
 
 /// Parse an image URL.
 #[pyfunction]

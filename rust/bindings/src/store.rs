@@ -35,6 +35,38 @@ enum Held {
     Folder(#[allow(dead_code)] Folder),
 }
 
+/// A turn to ask a registry.
+#[pyclass(frozen, module = "groot_fast._core")]
+pub struct Turn {
+    #[pyo3(get)]
+    answered: bool,
+    waited: Option<Duration>,
+    held: Mutex<Option<groot_store::turns::Turn>>,
+}
+
+#[pymethods]
+impl Turn {
+    /// Nanoseconds.
+    #[getter]
+    fn waited(&self) -> Option<u128> {
+        self.waited.map(|waited| waited.as_nanos())
+    }
+
+    fn asking(&self) {
+        if let Some(turn) = &mut *open(&self.held) {
+            turn.asking();
+        }
+    }
+
+    fn end(&self, answered: bool) {
+        if let Some(turn) = open(&self.held).take()
+            && answered
+        {
+            turn.answer();
+        }
+    }
+}
+
 /// A volume, with the locks on it and on those below.
 #[pyclass(frozen, module = "groot_fast._core")]
 pub struct Volume(Mutex<Option<groot_store::volumes::Volume>>);
@@ -130,11 +162,12 @@ fn ranges(mappings: &[Mapping]) -> Ranges {
     mappings.iter().map(|m| (m.inside, m.host, m.size)).collect()
 }
 
-/// What Python's `Created` and sources know an image by: chain ids, configuration, variables, volumes, bytes of all blobs.
-pub type ImageParts = (Vec<String>, Vec<u8>, Vec<String>, Vec<String>, u64);
+/// What Python's `Created` and sources know an image by: chain ids, configuration, variables, volumes, bytes of all blobs,
+/// digest that a registry has under its name.
+pub type ImageParts = (Vec<String>, Vec<u8>, Vec<String>, Vec<String>, u64, Option<String>);
 
-fn image((chain_ids, config, env, volumes, compressed): ImageParts) -> Image {
-    Image { chain_ids, config, env, volumes, compressed }
+fn image((chain_ids, config, env, volumes, compressed, named): ImageParts) -> Image {
+    Image { chain_ids, config, env, volumes, compressed, named }
 }
 
 fn name(bytes: Vec<u8>) -> OsString {
@@ -442,7 +475,7 @@ impl Store {
 
     fn recall(&self, py: Python<'_>, source: &str) -> PyResult<Option<ImageParts>> {
         let found = self.call(py, |store| Ok(store.recall(source)))?;
-        Ok(found.map(|image| (image.chain_ids, image.config, image.env, image.volumes, image.compressed)))
+        Ok(found.map(|image| (image.chain_ids, image.config, image.env, image.volumes, image.compressed, image.named)))
     }
 
     fn damaged_sources(&self, py: Python<'_>) -> PyResult<Vec<OsString>> {
@@ -453,21 +486,17 @@ impl Store {
         self.call(py, |store| store.remove_source(file.as_bytes()))
     }
 
-    fn proof_key<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let key = self.call(py, |store| Ok(store.proof_key()))?;
-        Ok(key.map(|key| PyBytes::new(py, &key)))
+    fn has_proof(&self, py: Python<'_>, shown: Vec<String>, lifetime: u64) -> PyResult<bool> {
+        self.call(py, |store| Ok(store.has_proof(&shown, Duration::from_secs(lifetime))))
     }
 
-    fn make_proof_key<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &self.call(py, groot_store::Store::make_proof_key)?))
+    fn keep_proof(&self, py: Python<'_>, shown: Vec<String>, lifetime: u64) -> PyResult<()> {
+        self.call(py, |store| store.keep_proof(&shown, Duration::from_secs(lifetime)))
     }
 
-    fn has_proof(&self, py: Python<'_>, proof: &str, lifetime: u64) -> PyResult<bool> {
-        self.call(py, |store| Ok(store.has_proof(proof.as_bytes(), Duration::from_secs(lifetime))))
-    }
-
-    fn keep_proof(&self, py: Python<'_>, proof: &str, lifetime: u64) -> PyResult<()> {
-        self.call(py, |store| store.keep_proof(proof.as_bytes(), Duration::from_secs(lifetime)))
+    fn turn(&self, py: Python<'_>, question: &str, cancel: &Cancel) -> PyResult<Turn> {
+        let turn = run_store(py, &cancel.0, || self.0.turn(question, &cancel.0))?;
+        Ok(Turn { answered: turn.answered, waited: turn.waited(), held: Mutex::new(Some(turn)) })
     }
 
     // -- upkeep --------------------------------------------------------------
@@ -717,20 +746,6 @@ impl Lock {
         match &*open(&self.0) {
             Some(Held::File(lock)) => lock.waited.as_nanos() as u64,
             _ => 0,
-        }
-    }
-
-    fn write_note(&self, py: Python<'_>, note: &str) -> PyResult<()> {
-        match &*open(&self.0) {
-            Some(Held::File(lock)) => lock.write_note(note).map_err(|error| store_error(py, error)),
-            _ => Ok(()),
-        }
-    }
-
-    fn read_note(&self) -> String {
-        match &*open(&self.0) {
-            Some(Held::File(lock)) => lock.read_note(),
-            _ => String::new(),
         }
     }
 

@@ -110,6 +110,8 @@ pub struct Image {
     pub volumes: Vec<String>,
     /// Lines for the operator.
     pub warnings: Vec<String>,
+    /// Digest of what a registry has under the image's name: its manifest, or the index above it.
+    pub named: Option<Digest>,
 }
 
 impl Image {
@@ -126,7 +128,14 @@ impl Image {
             chain_id,
             origin,
         };
-        Self { layers: vec![layer], config: config::EMPTY.to_vec(), env: Vec::new(), volumes: Vec::new(), warnings: Vec::new() }
+        Self {
+            layers: vec![layer],
+            config: config::EMPTY.to_vec(),
+            env: Vec::new(),
+            volumes: Vec::new(),
+            warnings: Vec::new(),
+            named: None,
+        }
     }
 
     /// Join a manifest and its configuration (whose digest the caller has checked). Without `validate` size, digest and diff id
@@ -180,7 +189,7 @@ impl Image {
         if layers.is_empty() {
             layers.push(nothing()?);
         }
-        Ok(Self { layers, config: config.raw, env: config.env, volumes: config.volumes, warnings })
+        Ok(Self { layers, config: config.raw, env: config.env, volumes: config.volumes, warnings, named: None })
     }
 
     /// Names of the volumes, bottom first.

@@ -16,9 +16,31 @@ use crate::trust::{self, Mirror};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use groot_image::Digest;
+use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
 use ureq::http::Uri;
+
+/// The `Accept` header: the types of documents that can be read.
+pub const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, \
+    application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// Seconds until a connection is made.
+const CONNECT_SECONDS: u64 = 10;
+
+/// How often to look whether the caller was stopped.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// Variables that name a proxy.
+const PROXIES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
+
+/// Whether requests may have to go through a proxy, which only the Python client speaks to. ``variable`` looks up the environment.
+pub fn wants_proxy(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    PROXIES.iter().any(|name| variable(name).is_some_and(|value| !value.is_empty()))
+}
 
 /// What the caller may set. Nothing is taken from the environment.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +49,9 @@ pub struct Options {
     pub insecure_registries: Vec<String>,
     /// User and password for the registry itself, not for mirrors; both empty: look into ``credential_files``.
     pub login: (String, String),
-    /// Files to look for credentials in, in order.
+    /// A file of credentials that must be usable.
+    pub auth_file: Option<PathBuf>,
+    /// Without it, the files to look for credentials in, in order (`credentials::default_files`).
     pub credential_files: Vec<PathBuf>,
     /// Directories like `/etc/docker/certs.d`.
     pub certs_dirs: Vec<PathBuf>,
@@ -35,14 +59,80 @@ pub struct Options {
     pub mirrors: Vec<(String, Vec<String>)>,
     /// host[:port] that may have private addresses although a public registry sends us there.
     pub trusted_hosts: Vec<String>,
-    /// The `Accept` header: the types of manifests that the caller can read.
-    pub accept: String,
-    /// Seconds until a connection is made, and until the first byte of a reply.
-    pub timeouts: (u64, u64),
+    /// Seconds until the first byte of a reply.
+    pub response_timeout: u64,
+}
+
+/// One name, and who asks for it.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The image.
+    pub reference: Reference,
+    /// Who asks, and how.
+    pub options: Options,
+}
+
+impl Question {
+    /// What this is, as a hash: who asks with other credentials or another trust asks something else. ``name`` is what the store
+    /// remembers the image by.
+    #[must_use]
+    pub fn key(&self, name: &str, user: u32) -> String {
+        let Options { insecure_registries, login, auth_file, credential_files, .. } = &self.options;
+        let mut insecure = insecure_registries.clone();
+        insecure.sort_unstable();
+        let mut parts = vec![name.to_owned(), user.to_string(), login.0.clone(), login.1.clone()];
+        parts.extend(auth_file.iter().chain(credential_files).map(|path| path.to_string_lossy().into_owned()));
+        parts.push(String::new());
+        parts.extend(insecure);
+        Digest::of(parts.join("\0").as_bytes()).hex().to_owned()
+    }
+
+    /// What the caller shows the registry: registry, repository and credentials. A reason if only the other client can say it.
+    pub fn shown(&self) -> Result<Vec<String>, Reason> {
+        let Reference { registry, repository, .. } = &self.reference;
+        let credential = find_credential(&self.options, &self.options.login, registry, repository)?;
+        let own = [registry.to_lowercase(), repository.clone()];
+        Ok(own.into_iter().chain(credential.parts().map(str::to_owned)).collect())
+    }
+
+    /// Ask, until there is an answer or ``stopped`` is set; None then. What still waits for a server is left alone: it ends with the
+    /// process, or with the server's patience.
+    #[must_use]
+    pub fn ask(&self, stopped: &AtomicBool) -> Option<Outcome> {
+        let (sender, answers) = channel();
+        let question = self.clone();
+        let asking = move || {
+            let _ = sender.send(resolve(&question.reference, &question.options)); // nobody waits any more for one that was stopped
+        };
+        if std::thread::Builder::new().spawn(asking).is_err() {
+            return Some(Outcome::NotPlain("no thread to ask in"));
+        }
+        while !stopped.load(Relaxed) {
+            match answers.recv_timeout(GLANCE) {
+                Ok(outcome) => return Some(outcome),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Some(Outcome::NotPlain("a panic")),
+            }
+        }
+        None
+    }
+}
+
+/// One request and what came of it, for the log. No path, no query: a signed URL is as good as a password.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exchange {
+    /// HEAD or GET.
+    pub method: &'static str,
+    /// The host[:port] that was asked.
+    pub host: String,
+    /// The status; None if there was no reply.
+    pub status: Option<u16>,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// What a name means.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct Resolved {
     /// Of the manifest or index; see the module's text for what it is worth without ``body``.
     pub digest: String,
@@ -53,13 +143,13 @@ pub struct Resolved {
     /// The document, if it had to be fetched. Its digest is ``digest``.
     pub body: Option<Vec<u8>>,
     /// Requests that were made, to token servers too.
-    pub requests: u32,
+    pub exchanges: Vec<Exchange>,
     /// Mirrors that did not help, for the log: host and reason.
     pub failed_mirrors: Vec<(String, Reason)>,
 }
 
 /// The answer.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Outcome {
     /// This is it, now and for this caller.
     Resolved(Resolved),
@@ -67,7 +157,7 @@ pub enum Outcome {
     NotPlain(Reason),
 }
 
-/// Ask. Proxies are the caller's to look for: with one in the environment this must not be called.
+/// Ask. If `wants_proxy`, this must not be called.
 #[must_use]
 pub fn resolve(reference: &Reference, options: &Options) -> Outcome {
     match ask_hosts(reference, options) {
@@ -78,15 +168,15 @@ pub fn resolve(reference: &Reference, options: &Options) -> Outcome {
 
 fn ask_hosts(reference: &Reference, options: &Options) -> Result<Resolved, Reason> {
     let configured = options.mirrors.iter().find(|(name, _)| trust::is_listed([reference.registry.as_str()], std::slice::from_ref(name)));
-    let mut requests = 0;
+    let mut exchanges = Vec::new();
     let mut failed_mirrors = Vec::new();
     for text in configured.map_or(&[][..], |(_, mirrors)| mirrors) {
         let mirror = Mirror::parse(text).map_err(|_| "a mirror without an address")?;
         let mut host = Host::new(&mirror.host, &mirror.host, &mirror, reference, options);
         let answer = host.ask(reference);
-        requests += host.requests;
+        exchanges.append(&mut host.exchanges);
         match answer {
-            Ok(found) => return Ok(Resolved { requests, failed_mirrors, ..found }),
+            Ok(found) => return Ok(Resolved { exchanges, failed_mirrors, ..found }),
             Err(reason) => failed_mirrors.push((mirror.host, reason)),
         }
     }
@@ -94,7 +184,8 @@ fn ask_hosts(reference: &Reference, options: &Options) -> Result<Resolved, Reaso
     let mut host = Host::new(&reference.registry, reference.api_host(), &itself, reference, options);
     host.login = &options.login;
     let found = host.ask(reference)?;
-    Ok(Resolved { requests: requests + host.requests, failed_mirrors, ..found })
+    exchanges.append(&mut host.exchanges);
+    Ok(Resolved { exchanges, failed_mirrors, ..found })
 }
 
 static NO_LOGIN: (String, String) = (String::new(), String::new());
@@ -107,7 +198,7 @@ struct Host<'a> {
     repository: String,
     schemes: &'static [&'static str],
     login: &'a (String, String),
-    requests: u32,
+    exchanges: Vec<Exchange>,
 }
 
 impl<'a> Host<'a> {
@@ -129,13 +220,13 @@ impl<'a> Host<'a> {
             repository: format!("{prefix}{}", reference.repository),
             schemes,
             login: &NO_LOGIN,
-            requests: 0,
+            exchanges: Vec::new(),
         }
     }
 
     fn connect(&self, place: &Place) -> Result<Connection, Reason> {
-        let (connect, response) = self.options.timeouts;
-        Connection::new(place, &self.options.certs_dirs, Patience { connect, response })
+        let patience = Patience { connect: CONNECT_SECONDS, response: self.options.response_timeout };
+        Connection::new(place, &self.options.certs_dirs, patience)
     }
 
     fn ask(&mut self, reference: &Reference) -> Result<Resolved, Reason> {
@@ -157,8 +248,7 @@ impl<'a> Host<'a> {
         if self.schemes.last() == Some(&scheme) {
             return true;
         }
-        self.requests += 1;
-        matches!(connection.send("GET", scheme, "/v2/", &[]).map(|reply| reply.status()), Ok(200 | 401 | 403))
+        matches!(self.exchange(connection, "GET", scheme, "/v2/", &[]).map(|reply| reply.status()), Ok(200 | 401 | 403))
     }
 
     fn ask_by(&mut self, connection: &Connection, scheme: &str, path: &str, reference: &Reference) -> Result<Resolved, Reason> {
@@ -188,19 +278,33 @@ impl<'a> Host<'a> {
     fn send(
         &mut self,
         connection: &Connection,
-        method: &str,
+        method: &'static str,
         scheme: &str,
         path: &str,
         authorization: Option<&str>,
     ) -> Result<Reply, Reason> {
-        let mut headers = vec![("accept", self.options.accept.as_str()), ("docker-distribution-api-version", "registry/2.0")];
+        let mut headers = vec![("accept", ACCEPT), ("docker-distribution-api-version", "registry/2.0")];
         headers.extend(authorization.map(|value| ("authorization", value)));
-        self.requests += 1;
-        connection.send(method, scheme, path, &headers)
+        self.exchange(connection, method, scheme, path, &headers)
+    }
+
+    fn exchange(
+        &mut self,
+        connection: &Connection,
+        method: &'static str,
+        scheme: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Reply, Reason> {
+        let begun = Instant::now();
+        let reply = connection.send(method, scheme, path, headers);
+        let status = reply.as_ref().ok().map(Reply::status);
+        self.exchanges.push(Exchange { method, host: connection.authority().to_owned(), status, took: begun.elapsed() });
+        reply
     }
 
     fn authorization(&mut self, connection: &Connection, scheme: &str, challenge: &Challenge) -> Result<String, Reason> {
-        let credential = self.credential()?;
+        let credential = find_credential(self.options, self.login, self.spelled, &self.repository)?;
         if !credential.registry_token.is_empty() {
             return Ok(format!("Bearer {}", credential.registry_token));
         }
@@ -213,23 +317,6 @@ impl<'a> Host<'a> {
             return basic.ok_or("no credentials");
         }
         self.token(connection, scheme, challenge, &credential.username, basic.as_deref())
-    }
-
-    fn credential(&self) -> Result<Credential, Reason> {
-        if self.login != &NO_LOGIN {
-            let (username, password) = self.login.clone();
-            return Ok(Credential { username, password, ..Credential::default() });
-        }
-        for path in &self.options.credential_files {
-            let Some(store) = credentials::Store::read(path).map_err(|_| "an unusable file of credentials")? else { continue };
-            let places = store.find(self.spelled, &self.repository).map_err(|_| "an unusable file of credentials")?;
-            match places.into_iter().next() {
-                Some(credentials::Place::Here(found)) => return Ok(found),
-                Some(credentials::Place::Helper { .. }) => return Err("a credential helper"),
-                None => {}
-            }
-        }
-        Ok(Credential::default())
     }
 
     fn token(
@@ -258,8 +345,7 @@ impl<'a> Host<'a> {
         let _ = write!(query, "scope={}", encoded(&challenge::own_scope(&self.repository)));
         let mut headers = vec![("accept", "application/json")];
         headers.extend(basic.map(|value| ("authorization", value)));
-        self.requests += 1;
-        let reply = server.send("GET", scheme, &format!("{}?{query}", realm.path()), &headers)?;
+        let reply = self.exchange(server, "GET", scheme, &format!("{}?{query}", realm.path()), &headers)?;
         if reply.status() != 200 {
             return Err("a refusal by the token server");
         }
@@ -305,6 +391,28 @@ impl<'a> Host<'a> {
     }
 }
 
+/// What to show a host for a repository; ``login`` wins over the files.
+fn find_credential(options: &Options, login: &(String, String), host: &str, repository: &str) -> Result<Credential, Reason> {
+    let (username, password) = login;
+    if !username.is_empty() || !password.is_empty() {
+        return Ok(Credential { username: username.clone(), password: password.clone(), ..Credential::default() });
+    }
+    for path in options.auth_file.as_ref().map_or(&options.credential_files[..], std::slice::from_ref) {
+        let store = match credentials::Store::read(path) {
+            Ok(Some(store)) => store,
+            Ok(None) if options.auth_file.is_none() => continue,
+            _ => return Err("an unusable file of credentials"),
+        };
+        let places = store.find(host, repository).map_err(|_| "an unusable file of credentials")?;
+        match places.into_iter().next() {
+            Some(credentials::Place::Here(found)) => return Ok(found),
+            Some(credentials::Place::Helper { .. }) => return Err("a credential helper"),
+            None => {}
+        }
+    }
+    Ok(Credential::default())
+}
+
 fn has_port(authority: &str) -> bool {
     authority.rsplit(']').next().is_some_and(|rest| rest.contains(':'))
 }
@@ -322,7 +430,7 @@ fn claim(reply: &Reply, reference: &Reference) -> Option<Resolved> {
         media_type,
         size: reply.header("content-length").parse().ok(),
         body: None,
-        requests: 0,
+        exchanges: Vec::new(),
         failed_mirrors: Vec::new(),
     })
 }
@@ -338,7 +446,7 @@ fn proof(reply: Reply, reference: &Reference) -> Result<Resolved, Reason> {
         return Err("another digest");
     }
     let size = Some(body.len() as u64);
-    Ok(Resolved { digest, media_type, size, body: Some(body), requests: 0, failed_mirrors: Vec::new() })
+    Ok(Resolved { digest, media_type, size, body: Some(body), exchanges: Vec::new(), failed_mirrors: Vec::new() })
 }
 
 fn media_type(reply: &Reply) -> String {

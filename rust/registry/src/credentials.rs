@@ -5,8 +5,9 @@ use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use groot_document::{Map, Value};
+use std::ffi::OsString;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const MAX_FILE: u64 = 4 << 20;
 const HUB: &str = "docker.io";
@@ -36,7 +37,13 @@ impl Credential {
     /// Whether there is nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        [&self.username, &self.password, &self.identity_token, &self.registry_token].iter().all(|text| text.is_empty())
+        self.parts().iter().all(|text| text.is_empty())
+    }
+
+    /// Everything; for a keyed hash, not for eyes.
+    #[must_use]
+    pub fn parts(&self) -> [&str; 4] {
+        [&self.username, &self.password, &self.identity_token, &self.registry_token]
     }
 }
 
@@ -58,6 +65,18 @@ pub enum Place {
         /// What to ask it for.
         server: String,
     },
+}
+
+/// The files that are looked through if none was named, in order: podman's own variable, docker's file, podman's files.
+/// ``variable`` looks up the environment.
+pub fn default_files(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = set("HOME").or_else(std::env::home_dir).unwrap_or_default();
+    let mut files: Vec<_> = set("REGISTRY_AUTH_FILE").into_iter().collect();
+    files.push(set("DOCKER_CONFIG").unwrap_or_else(|| home.join(".docker")).join("config.json"));
+    files.extend(set("XDG_RUNTIME_DIR").map(|directory| directory.join("containers/auth.json")));
+    files.push(set("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config")).join("containers/auth.json"));
+    files
 }
 
 /// A file of credentials.

@@ -109,6 +109,11 @@ impl Connection {
         Ok(Self { agent: Agent::with_parts(config, DefaultConnector::default(), resolver), authority: place.authority.clone() })
     }
 
+    /// The host[:port] at the other end.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
     /// Send a request without a body; ``path`` has the query too.
     pub fn send(&self, method: &str, scheme: &str, path: &str, headers: &[(&str, &str)]) -> Result<Reply, Reason> {
         let url = format!("{scheme}://{}{path}", self.authority);

@@ -7,6 +7,9 @@ use crate::error::{Error, Kind, Result};
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
+/// Where `certs.d` is looked for, best first.
+pub const CERTS_DIRECTORIES: [&str; 2] = ["/etc/containers/certs.d", "/etc/docker/certs.d"];
+
 /// A host[:port] in the one spelling by which it is compared.
 #[must_use]
 pub fn canonical(host: &str) -> String {

@@ -1,13 +1,17 @@
 //! The question, asked of a small server on loopback that answers what it is told to and counts.
 
-use groot_registry::client::{Options, Outcome, Resolved, resolve};
+use groot_registry::client::{Options, Outcome, Question, Resolved, resolve, wants_proxy};
+use groot_registry::credentials::default_files;
 use groot_registry::reference::Reference;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -75,12 +79,7 @@ fn status(code: u16, headers: &[&str]) -> Answer {
 }
 
 fn options(insecure: &[&str]) -> Options {
-    Options {
-        insecure_registries: insecure.iter().map(|&host| host.to_owned()).collect(),
-        accept: MANIFEST.into(),
-        timeouts: (5, 5),
-        ..Options::default()
-    }
+    Options { insecure_registries: insecure.iter().map(|&host| host.to_owned()).collect(), response_timeout: 5, ..Options::default() }
 }
 
 fn ask(address: &str, options: &Options) -> Outcome {
@@ -158,7 +157,7 @@ fn tokens_with_credentials_of_a_file() {
     std::fs::write(&file, format!(r#"{{"auths":{{"http://{front}/v2/":{{"auth":"dTpw"}}}}}}"#)).unwrap();
     let with_file = Options { credential_files: vec![directory.path().join("absent"), file], ..options(&[&front]) };
     let answer = resolved(ask(&front, &with_file));
-    assert_eq!(answer.requests, 3 + 1, "https in vain, HEAD, token, HEAD");
+    assert_eq!(answer.exchanges.len(), 3 + 1, "https in vain, HEAD, token, HEAD");
     let asked = seen.lock().unwrap()[0].0.clone();
     assert_eq!(asked, "GET /token?x=1&account=u&service=a%20b&scope=repository%3Ateam%2Fapp%3Apull");
     // a helper is for the other client
@@ -249,8 +248,69 @@ fn tls_is_verified_with_what_is_in_certs_d() {
     std::fs::create_dir_all(&certs).unwrap();
     std::fs::copy(directory.path().join("ca.pem"), certs.join("ca.crt")).unwrap();
     let trusting = Options { certs_dirs: vec![directory.path().join("certs.d")], ..options(&[]) };
-    assert_eq!(resolved(ask(&address, &trusting)).requests, 1);
-    assert_eq!(resolved(ask(&address, &options(&[&address]))).requests, 1);
+    assert_eq!(resolved(ask(&address, &trusting)).exchanges.len(), 1);
+    assert_eq!(resolved(ask(&address, &options(&[&address]))).exchanges.len(), 1);
     std::fs::write(certs.join("a.cert"), "nonsense").unwrap();
     assert_eq!(ask(&address, &trusting), Outcome::NotPlain("unusable certificates"));
+}
+
+fn question(url: &str, options: Options) -> Question {
+    Question { reference: Reference::parse(url).unwrap(), options }
+}
+
+#[test]
+fn who_is_stopped_does_not_wait_for_a_server() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap(); // takes connections and says nothing
+    let address = listener.local_addr().unwrap().to_string();
+    let stopped = AtomicBool::new(false);
+    let asked = question(&format!("docker://{address}/a"), Options { response_timeout: 600, ..options(&[&address]) });
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            listener.accept().unwrap();
+            stopped.store(true, Relaxed);
+        });
+        assert_eq!(asked.ask(&stopped), None);
+    });
+    let (address, _) = serve(|_, _| found());
+    let asked = question(&format!("docker://{address}/a"), options(&[&address]));
+    assert!(matches!(asked.ask(&AtomicBool::new(false)), Some(Outcome::Resolved(_))));
+}
+
+#[test]
+fn a_question_is_another_one_with_other_credentials_or_trust() {
+    let login = |user: &str, password: &str| Options { login: (user.into(), password.into()), ..Options::default() };
+    let files = |path: &str| Options { credential_files: vec![path.into()], ..Options::default() };
+    let named = Options { auth_file: Some("/f".into()), ..Options::default() };
+    let options = [Options::default(), login("u", "p"), login("u", "q"), login("", "p"), files("/a"), files("/b"), named, options(&["h"])];
+    let keys: BTreeSet<_> = options.into_iter().map(|options| question("docker://h/a", options).key("docker://h/a", 0)).collect();
+    assert_eq!(keys.len(), 8);
+    let one = question("docker://h/a", Options::default());
+    assert!(!keys.contains(&one.key("docker://h/a", 1)) && !keys.contains(&one.key("docker://h/a arm64", 0)));
+    assert!(keys.iter().all(|key| key.len() == 64));
+    let [one, two] = [["a", "b"], ["b", "a"]].map(|list| question("docker://h/a", self::options(&list)).key("", 0));
+    assert_eq!(one, two);
+}
+
+#[test]
+fn what_is_shown_are_registry_repository_and_credentials() {
+    let login = Options { login: ("u".into(), "p".into()), ..Options::default() };
+    assert_eq!(question("docker://H/a", login).shown().unwrap(), ["h", "a", "u", "p", "", ""]);
+    assert_eq!(question("docker:///a", Options::default()).shown().unwrap(), ["docker.io", "library/a", "", "", "", ""]);
+    let missing = Options { auth_file: Some("/no/such".into()), ..Options::default() };
+    assert_eq!(question("docker:///a", missing).shown(), Err("an unusable file of credentials"));
+}
+
+#[test]
+fn the_environment_says_where_credentials_are_and_whether_there_is_a_proxy() {
+    let files = |variables: &[(&str, &str)]| {
+        let lookup = |name: &str| variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| (*value).into());
+        default_files(lookup).into_iter().map(|path| path.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(files(&[("HOME", "/h")]), ["/h/.docker/config.json", "/h/.config/containers/auth.json"]);
+    let all = [("HOME", "/h"), ("REGISTRY_AUTH_FILE", "/r"), ("DOCKER_CONFIG", "/d"), ("XDG_RUNTIME_DIR", "/x"), ("XDG_CONFIG_HOME", "/c")];
+    assert_eq!(files(&all), ["/r", "/d/config.json", "/x/containers/auth.json", "/c/containers/auth.json"]);
+    assert_eq!(files(&[("HOME", "/h"), ("DOCKER_CONFIG", ""), ("XDG_RUNTIME_DIR", "")]).len(), 2);
+
+    assert!(wants_proxy(|name| (name == "https_proxy").then(|| "http://p".into())));
+    assert!(!wants_proxy(|name| (name == "NO_PROXY").then(|| "*".into())) && !wants_proxy(|_| Some(OsString::new())));
 }

@@ -30,6 +30,7 @@
 //! locks.rs      flock between processes
 //! records.rs    the small files below meta/
 //! proofs.rs     that a caller may pull
+//! turns.rs      one question to a registry is asked once
 //! volumes.rs    build and publish volumes
 //! images.rs     reserve an id, commit, delete, list, usage
 //! limits.rs     disk limits and the trees under them; drax.rs the helper for who is not root
@@ -56,6 +57,7 @@ pub mod proofs;
 pub mod records;
 pub mod setup;
 pub mod spec;
+pub mod turns;
 pub mod volumes;
 
 pub use error::{Error, Kind, Result};

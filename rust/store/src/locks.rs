@@ -53,7 +53,7 @@ impl Lock {
     }
 
     /// Leave a note in the lock file for the next holder.
-    pub fn write_note(&self, note: &str) -> Result<()> {
+    pub(crate) fn write_note(&self, note: &str) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let mut bytes = [b' '; NOTE_BYTES];
         let length = note.len().min(NOTE_BYTES);
@@ -62,8 +62,7 @@ impl Lock {
     }
 
     /// The note that an earlier holder left, or nothing.
-    #[must_use]
-    pub fn read_note(&self) -> String {
+    pub(crate) fn read_note(&self) -> String {
         let mut bytes = [0; NOTE_BYTES];
         let length = self.file.as_ref().and_then(|file| file.read_at(&mut bytes, 0).ok()).unwrap_or(0);
         String::from_utf8_lossy(&bytes[..length]).trim_end().to_owned()

@@ -1,13 +1,15 @@
 //! Proofs that a caller may pull: what `create.image_verification: cached` remembers.
 //!
-//! A proof is an empty file in `meta/proofs`, whose time of modification is when the registry last answered. Its name is a keyed
-//! hash of what was asked and of the credentials; the key is the store's own, so that a proof gives away no password to who can
-//! read it. Proofs are no part of the original's layout; it leaves them alone.
+//! A proof is an empty file in `meta/proofs`, whose time of modification is when the registry last answered. Its name is an
+//! HMAC-SHA-256 of what was asked and of the credentials; the key is the store's own, so that a proof gives away no password to who
+//! can read it. Proofs are no part of the original's layout; it leaves them alone.
 
 use crate::error::{Error, Result};
 use crate::folder::Folder;
 use crate::layout::{Place, Store};
+use hmac::{Hmac, Mac};
 use rustix::io::Errno;
+use sha2::Sha256;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The file with the key; every other one in the folder is a proof.
@@ -16,14 +18,13 @@ const KEY_BYTES: usize = 32;
 
 impl Store {
     /// The key that names this store's proofs; None if there is none yet.
-    #[must_use]
-    pub fn proof_key(&self) -> Option<Vec<u8>> {
+    fn proof_key(&self) -> Option<Vec<u8>> {
         let key = self.folder(Place::Proofs).ok()?.read(KEY, KEY_BYTES as u64 + 1)?;
         (key.len() == KEY_BYTES).then_some(key)
     }
 
     /// Make the key. Another command may make one at the same time; the last one stays, and a proof under another key is none.
-    pub fn make_proof_key(&self) -> Result<Vec<u8>> {
+    fn make_proof_key(&self) -> Result<Vec<u8>> {
         self.make_in_meta(Place::Proofs, 0o700)?;
         let mut key = vec![0; KEY_BYTES];
         let made = rustix::rand::getrandom(&mut key[..], rustix::rand::GetRandomFlags::empty());
@@ -34,15 +35,17 @@ impl Store {
         Ok(key)
     }
 
-    /// Whether there is a proof of this name that is younger than `lifetime`.
+    /// Whether a registry gave an image to who shows this (registry, repository, credentials) within `lifetime`.
     #[must_use]
-    pub fn has_proof(&self, name: &[u8], lifetime: Duration) -> bool {
-        name != KEY && self.folder(Place::Proofs).is_ok_and(|folder| is_fresh(folder, name, lifetime))
+    pub fn has_proof(&self, shown: &[String], lifetime: Duration) -> bool {
+        let Some(key) = self.proof_key() else { return false };
+        self.folder(Place::Proofs).is_ok_and(|folder| is_fresh(folder, name(&key, shown).as_bytes(), lifetime))
     }
 
-    /// Keep a proof from now on, and drop those that are over.
-    pub fn keep_proof(&self, name: &[u8], lifetime: Duration) -> Result<()> {
-        groot_core::record::write(&self.place_record(Place::Proofs, name, 0o600)?, b"")?;
+    /// A registry has just given an image to who shows this. Proofs that are over go.
+    pub fn keep_proof(&self, shown: &[String], lifetime: Duration) -> Result<()> {
+        let key = self.proof_key().map_or_else(|| self.make_proof_key(), Ok)?;
+        groot_core::record::write(&self.place_record(Place::Proofs, name(&key, shown).as_bytes(), 0o600)?, b"")?;
         let folder = self.folder(Place::Proofs)?;
         for other in folder.names()? {
             if other != KEY && !is_fresh(folder, &other, lifetime) {
@@ -51,6 +54,16 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn name(key: &[u8], shown: &[String]) -> String {
+    let mut hash = Hmac::<Sha256>::new_from_slice(key).expect("any length is a key's");
+    for part in shown {
+        // lengths, so that no two questions give the same bytes
+        hash.update(&(part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    groot_core::blob::hex(&hash.finalize().into_bytes())
 }
 
 /// One from the future proves nothing.
@@ -78,13 +91,14 @@ mod tests {
         std::fs::write(directory.path().join("meta/namespace.json"), r#"{"uid-mappings":[],"gid-mappings":[]}"#).unwrap();
         let store = Store::open(directory.path(), Options::default()).unwrap();
         let lifetime = Duration::from_secs(100);
-        assert_eq!((store.proof_key(), store.has_proof(b"one", lifetime)), (None, false));
-        let key = store.make_proof_key().unwrap();
-        assert_eq!((key.len(), store.proof_key().as_ref()), (KEY_BYTES, Some(&key)));
-        store.keep_proof(b"one", lifetime).unwrap();
-        assert!(store.has_proof(b"one", lifetime) && !store.has_proof(b"two", lifetime) && !store.has_proof(KEY, lifetime));
+        let shown = |parts: &[&str]| parts.iter().map(|&part| part.to_owned()).collect::<Vec<_>>();
+        let (one, two) = (shown(&["reg", "app", "user"]), shown(&["reg", "ap", "puser"]));
+        assert_eq!((store.proof_key(), store.has_proof(&one, lifetime)), (None, false));
+        store.keep_proof(&one, lifetime).unwrap();
+        assert!(store.has_proof(&one, lifetime) && !store.has_proof(&two, lifetime));
 
-        let path = directory.path().join("meta/proofs/one");
+        let key = store.proof_key().unwrap();
+        let path = directory.path().join("meta/proofs").join(name(&key, &one));
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
         let set_age = |seconds: i64| {
             let now = SystemTime::now();
@@ -93,9 +107,9 @@ mod tests {
         };
         for (age, is_good) in [(50, true), (101, false), (-50, false)] {
             set_age(age);
-            assert_eq!(store.has_proof(b"one", lifetime), is_good, "{age}");
+            assert_eq!(store.has_proof(&one, lifetime), is_good, "{age}");
         }
-        store.keep_proof(b"two", lifetime).unwrap();
-        assert!(!path.exists() && store.has_proof(b"two", lifetime) && store.proof_key() == Some(key));
+        store.keep_proof(&two, lifetime).unwrap();
+        assert!(!path.exists() && store.has_proof(&two, lifetime) && store.proof_key() == Some(key));
     }
 }

@@ -32,6 +32,8 @@ pub struct Image {
     pub volumes: Vec<String>,
     /// Bytes of all blobs as the manifest gives them.
     pub compressed: u64,
+    /// Digest of the manifest or index that a registry had under the image's name.
+    pub named: Option<String>,
 }
 
 /// Bytes of file content: of the layer itself, and of the whole tree in its volume.
@@ -262,6 +264,7 @@ impl Store {
             "config": config,
             "env": image.env,
             "declared": image.volumes,
+            "named": image.named,
         });
         let file = source_name(name);
         if self.read_json(Place::Sources, &file).as_ref() == Some(&value) {
@@ -293,6 +296,7 @@ impl Store {
             env: texts("env")?,
             volumes: texts("declared")?,
             compressed: value.get("compressed")?.as_u64()?,
+            named: value.get("named").and_then(Value::as_str).map(str::to_owned),
         };
         (!image.chain_ids.is_empty()).then_some(image)
     }

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from groot_fast import _core
-from groot_fast._core import MAX_INDEX_DEPTH, MAX_MANIFEST, Manifest, parse_digest, read_document
+from groot_fast._core import MANIFEST_TYPES, MAX_INDEX_DEPTH, MAX_MANIFEST, Manifest, parse_digest, read_document
 
 from ...errors import BadBlob, BadImage, GrootError, LimitExceeded, RegistryError
 from .coding import undo_coding
@@ -22,12 +22,6 @@ from .reference import Reference
 from .retry import Backoff, retrying
 from .stream import STREAMABLE, Chunks, Opener, Position, transfer
 from .transport import Reply, read_capped
-
-OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-OCI_INDEX = "application/vnd.oci.image.index.v1+json"
-DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
-ACCEPT = ", ".join((OCI_MANIFEST, DOCKER_MANIFEST, OCI_INDEX, DOCKER_LIST))
 
 
 class RegistryClient:
@@ -85,19 +79,20 @@ class RegistryClient:
 
     async def _manifest_of(self, endpoint: Endpoint) -> Manifest:
         target, size = self._reference.target, None
-        declared, chosen = "", False
+        declared, chosen, named = "", False, None
         for depth in range(MAX_INDEX_DEPTH + 1):
             # what a mirror cannot do now the next host can
             backoff = Backoff(1) if endpoint.is_mirror else self._backoff
             body, content_type = await retrying(partial(self._fetch, endpoint, target, size), backoff)
-            document = read_document(body, content_type, chosen=chosen)
+            document = read_document(body, content_type, chosen=chosen, named=named)
             if declared and declared != document.media_type:
                 raise BadImage(f"ambiguous manifest: the index says {declared}, the document is {document.media_type}")
             if isinstance(document, Manifest):
                 return document
+            named = named or _sha256(body)
             if depth < MAX_INDEX_DEPTH:
-                target, size, declared, named = document.choose(self._options.platform)
-                chosen = chosen or named
+                target, size, declared, says_platform = document.choose(self._options.platform)
+                chosen = chosen or says_platform
         # an index that holds itself cannot be built without breaking sha256, so the depth is the only bound needed
         raise BadImage(f"indexes are nested more than {MAX_INDEX_DEPTH} levels deep")
 
@@ -201,7 +196,7 @@ class RegistryClient:
         return f"{endpoint.host} has no `{self._reference.repository}` with the {kind} `{target}`"
 
     async def _fetch(self, endpoint: Endpoint, target: str, size: int | None) -> tuple[bytes, str]:
-        async with endpoint.get(f"manifests/{target}", {"Accept": ACCEPT}) as reply:
+        async with endpoint.get(f"manifests/{target}", {"Accept": MANIFEST_TYPES}) as reply:
             response = reply.response
             if response.status != 200:
                 if response.status == 404:

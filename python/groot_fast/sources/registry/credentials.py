@@ -12,7 +12,6 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from groot_fast import _core
@@ -60,17 +59,6 @@ def basic(username: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
-def default_files(environ: Mapping[str, str] = os.environ) -> list[Path]:
-    """The files that are looked through, in order: podman's own variable, docker's file, podman's files."""
-    home = environ.get("HOME") or str(Path.home())
-    files = [environ["REGISTRY_AUTH_FILE"]] if environ.get("REGISTRY_AUTH_FILE") else []
-    files.append(f"{environ.get('DOCKER_CONFIG') or f'{home}/.docker'}/config.json")
-    if environ.get("XDG_RUNTIME_DIR"):
-        files.append(f"{environ['XDG_RUNTIME_DIR']}/containers/auth.json")
-    files.append(f"{environ.get('XDG_CONFIG_HOME') or f'{home}/.config'}/containers/auth.json")
-    return [Path(path) for path in files]
-
-
 class CredentialFinder:
     """Looks credentials up for a registry.
 
@@ -91,7 +79,7 @@ class CredentialFinder:
             if places is None:
                 raise ConfigError(f"credentials file `{self._file}` does not exist")
             return await _first(places)
-        for path in default_files():
+        for path in _core.credential_files():
             try:
                 found = await _first(_core.credential_places(path, registry, repository) or [])
             except ConfigError as error:

@@ -1,10 +1,9 @@
 //! create, of an image whose volumes are all there.
 
-use super::{Done, Told, done, failure, open, send_bytes, send_time, send_unused, send_usage, session, signals, usage_error};
+use super::{Done, Told, done, failure, open, registry, send_bytes, send_time, send_unused, send_usage, session, signals, usage_error};
 use crate::call::Call;
 use crate::failure::{Failure, Kind};
 use crate::hot::sweep::sweep;
-use crate::settings::{PullPolicy, Verification};
 use groot_core::blob::sha256;
 use groot_core::directory::fingerprint;
 use groot_document::{Value as Json, format_json, json};
@@ -78,7 +77,7 @@ fn make(call: &Call, argument: &OsStr, id: &[u8], told: &Told<'_>) -> Option<Res
         return report(error);
     }
     let begun = Instant::now();
-    let (source, image) = resolve(call, &store, argument)?;
+    let (source, image) = resolve(call, &store, argument, told)?;
     send_time(told.metrics, "ImageResolveTime", begun);
     if let Err(error) = check_compressed(&image, &wishes) {
         return report(error);
@@ -131,9 +130,8 @@ fn wishes_of(call: &Call, store: &Store) -> Option<Wishes> {
     })
 }
 
-/// What an image argument stands for, if that can be said without a network and without doubt: the name that the store remembers it
-/// by, and the image.
-fn resolve(call: &Call, store: &Store, argument: &OsStr) -> Option<(String, Image)> {
+/// What an image argument stands for, if that can be said without doubt: the name that the store remembers it by, and the image.
+fn resolve(call: &Call, store: &Store, argument: &OsStr, told: &Told<'_>) -> Option<(String, Image)> {
     let settings = &call.settings;
     let text = argument.to_str()?;
     let platform = settings.platform.to_str()?;
@@ -151,21 +149,15 @@ fn resolve(call: &Call, store: &Store, argument: &OsStr) -> Option<(String, Imag
             let parts = Image {
                 chain_ids: image.chain_ids().map(str::to_owned).collect(),
                 compressed: image.compressed_size(),
+                named: None,
                 config: image.config,
                 env: image.env,
                 volumes: image.volumes,
             };
             Some((name, parts))
         }
-        // What a name means, and whether this caller may have the image, is the registry's to say, unless the operator says
-        // that it need not be asked.
         "docker" => {
-            let reference = groot_registry::reference::Reference::parse(text).ok()?;
-            let means_what_is_here = reference.digest.is_some() || settings.pull_policy == PullPolicy::Missing;
-            if !means_what_is_here || settings.image_verification != Verification::Never {
-                return None;
-            }
-            let image = store.recall(&name)?;
+            let image = registry::resolve(call, store, text, &name, told)?;
             Some((name, image))
         }
         _ => None,

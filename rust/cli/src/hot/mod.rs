@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! create.rs    an image whose volumes are all there
+//! registry.rs  what a name means, asked of its registry
 //! image.rs     delete, stats, list
 //! sweep.rs     clean, also after a create
 //! signals.rs   SIGINT, SIGTERM and SIGHUP stop a command where it waits
@@ -13,6 +14,7 @@
 
 mod create;
 mod image;
+mod registry;
 pub mod signals;
 mod sweep;
 
