@@ -333,6 +333,23 @@ def test_killed(stage: Stage, points: Points, name: str) -> None:
     kill_everywhere(CASES[name](stage), points, name)
 
 
+def test_killed_while_quota_groups_are_made(stage: Stage, points: Points) -> None:
+    """Also before a group has the mark by which `clean` knows it: what was begun is known by the image's directory."""
+    case = warm(stage)
+    count, pristine = measure(case)
+    case.prepare()
+    calls = case.trace().calls
+    case.restore()
+    groups = [at for at, call in enumerate(calls, 1) if call.startswith(("ioctl 0x94:0x29", "ioctl 0x94:0x2a", "ioctl 0x94:0x2b"))]
+    assert len(groups) == 4, calls
+    for at in groups:
+        traced = case.trace(at, KILL)
+        with hit(at, count, traced):
+            case.restore()
+            assert_same_state(state(case.store), pristine)
+        points.covered("killed, quota groups", len(groups))
+
+
 @pytest.mark.parametrize(("name", "victim"), each_with_one_of(ROOTLESS, ["tree", "main", "caller"]))
 def test_killed_as_a_user(rootless_stage: Stage, points: Points, name: str, victim: str) -> None:
     """The child in the user namespace goes with its parent, and its death is no more than an error."""

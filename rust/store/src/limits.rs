@@ -7,6 +7,7 @@ use crate::layout::{Place, Store};
 use groot_btrfs::quota::{self, Accounting};
 use groot_btrfs::removal::{self, Refusal};
 use groot_btrfs::subvolume::{self, Limit};
+use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -14,6 +15,8 @@ use std::os::unix::ffi::OsStrExt;
 
 /// The largest limit that drax takes.
 const UNLIMITED: u64 = i64::MAX as u64;
+/// On the image's directory: the number of the group that root was about to make around the image's tree.
+const GROUP_ATTRIBUTE: &str = "trusted.grootfs.group";
 const QUOTA_OFF_HINT: &str = "`btrfs quota enable --simple <mount point>` turns accounting on (plain `enable` before Linux 6.7)";
 
 /// A disk limit in bytes; `exclusive` leaves the image's own size out, else `image_size` counts too.
@@ -114,6 +117,12 @@ impl Store {
     fn enclose(&self, image: &Folder, name: &[u8], own: Limit) -> Result<()> {
         let attempt = || -> std::result::Result<(), Errno> {
             let id = subvolume::id_of(groot_btrfs::open_below(image, name)?)?;
+            if self.groups().is_ok_and(|groups| groups.has_enclosure(id)) {
+                return Err(Errno::EXIST);
+            }
+            // A kill may come between the making of the group and the mark on it. Only root can write this, and only root makes
+            // groups without `drax`.
+            let _ = rustix::fs::fsetxattr(image, GROUP_ATTRIBUTE, id.to_string().as_bytes(), XattrFlags::empty());
             quota::enclose(image, id, own)
         };
         match attempt() {
@@ -196,6 +205,9 @@ impl Store {
     /// that is there.
     fn unbind(&self, folder: &Folder, name: &[u8], id: u64) -> Result<Bonds> {
         let groups = self.groups()?;
+        if groups.has_enclosure(id) && folder.number(GROUP_ATTRIBUTE) == Some(id) {
+            let _ = quota::adopt(folder, id);
+        }
         let bonds = Bonds { own: groups.limits(0, id), around: groups.has_enclosure(id).then(|| groups.limits(1, id)) };
         if bonds.around.is_some() && !rustix::process::geteuid().is_root() {
             let path = folder.path_of(name);
