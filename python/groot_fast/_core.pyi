@@ -563,6 +563,8 @@ class Store:
         """Sum of the disk limits of all images."""
     def image_attribute(self, id: str, attribute: str) -> bytes | None:
         """An attribute of an image's directory. Raises OSError if there is no such directory."""
+    def image_number(self, id: str, attribute: str) -> int | None:
+        """A number that is recorded as an attribute of an image's directory. Raises OSError if there is no such directory."""
     def set_image_attribute(self, id: str, attribute: str, value: bytes | None) -> None:
         """Set it; None removes it."""
     def remove_unfinished(self) -> list[tuple[str, str]]:
@@ -650,6 +652,8 @@ class Store:
         """(mode, uid, gid, size, modification time in seconds) of an entry itself, or of the folder if ``entry`` is empty."""
     def is_subvolume(self, folder: str, entry: str) -> bool:
         """Whether an entry is the root of a subvolume."""
+    def may_write(self) -> bool:
+        """Whether the caller may make images."""
     def is_locked(self, folder: str, entry: str) -> bool:
         """Whether a process holds an entry, or took it away."""
     def nested_in_volume(self, volume: str) -> list[str]:

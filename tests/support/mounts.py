@@ -21,7 +21,7 @@ def tool(*argv: str | Path, check: bool = True) -> str:
 
 def mounts_below(path: Path) -> list[Path]:
     """Mount points at or below ``path``, innermost first."""
-    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()]
     found = [Path(point) for point in points if Path(point) == path or path in Path(point).parents]
     return sorted(found, key=lambda point: len(point.parts), reverse=True)
 

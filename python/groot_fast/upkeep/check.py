@@ -257,16 +257,8 @@ def _check_missing(store: Store, volumes: set[str]) -> Iterator[Finding]:
                 yield Finding(NOTE, "missing-volume", path, problem, "none needed by the image; " + REPULL)
 
 
-def number_at(store: Store, image_id: str, attribute: str) -> int | None:
-    """A number that is recorded on an image's directory; None if there is none."""
-    try:
-        return int(store.image_attribute(image_id, attribute) or b"")
-    except ValueError:
-        return None
-
-
 def _check_limit(store: Store, image_id: str, accounting: str | None) -> Iterator[Finding]:
-    limit = number_at(store, image_id, LIMIT_ATTRIBUTE)
+    limit = store.image_number(image_id, LIMIT_ATTRIBUTE)
     if limit is None:
         return
     tree = f"{store.path}/images/{image_id}/{store.image_tree(image_id)}"
@@ -275,13 +267,13 @@ def _check_limit(store: Store, image_id: str, accounting: str | None) -> Iterato
         yield Finding(ERROR, "missing-limit", tree, f"its limit of {limit} bytes does not hold: accounting is off", cure)
         return
     # Simple accounting charges an image for its own bytes only, so what the image holds may have come off the limit.
-    size = number_at(store, image_id, SIZE_ATTRIBUTE) or 0
+    size = store.image_number(image_id, SIZE_ATTRIBUTE) or 0
     own = limit - size if accounting == "simple" else limit
     actual = store.kernel_limits(image_id)
     if actual == (None, None):
         problem = f"its limit of {limit} bytes does not hold: the quota group has none"
         yield Finding(ERROR, "missing-limit", tree, problem, f"btrfs qgroup limit {own if own > 0 else limit} {tree}")
-    elif number_at(store, image_id, UNCOUNTED_ATTRIBUTE) is None and not {own, limit}.intersection(actual):
+    elif store.image_number(image_id, UNCOUNTED_ATTRIBUTE) is None and not {own, limit}.intersection(actual):
         # (`migrate` takes off what was there before accounting began.)
         problem = f"was created with a limit of {limit} bytes, and the quota group has {actual[0] or actual[1]}"
         yield Finding(ERROR, "wrong-limit", tree, problem, f"btrfs qgroup limit {own if own > 0 else limit} {tree}")

@@ -57,12 +57,14 @@ class Patient:
         self.uids: Ranges = []
         self.gids: Ranges = []
         self.trouble = ""
+        self.may_write = False
         if os.path.isdir(self.store):
             try:
                 self.is_store = _core.Store.is_initialised(self.store)
                 if self.is_store:
                     opened = _core.Store.open(self.store, drax=settings.drax_bin)
                     self.owner, self.uids, self.gids = opened.owner, opened.uids, opened.gids
+                    self.may_write = opened.may_write()
             except GrootError as error:
                 self.is_store = True
                 self.trouble = str(error)
@@ -107,7 +109,7 @@ def _store(patient: Patient) -> Finding:
         return Finding("store", BROKEN, f"{patient.store} is no store, or folders are missing", "`grootfs init-store` as root makes them")
     if patient.trouble:
         return Finding("store", BROKEN, patient.trouble, f"restore {patient.store}/meta/namespace.json")
-    if not os.access(f"{patient.store}/images", os.R_OK | os.W_OK | os.X_OK):
+    if not patient.may_write:
         owner = patient.owner
         cure = f"run as user id {owner[0]}, the store's owner" if owner else "run as root, or make a store of your own (docs/rootless.md)"
         return Finding("store", BROKEN, f"{patient.store} may not be written by this user", cure)

@@ -15,7 +15,6 @@ from groot_fast._core import GARBAGE_LOCK, GLOBAL_LOCK, LIMIT_ATTRIBUTE, SIZE_AT
 from groot_fast.errors import StoreError
 from groot_fast.telemetry.lager import Logger
 from groot_fast.upkeep import sysfs
-from groot_fast.upkeep.check import number_at
 
 PENDING_ATTRIBUTE = "user.grootfs.pending-limit"
 """On the image's directory while a migration is under way: what its container may still write."""
@@ -92,14 +91,14 @@ def _record(store: Store, log: Logger, cancel: Cancel, accounting: str | None) -
     sizes: dict[str, int] = {}
     for image_id in store.images():
         if accounting is None:
-            if number_at(store, image_id, PENDING_ATTRIBUTE) is not None:
+            if store.image_number(image_id, PENDING_ATTRIBUTE) is not None:
                 continue  # an earlier call was killed between turning full quotas off and simple ones on
             size, own = _measure(store, image_id, sizes, cancel)
         else:
             referenced, own = store.counted_usage(image_id)
             size = max(referenced - own, 0)
             _record_limit(store, image_id, referenced, own)
-        if number_at(store, image_id, SIZE_ATTRIBUTE) is None:
+        if store.image_number(image_id, SIZE_ATTRIBUTE) is None:
             store.set_image_attribute(image_id, SIZE_ATTRIBUTE, str(size).encode())
         store.set_image_attribute(image_id, UNCOUNTED_ATTRIBUTE, str(own).encode())
         log.info("measured", id=image_id, size=size, own=own)
@@ -112,7 +111,7 @@ def _record_limit(store: Store, image_id: str, referenced: int, own: int) -> Non
     if limit is None:
         return
     store.set_image_attribute(image_id, PENDING_ATTRIBUTE, str(max(limit - used, 0)).encode())
-    if number_at(store, image_id, LIMIT_ATTRIBUTE) is None:
+    if store.image_number(image_id, LIMIT_ATTRIBUTE) is None:
         store.set_image_attribute(image_id, LIMIT_ATTRIBUTE, str(limit).encode())
 
 
@@ -122,7 +121,7 @@ def _measure(store: Store, image_id: str, sizes: dict[str, int], cancel: Cancel)
     size = store.image_size(image_id)
     chain = store.read_dependencies(image_id)
     with interrupts.Waiting():
-        if number_at(store, image_id, SIZE_ATTRIBUTE) is None and chain:
+        if store.image_number(image_id, SIZE_ATTRIBUTE) is None and chain:
             top = chain[-1]
             if top not in sizes and store.has_volume(top):
                 sizes[top] = store.content_of_volume(top, cancel)
@@ -145,7 +144,7 @@ def _switch(store: Store, accounting: str | None) -> None:
 def _set_limits(store: Store, log: Logger) -> int:
     limited = 0
     for image_id in store.images():
-        left = number_at(store, image_id, PENDING_ATTRIBUTE)
+        left = store.image_number(image_id, PENDING_ATTRIBUTE)
         if left is None:
             continue
         store.restrict(image_id, left)

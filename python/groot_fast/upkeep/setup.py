@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import subprocess
 from collections.abc import Callable
 
@@ -155,7 +156,10 @@ def _exists(path: str) -> bool:
 
 def _is_btrfs(file: str) -> bool:
     """By the magic of the first superblock (linux/btrfs_tree.h). Raises OSError."""
-    with open(file, "rb") as backing:
+    # Not waiting for whoever opens the other end, should it be a pipe.
+    with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as backing:
+        if not stat.S_ISREG(os.fstat(backing.fileno()).st_mode):
+            return False
         backing.seek(0x10040)
         return backing.read(8) == b"_BHRfS_M"
 
@@ -299,4 +303,6 @@ def _remove(path: str) -> None:
         os.rmdir(path)
     except OSError as error:
         reason = (error.strerror or "error").lower()
-        raise StoreError(f"deleting store path: {path}: {reason}") from None
+        left = sorted(os.listdir(path)) if error.errno == errno.ENOTEMPTY else []
+        hint = f"{path}/{left[0]} is not the store's; move it away and try again" if left else None
+        raise StoreError(f"deleting store path: {path}: {reason}", hint=hint) from None

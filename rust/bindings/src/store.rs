@@ -5,7 +5,7 @@ use crate::layers::{Cancel, Ranges, run_store};
 use groot_btrfs::quota::{self, Accounting};
 use groot_btrfs::subvolume;
 use groot_store::clean::{self, Outcome};
-use groot_store::folder::{Folder, is_own};
+use groot_store::folder::Folder;
 use groot_store::images::{self, Wishes};
 use groot_store::layout::{Options, Place};
 use groot_store::mappings::{Mapping, Mappings};
@@ -13,7 +13,7 @@ use groot_store::records::{Dependencies, Image, VolumeSize};
 use groot_store::{Error, Helper, Kind, Level, Observer, Result, Unit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
@@ -353,6 +353,10 @@ impl Store {
         Ok(value.map(|value| PyBytes::new(py, &value)))
     }
 
+    fn image_number(&self, py: Python<'_>, id: OsString, attribute: &str) -> PyResult<Option<u64>> {
+        self.call(py, |_| Ok(self.image(&id)?.number(attribute)))
+    }
+
     fn set_image_attribute(&self, py: Python<'_>, id: OsString, attribute: &str, value: Option<Vec<u8>>) -> PyResult<()> {
         self.call(py, |_| {
             let image = self.image(&id)?;
@@ -585,10 +589,19 @@ impl Store {
         self.call(py, |store| store.folder(place(folder)?)?.has_subvolume(entry.as_bytes()))
     }
 
+    /// Whether the caller may make images.
+    fn may_write(&self, py: Python<'_>) -> PyResult<bool> {
+        let access = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+        self.call(py, |store| {
+            let flags = rustix::fs::AtFlags::empty();
+            Ok(store.folder(Place::Images).is_ok_and(|images| rustix::fs::accessat(images, ".", access, flags).is_ok()))
+        })
+    }
+
     fn is_locked(&self, py: Python<'_>, folder: &str, entry: OsString) -> PyResult<bool> {
         self.call(py, |store| {
             let folder = store.folder(place(folder)?)?;
-            match folder.file(entry.as_bytes(), OFlags::RDONLY, Mode::empty()) {
+            match folder.file(entry.as_bytes(), OFlags::RDONLY) {
                 Ok(file) => Ok(!(groot_store::locks::flock(&file, true) && groot_store::locks::is_at(&file, folder, entry.as_bytes()))),
                 Err(errno) => Ok(errno == Errno::NOENT),
             }
@@ -608,12 +621,10 @@ impl Store {
             let folder = store.folder(Place::Temporary)?;
             let entry = format!("blob-{digest}");
             let fail = |errno| Error::os(format!("open {}", folder.path_of(entry.as_bytes()).display()), errno);
-            let file = folder.open_or_make(entry.as_bytes(), store.owner()).map_err(fail)?;
-            // Bytes are written into it.
-            if !is_own(&rustix::fs::fstat(&file).map_err(fail)?) {
-                return Err(Error::store(format!("{} is not a download", folder.path_of(entry.as_bytes()).display())));
+            match folder.open_or_make(entry.as_bytes(), store.owner()) {
+                Err(Errno::INVAL) => Err(Error::store(format!("{} is not a download", folder.path_of(entry.as_bytes()).display()))),
+                other => Ok(other.map_err(fail)?.into_raw_fd()),
             }
-            Ok(file.into_raw_fd())
         })
     }
 

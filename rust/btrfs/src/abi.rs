@@ -48,6 +48,7 @@ pub(crate) const TREE_SEARCH: u32 = 0xd000_9411;
 pub(crate) const INO_LOOKUP: u32 = 0xd000_9412;
 pub(crate) const INO_LOOKUP_USER: u32 = 0xd000_943e;
 pub(crate) const GET_SUBVOL_ROOTREF: u32 = 0xd000_943d;
+pub(crate) const GET_SUBVOL_INFO: u32 = 0x81f8_943c;
 pub(crate) const QUOTA_CTL: u32 = 0xc010_9428;
 pub(crate) const QGROUP_ASSIGN: u32 = 0x4018_9429;
 pub(crate) const QGROUP_CREATE: u32 = 0x4010_942a;
@@ -72,6 +73,18 @@ plain!(FsInfo, 1024, {
     num_devices: u64,
     fsid: [u8; 16],
     rest: [u64; 124],
+});
+
+plain!(SubvolumeInfo, 504, {
+    tree: u64,
+    name: [u8; 256],
+    parent: u64,
+    dir: u64,
+    generation: u64,
+    flags: u64,
+    uuid: [u8; 16],
+    parent_uuid: [u8; 16],
+    rest: [u64; 22],
 });
 
 plain!(VolArgs, 4096, {

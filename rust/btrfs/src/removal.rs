@@ -12,7 +12,7 @@ use crate::sys::{self, Plain};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::{Errno, Result};
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Levels of an ordinary tree that are open at once. What lies deeper is moved up.
 const MAX_OPEN: usize = 64;
@@ -306,7 +306,10 @@ impl Tree<'_> {
         let open = || open_below(self.dir(), name);
         let dir = match open() {
             Err(Errno::ACCESS) => {
-                let _ = rustix::fs::chmodat(self.dir(), name, Mode::RWXU, AtFlags::empty());
+                // By a descriptor: a path would be followed, and a link may stand there by now.
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let held = rustix::fs::openat(self.dir(), name, flags, Mode::empty())?;
+                let _ = rustix::fs::chmod(format!("/proc/self/fd/{}", held.as_raw_fd()), Mode::RWXU);
                 open()?
             }
             other => other?,

@@ -4,7 +4,7 @@ use crate::abi;
 use crate::sys::{self, Plain};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::{Errno, Result};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// A limit that the creating ioctl sets. Under full accounting the kernel ignores it for snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,16 @@ pub fn snapshot(source: impl AsFd, parent: impl AsFd, name: &[u8], limit: Option
         args.inherit = std::ptr::from_ref(&inherit) as u64;
     }
     sys::ioctl(parent, abi::SNAP_CREATE_V2, &mut args)
+}
+
+/// Whether the subvolume of `dir` was made as a snapshot of that of `source`.
+pub fn is_snapshot_of(dir: impl AsFd, source: impl AsFd) -> Result<bool> {
+    let info = |dir: BorrowedFd<'_>| -> Result<abi::SubvolumeInfo> {
+        let mut info = abi::SubvolumeInfo::zeroed();
+        sys::ioctl(dir, abi::GET_SUBVOL_INFO, &mut info)?;
+        Ok(info)
+    };
+    Ok(info(dir.as_fd())?.parent_uuid == info(source.as_fd())?.uuid)
 }
 
 /// Whether this could be the root of a subvolume; whether it is on BTRFS, its descriptor says.

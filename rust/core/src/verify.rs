@@ -5,8 +5,7 @@ use crate::idmap::IdMaps;
 use crate::layer::xattr;
 use crate::limits::Limits;
 use crate::listing::{self, Attributes, ContentHash, Step, Time};
-use crate::resolve::open_beneath;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::fs::File;
@@ -227,8 +226,21 @@ impl Walk<'_> {
     }
 
     fn child(&mut self, dir: &OwnedFd, name: &[u8], child: Child, path: &mut Vec<u8>, depth: usize) -> Result<()> {
-        let stat = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        let look = || {
+            if groot_btrfs::subvolume::is_mount(dir, name)? {
+                Err(Errno::XDEV)
+            } else {
+                rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+            }
+        };
+        let stat = match look() {
             Ok(stat) => stat,
+            // It hides what is the volume's, and is none of ours to look at.
+            Err(Errno::XDEV) => {
+                self.report.entries += 1;
+                self.tell(path, &["something is mounted on it".into()]);
+                return Ok(());
+            }
             Err(error) => {
                 self.report.entries += 1;
                 self.tell(path, &[format!("stat: {}", text(error))]);
@@ -237,7 +249,7 @@ impl Walk<'_> {
         };
         let kind = FileType::from_raw_mode(stat.st_mode);
         match child {
-            Child::Directory(inner) if kind == FileType::Directory => match open_beneath(dir, name) {
+            Child::Directory(inner) if kind == FileType::Directory => match groot_btrfs::open_below(dir, name) {
                 Ok(fd) => return self.directory(&fd, inner, path, depth),
                 Err(error) => self.tell(path, &[format!("cannot be opened: {}", text(error))]),
             },
@@ -369,8 +381,9 @@ fn text(error: Errno) -> String {
 /// Open a file without leaving a trace in its access time, where we may.
 fn open_quietly(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    match rustix::fs::openat(dir, name, flags | OFlags::NOATIME, Mode::empty()) {
-        Err(Errno::PERM) => rustix::fs::openat(dir, name, flags, Mode::empty()),
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    match groot_btrfs::open(dir, name, flags | OFlags::NOATIME, Mode::empty(), resolve) {
+        Err(Errno::PERM) => groot_btrfs::open(dir, name, flags, Mode::empty(), resolve),
         other => other,
     }
     .map(File::from)

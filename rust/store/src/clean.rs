@@ -10,7 +10,7 @@ use crate::locks::{GARBAGE, GLOBAL, Lock, check, flock};
 use crate::records::Dependencies;
 use crate::volumes::{DOOMED, INCOMPLETE, RECLAIM_DEADLINE};
 use crate::{Level, Observer, Unit};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -205,7 +205,7 @@ impl Store {
     /// Remove a download that no process is working on.
     fn remove_unlocked(&self, name: &[u8]) {
         let Ok(folder) = self.folder(Place::Temporary) else { return };
-        if let Ok(file) = folder.file(name, OFlags::RDONLY, Mode::empty())
+        if let Ok(file) = folder.file(name, OFlags::RDONLY)
             && flock(&file, false)
         {
             let _ = folder.unlink(name);

@@ -82,19 +82,29 @@ impl Folder {
         groot_btrfs::open(&self.fd, name, DIRECTORY, Mode::empty(), steps)
     }
 
-    /// Open the file `name` with these flags on top of `FILE`.
-    pub fn file(&self, name: &[u8], flags: OFlags, mode: Mode) -> rustix::io::Result<File> {
-        groot_btrfs::open(&self.fd, name, flags | FILE, mode, STEP).map(File::from)
+    /// Open the file `name` with these flags on top of `FILE`. EINVAL unless it is a regular file with one name: a second one may be
+    /// that of a file that is not the store's, which somebody linked here.
+    pub fn file(&self, name: &[u8], flags: OFlags) -> rustix::io::Result<File> {
+        // Before it is opened, because opening a device may do something; and after, because it may be another one by then.
+        match self.stat(name)? {
+            None => return Err(Errno::NOENT),
+            Some(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => return Err(Errno::LOOP),
+            Some(stat) if !is_own(&stat) => return Err(Errno::INVAL),
+            Some(_) => {}
+        }
+        let file = groot_btrfs::open(&self.fd, name, flags | FILE, Mode::empty(), STEP).map(File::from)?;
+        if is_own(&rustix::fs::fstat(&file)?) { Ok(file) } else { Err(Errno::INVAL) }
     }
 
-    /// Open the file `name` to read and write, or make it, its owner's alone. What is there already may be anything (`is_own`).
+    /// Open the file `name` to read and write, or make it, its owner's alone. As `file` otherwise.
     pub fn open_or_make(&self, name: &[u8], owner: Option<(u32, u32)>) -> rustix::io::Result<File> {
         loop {
-            match self.file(name, OFlags::RDWR, Mode::empty()) {
+            match self.file(name, OFlags::RDWR) {
                 Err(Errno::NOENT) => {}
                 other => return other,
             }
-            match self.file(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR) {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | FILE;
+            match groot_btrfs::open(&self.fd, name, flags, Mode::RUSR | Mode::WUSR, STEP).map(File::from) {
                 Err(Errno::EXIST) => {}
                 Ok(file) => {
                     give(&file, &rustix::fs::fstat(&file)?, owner)?;
@@ -155,8 +165,7 @@ impl Folder {
         Ok(names)
     }
 
-    /// The start of the file `name`, `most` bytes of it. None if it is missing, cannot be read, or is not a regular file with
-    /// one name: somebody may have linked a file here that is not the store's.
+    /// The start of the file `name`, `most` bytes of it. None if it is missing or cannot be read (`file`).
     #[must_use]
     pub fn read(&self, name: &[u8], most: u64) -> Option<Vec<u8>> {
         self.try_read(name, most).ok()
@@ -164,11 +173,8 @@ impl Folder {
 
     /// The same with the reason.
     pub fn try_read(&self, name: &[u8], most: u64) -> rustix::io::Result<Vec<u8>> {
-        let file = self.file(name, OFlags::RDONLY, Mode::empty())?;
+        let file = self.file(name, OFlags::RDONLY)?;
         let stat = rustix::fs::fstat(&file)?;
-        if !is_own(&stat) {
-            return Err(Errno::INVAL);
-        }
         let mut data = Vec::with_capacity(stat.st_size.clamp(0, 1 << 16).cast_unsigned() as usize + 1);
         file.take(most).read_to_end(&mut data).map_err(|error| errno_of(&error))?;
         Ok(data)
@@ -178,8 +184,17 @@ impl Folder {
     pub fn make(&self, name: &[u8], mode: u32, owner: Option<(u32, u32)>) -> rustix::io::Result<Self> {
         rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode))?;
         let fresh = self.folder(name)?;
+        fresh.check_own(owner)?;
         fresh.settle(mode, owner)?;
         Ok(fresh)
+    }
+
+    /// EPERM for a directory that is neither `owner`'s nor the caller's alone. Who may write to a directory can move it here from
+    /// elsewhere, also in the place of one that was made a moment ago, and what we then do to it is not theirs to have done.
+    pub fn check_own(&self, owner: Option<(u32, u32)>) -> rustix::io::Result<()> {
+        let stat = rustix::fs::fstat(&self.fd)?;
+        let is_callers = stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o022 == 0;
+        if is_callers || owner.is_some_and(|(uid, _)| stat.st_uid == uid) { Ok(()) } else { Err(Errno::PERM) }
     }
 
     /// Give the directory this mode and owner.
@@ -250,4 +265,49 @@ pub fn is_own(stat: &Stat) -> bool {
 #[must_use]
 pub fn is_directory(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn only_a_regular_file_with_one_name_is_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::write(at("file"), "x").unwrap();
+        std::fs::write(at("host"), "secret").unwrap();
+        std::fs::hard_link(at("host"), at("linked")).unwrap();
+        symlink(at("host"), at("link")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, at("pipe"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        std::fs::create_dir(at("folder")).unwrap();
+        let folder = Folder::open_path(directory.path()).unwrap();
+        for flags in [OFlags::RDONLY, OFlags::RDWR] {
+            let errno = |name: &[u8]| folder.file(name, flags).err();
+            assert_eq!(errno(b"file"), None);
+            assert_eq!(errno(b"missing"), Some(Errno::NOENT));
+            assert_eq!(errno(b"link"), Some(Errno::LOOP));
+            assert_eq!([&b"linked"[..], b"pipe", b"folder", b"folder/x"].map(errno), [Some(Errno::INVAL); 4]);
+        }
+        for name in [&b"linked"[..], b"pipe", b"folder"] {
+            assert_eq!(folder.open_or_make(name, None).err(), Some(Errno::INVAL));
+            assert_eq!(folder.read(name, 10), None);
+        }
+        assert_eq!(folder.read(b"file", 10), Some(b"x".to_vec()));
+        assert!(folder.open_or_make(b"new", None).is_ok());
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_is_not_taken_for_a_new_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let folder = Folder::open_path(directory.path()).unwrap();
+        let made = folder.make(b"made", 0o755, None).unwrap();
+        assert_eq!(made.check_own(None), Ok(()));
+        for (mode, expected) in [(0o700, Ok(())), (0o775, Err(Errno::PERM)), (0o757, Err(Errno::PERM)), (0o2755, Ok(()))] {
+            std::fs::set_permissions(directory.path().join("made"), PermissionsExt::from_mode(mode)).unwrap();
+            assert_eq!(made.check_own(None), expected, "{mode:o}");
+            assert_eq!(made.check_own(Some((rustix::process::geteuid().as_raw(), 0))), Ok(()));
+        }
+    }
 }

@@ -239,10 +239,10 @@ impl Store {
 
     /// Sum of the disk limits of all images. Images of the original have none on record.
     pub fn committed_limits(&self) -> Result<u64> {
-        let mut total = 0;
+        let mut total = 0u64;
         for id in self.folder(Place::Images)?.names()? {
             if let Ok(Some(image)) = image_folder(self, &id) {
-                total += image.number(LIMIT_ATTRIBUTE).unwrap_or(0);
+                total = image.number(LIMIT_ATTRIBUTE).unwrap_or(0).saturating_add(total);
             }
         }
         Ok(total)

@@ -255,6 +255,7 @@ pub(crate) fn refuse_at(path: &Path, kind: impl FnOnce() -> rustix::io::Result<F
         Errno::LOOP => link(),
         // What the kernel says of a link that is to be a directory.
         Errno::NOTDIR if kind() == Ok(FileType::Symlink) => link(),
+        Errno::PERM => Error::store(format!("invalid store: {path} is neither its owner's nor root's alone")).hint("move it away"),
         Errno::XDEV => Error::store(format!("invalid store: something is mounted on {path}")).hint(format!("umount {path}")),
         errno => Error::os(format!("open {path}"), errno),
     }
@@ -303,7 +304,12 @@ pub fn read_namespace(top: &Folder) -> Result<Mappings> {
         return Ok(recorded);
     }
     // A store of the original, or of an older release: its owner may have put another file of root's here, so the mappings have
-    // to be allowed to it in any case.
+    // to be allowed to it in any case. Mappings that name no owner are those of a store of root's.
+    let holder = rustix::fs::fstat(top).map_err(|errno| unreadable(top.path(), errno))?.st_uid;
+    if written.owner().is_none() && holder != 0 {
+        return Err(Error::store(format!("{} names no owner, and the store belongs to user id {holder}", path.display()))
+            .hint("`init-store` as root with the store's mappings confirms them"));
+    }
     written.check_subordinate().map_err(|(mapping, file)| {
         Error::store(format!("{} maps ids to {mapping}, which {file} does not give to the store's owner", path.display()))
             .hint("`init-store` as root with the store's mappings confirms them")
@@ -316,15 +322,13 @@ pub(crate) fn read_namespace_file(top: &Folder, trusted: bool) -> Result<Mapping
     let fail = |errno| unreadable(top.path(), errno);
     let meta = top.folder(b"meta").map_err(fail)?;
     let path = meta.path_of(NAMESPACE.as_bytes());
-    let mut file = meta.file(NAMESPACE.as_bytes(), OFlags::RDONLY, Mode::empty()).map_err(|errno| match errno {
+    let mut file = meta.file(NAMESPACE.as_bytes(), OFlags::RDONLY).map_err(|errno| match errno {
         Errno::LOOP => Error::store(format!("invalid store: {} is a symbolic link", path.display())),
+        Errno::INVAL => Error::store(format!("invalid store: {} is not a regular file with one name", path.display())),
         errno => fail(errno),
     })?;
     let stat = rustix::fs::fstat(&file).map_err(fail)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Error::store(format!("invalid store: {} is not a regular file", path.display())));
-    }
-    if trusted && (stat.st_uid != 0 || stat.st_nlink != 1 || stat.st_mode & 0o022 != 0) {
+    if trusted && (stat.st_uid != 0 || stat.st_mode & 0o022 != 0) {
         return Err(Error::store(format!("{} is not root's own, so its mappings are not trusted", path.display()))
             .hint("`init-store` as root with the store's mappings writes them again"));
     }

@@ -256,8 +256,8 @@ impl Store {
             return Err(Error::new(Kind::Quota, text).hint(QUOTA_OFF_HINT));
         };
         if self.accounting()? == Accounting::Simple {
-            let own = uncounted + counted.exclusive;
-            return Ok(ImageUsage { total: image_size + own, exclusive: own });
+            let own = uncounted.saturating_add(counted.exclusive);
+            return Ok(ImageUsage { total: image_size.saturating_add(own), exclusive: own });
         }
         Ok(ImageUsage { total: counted.referenced, exclusive: counted.exclusive })
     }

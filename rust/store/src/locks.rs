@@ -12,9 +12,9 @@
 //! shared for a moment (`observe`), and holds a volume's lock shared while it verifies its content.
 
 use crate::error::{Error, Kind, Result, text_of};
-use crate::folder::{Folder, is_own};
+use crate::folder::Folder;
 use crate::layout::{Place, Store};
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -81,11 +81,12 @@ impl Store {
         let path = || folder.path_of(&name).display().to_string();
         let fail = |errno| Error::store(format!("creating lock file for key `{key}`: open {}: {}", path(), text_of(errno)));
         loop {
-            let file = folder.open_or_make(&name, self.owner()).map_err(fail)?;
-            // Notes are written into lock files.
-            if !is_own(&rustix::fs::fstat(&file).map_err(fail)?) {
-                return Err(Error::store(format!("creating lock file for key `{key}`: {} is not a lock file", path())));
-            }
+            let file = match folder.open_or_make(&name, self.owner()) {
+                Err(Errno::INVAL) => {
+                    return Err(Error::store(format!("creating lock file for key `{key}`: {} is not a lock file", path())));
+                }
+                other => other.map_err(fail)?,
+            };
             if !flock(&file, shared) {
                 return Ok(None);
             }
@@ -102,7 +103,7 @@ impl Store {
         let folder = self.folder(Place::Locks)?;
         let name = file_name(key);
         loop {
-            let file = match folder.file(&name, OFlags::RDONLY, Mode::empty()) {
+            let file = match folder.file(&name, OFlags::RDONLY) {
                 Ok(file) => file,
                 Err(Errno::NOENT) => return Ok(Some(Lock { file: None, waited: Duration::ZERO })),
                 Err(errno) => return Err(Error::os(format!("open {}", folder.path_of(&name).display()), errno)),

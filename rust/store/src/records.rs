@@ -65,6 +65,11 @@ pub(crate) fn strings(value: &Value) -> Option<Vec<String>> {
     value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
 }
 
+/// Bytes of layers. Whoever owns the store can write any numbers into its records.
+pub(crate) fn sum(sizes: impl Iterator<Item = VolumeSize>) -> u64 {
+    sizes.fold(0, |total, size| size.layer.saturating_add(total))
+}
+
 fn remove(folder: &Folder, name: &[u8]) -> Result<()> {
     match folder.unlink(name) {
         Ok(()) => Ok(()),
@@ -177,7 +182,7 @@ impl Store {
         if let Some(tree) = chain_ids.last().and_then(|top| self.read_size(top)).and_then(|size| size.tree) {
             return tree;
         }
-        chain_ids.iter().filter_map(|chain_id| self.read_size(chain_id)).map(|size| size.layer).sum()
+        sum(chain_ids.iter().filter_map(|chain_id| self.read_size(chain_id)))
     }
 
     /// The head of a volume's listing; None if there is no usable one.
@@ -216,7 +221,7 @@ impl Store {
         let mut head = self.read_listing_head(&at)?;
         while seen.insert(at.clone()) {
             let name = format!("{LISTING}{at}");
-            let file = meta.file(name.as_bytes(), rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).ok()?;
+            let file = meta.file(name.as_bytes(), rustix::fs::OFlags::RDONLY).ok()?;
             found.push((meta.path_of(name.as_bytes()).display().to_string(), file));
             let Some(parent) = head.parent else {
                 found.reverse();

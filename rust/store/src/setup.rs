@@ -34,7 +34,9 @@ impl Store {
                     Err(Errno::EXIST) => parent.folder(name.as_bytes()),
                     other => other,
                 };
-                folder?.settle(0o755, owner)
+                let folder = folder?;
+                folder.check_own(owner)?;
+                folder.settle(0o755, owner)
             };
             attempt().map_err(|errno| refuse(store.top(), place.path(), errno))?;
         }

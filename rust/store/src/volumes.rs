@@ -96,14 +96,14 @@ impl Store {
 
     /// Bytes of file content in all cached layers, used or not: what thresholds are compared with.
     pub fn cached_bytes(&self) -> Result<u64> {
-        Ok(self.volumes()?.iter().filter_map(|name| self.read_size(name)).map(|size| size.layer).sum())
+        Ok(crate::records::sum(self.volumes()?.iter().filter_map(|name| self.read_size(name))))
     }
 
     /// Bytes of file content in the layers that no image uses.
     pub fn unused_bytes(&self) -> Result<u64> {
         let used = crate::records::Dependencies::default().volumes(self)?;
         let unused = self.volumes()?.into_iter().filter(|name| !used.contains(name));
-        Ok(unused.filter_map(|name| self.read_size(&name)).map(|size| size.layer).sum())
+        Ok(crate::records::sum(unused.filter_map(|name| self.read_size(&name))))
     }
 
     /// Make the volume of a layer, under a temporary name: an empty one, or with the content of the volume below. It never has
@@ -120,6 +120,15 @@ impl Store {
             Some(below) => self.snapshot(&below.dir, volumes, name.as_bytes(), None)?,
         }
         let dir = self.open_volume(&name)?;
+        let fail = |errno| Error::os(format!("making {}", dir.path().display()), errno);
+        let is_new = match below {
+            None => dir.entries()?.is_empty(),
+            Some(below) => subvolume::is_snapshot_of(&dir, &below.dir).map_err(fail)?,
+        };
+        if !is_new {
+            // The owner of a store can put another subvolume in its place, with something of others in it.
+            return Err(fail(Errno::PERM));
+        }
         if below.is_none() {
             // What no layer describes must not depend on when it was unpacked.
             let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -223,17 +232,18 @@ impl Store {
 
 /// Apparent sizes of everything in a tree, files with several names once. What goes meanwhile is left out.
 pub(crate) fn disk_usage(root: &Folder, cancel: &AtomicBool) -> Result<u64> {
-    let mut total = 0;
-    walk(root, cancel, &mut |stat| total += stat.st_size.cast_unsigned())?;
+    let mut total = 0u64;
+    // A hundred sparse files can have more than there are numbers.
+    walk(root, cancel, &mut |stat| total = total.saturating_add(stat.st_size.cast_unsigned()))?;
     Ok(total)
 }
 
 /// Bytes of all regular files of a tree, those with several names once.
 pub fn content(root: &Folder, cancel: &AtomicBool) -> Result<u64> {
-    let mut total = 0;
+    let mut total = 0u64;
     walk(root, cancel, &mut |stat| {
         if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
-            total += stat.st_size.cast_unsigned();
+            total = total.saturating_add(stat.st_size.cast_unsigned());
         }
     })?;
     Ok(total)
@@ -251,6 +261,10 @@ fn walk(root: &Folder, cancel: &AtomicBool, visit: &mut dyn FnMut(&rustix::fs::S
         let Ok(folder) = opened else { continue };
         for name in folder.names()? {
             let Ok(Some(stat)) = folder.stat(&name) else { continue };
+            // What is mounted there is not of this tree.
+            if subvolume::is_mount(&folder, &name).unwrap_or(true) {
+                continue;
+            }
             if stat.st_nlink > 1 && !crate::folder::is_directory(&stat) && !seen.insert((stat.st_dev, stat.st_ino)) {
                 continue;
             }
