@@ -15,7 +15,7 @@ from support import mounts
 from support.accounts import User
 from support.archive import Archive
 from support.attack import Attack, Sentinel
-from support.command import MIB, Store, new_id
+from support.command import COMMAND, MIB, Store, new_id
 from support.tree import assert_same, names, photograph
 
 Image = Callable[..., str]
@@ -160,6 +160,21 @@ def test_G5_a_read_only_store(store: Store, image: Image) -> None:
     finally:
         mounts.tool("mount", "-o", "remount,rw", store.path)
     store.delete("i")
+
+
+def test_G5_no_program_is_run_from_the_callers_directory(scratch: Path) -> None:
+    """Root stands in a directory of somebody else's, and its PATH has entries that are relative."""
+    tricks = scratch / "tricks"
+    tricks.mkdir()
+    for name in ("mkfs.btrfs", "mount", "umount"):
+        (tricks / name).write_text(f"#!/bin/sh\ntouch {tricks}/taken-over\nexit 1\n")
+        (tricks / name).chmod(0o755)
+    store = Store(scratch / "store")
+    environment = {"PATH": f".:{os.path.relpath('/', tricks)}{tricks}::{os.environ['PATH']}"}
+    for command in (["init-store", "--store-size-bytes", str(256 * MIB)], ["delete-store"]):
+        done = subprocess.run([COMMAND, "--store", store.path, *command], cwd=tricks, env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), done
+    assert not (tricks / "taken-over").exists() and not store.path.exists()
 
 
 @pytest.mark.parametrize("kind", ["directory", "fifo", "link", "dangling link"])

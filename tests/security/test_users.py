@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from support.accounts import User
 from support.archive import Archive
 from support.attack import Sentinel
-from support.command import Store, new_id
+from support.command import COMMAND, Store, new_id
 from support.tree import names, photograph
 
 
@@ -80,3 +81,21 @@ def test_A_and_B_refused(own: Store, sentinel: Sentinel, image: Callable[..., st
     archive, message = REFUSED[case]
     assert message in own.refuse(image(archive(sentinel))).message
     sentinel.check()
+
+
+def test_nothing_is_imported_from_the_callers_directory(own: Store, image: Callable[..., str], scratch: Path, user: User) -> None:
+    """Neither by the program nor by its child in the user namespace."""
+    tricks = scratch / "tricks"
+    tricks.mkdir()
+    for name in ("groot_fast", "os", "site", "json", "socket", "select", "sitecustomize", "usercustomize"):
+        (tricks / f"{name}.py").write_text(f"open({str(tricks / 'taken-over')!r}, 'w')\n")
+    os.chown(tricks, user.uid, user.gid)
+    variables = {name: str(tricks) for name in ("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONPLATLIBDIR", "HOME")}
+    environment = {"PATH": f".:{os.environ['PATH']}", "PYTHONSTARTUP": str(tricks / "os.py"), **variables}
+    image_id = new_id()
+    url = image(Archive().file("in-a-foreign-directory", "x", uid=5))
+    argv = [COMMAND, "--store", own.path, "create", url, image_id]
+    done = subprocess.run(argv, cwd=tricks, env=environment, user=user.uid, group=user.gid, extra_groups=[], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{own.path}/images/{image_id}\n", ""), done
+    assert not (tricks / "taken-over").exists()
+    own.delete(image_id)

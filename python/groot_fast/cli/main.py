@@ -31,6 +31,8 @@ def run() -> NoReturn:
     """The program. Ends at once: taking the interpreter apart takes longer than many a command."""
     # Who ignores it has its children end unseen, and hands that on: a helper that failed would seem to have done its work.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # No program is run from the caller's directory, which may be somebody else's.
+    os.environ["PATH"] = os.pathsep.join(filter(os.path.isabs, os.get_exec_path()))
     code = main()
     sys.stderr.flush()
     os._exit(code)
