@@ -11,6 +11,7 @@ import json
 import os
 import pwd
 import re
+import resource
 import shutil
 import signal
 import struct
@@ -672,7 +673,7 @@ def swapping(user: User, one: Path, other: Path) -> Iterator[None]:
         process.communicate()
 
 
-@pytest.mark.parametrize("what", ["volume", "image", "link"])
+@pytest.mark.parametrize("what", ["volume", "image", "images", "store", "link"])
 def test_swapped_between_check_and_use(machine: Machine, what: str) -> None:
     """The path names the user's volume and a foreign one in turns. Whatever drax meets, only the former gets limits."""
     own = machine.make_image("one")
@@ -682,6 +683,17 @@ def test_swapped_between_check_and_use(machine: Machine, what: str) -> None:
     elif what == "image":
         foreign = machine.make_image("two", owner=4242)
         one, other, path = own.parent, foreign.parent, own
+    elif what in ("images", "store"):
+        # The other one is a copy in which the image belongs to somebody else.
+        one = machine.store / "images" if what == "images" else machine.store
+        other = one.with_name("other")
+        image = other / own.parent.relative_to(one)
+        for folder in [*reversed(image.relative_to(other.parent).parents[:-1]), image.relative_to(other.parent)]:
+            (other.parent / folder).mkdir()
+            machine.user.owns(other.parent / folder)
+        machine.user.owns(other.parent)
+        foreign = machine.make_subvolume(image / "rootfs", owner=4242)
+        path = own
     else:
         foreign = machine.make_image("two", owner=4242)
         one, other = machine.store / "link", machine.store / "other"
@@ -904,6 +916,99 @@ def test_too_few_descriptors(machine: Machine, files: int) -> None:
     before = machine.groups()
     argv = [machine.drax, "limit", "--volume-path", volume, "--disk-limit-bytes", str(LIMIT)]
     assert machine.user.run(PYTHON, "-c", FEW_FILES, files, *argv).returncode != 0
+    assert machine.groups() == before
+
+
+TIGHT = """
+import os, resource, sys
+name, value = sys.argv[1], int(sys.argv[2])
+resource.setrlimit(getattr(resource, name), (value, value))
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RLIMIT_AS", 1 << 20),
+        ("RLIMIT_AS", 4 << 20),
+        ("RLIMIT_DATA", 0),
+        ("RLIMIT_STACK", 0),
+        ("RLIMIT_STACK", 16 << 10),
+        ("RLIMIT_FSIZE", 0),
+        ("RLIMIT_NPROC", 0),
+        ("RLIMIT_MEMLOCK", 0),
+        ("RLIMIT_SIGPENDING", 0),
+        ("RLIMIT_CORE", resource.RLIM_INFINITY),
+    ],
+)
+def test_resource_limits(machine: Machine, name: str, value: int) -> None:
+    """All is done or nothing; with what is left to it afterwards as with plenty."""
+    volume = machine.make_image()
+    before = machine.groups()
+    argv = [machine.drax, "limit", "--volume-path", volume, "--disk-limit-bytes", str(LIMIT)]
+    done = machine.user.run(PYTHON, "-c", TIGHT, name, value, *argv)
+    assert "panicked" not in done.stdout + done.stderr, done
+    if done.returncode == 0:
+        assert machine.group(volume) == (1, LIMIT, 0)
+        assert machine.group(volume, 1) == ((1, LIMIT, 0) if machine.mode == "simple" else None)
+    else:
+        assert machine.groups() == before
+    machine.limits(volume)
+
+
+SIGNALLED = """
+import os, signal, sys
+how = sys.argv[1]
+for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
+    if how == "ignored":
+        signal.signal(number, signal.SIG_IGN)
+if how == "blocked":
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.Signals)
+    os.kill(os.getpid(), signal.SIGTERM)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("how", ["ignored", "blocked"])
+def test_signals_that_the_caller_ignores_or_blocks(machine: Machine, how: str) -> None:
+    volume = machine.make_image()
+    argv = [machine.drax, "limit", "--volume-path", volume, "--disk-limit-bytes", str(LIMIT)]
+    done = machine.user.run(PYTHON, "-c", SIGNALLED, how, *argv)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert machine.group(volume) == (1, LIMIT, 0)
+
+
+TIMED = """
+import os, signal, sys
+signal.setitimer(signal.ITIMER_REAL, float(sys.argv[1]))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_a_timer_of_the_caller_ends_it(machine: Machine) -> None:
+    """A timer goes on in the program that is started. Whatever moment it ends that at: no group but the volume's own is touched, and
+    the limits that are there are those that were asked for."""
+    before = machine.groups()
+    ends = set()
+    own = set()
+    for step, delay in enumerate([1e-6, *(0.0002 * (step + 1) for step in range(60)), 60]):
+        volume = machine.make_image("one", f"rootfs{step}")
+        own |= {f"0_{number(volume)}", f"1_{number(volume)}"}
+        argv = [machine.drax, "limit", "--volume-path", volume, "--disk-limit-bytes", str(LIMIT)]
+        ends.add(machine.user.run(PYTHON, "-c", TIMED, delay, *argv).returncode)
+        assert machine.group(volume) in (UNLIMITED, (1, LIMIT, 0))
+        assert machine.group(volume, 1) in (None, UNLIMITED, (1, LIMIT, 0))
+    assert ends == {0, -signal.SIGALRM}
+    assert {k: v for k, v in machine.groups().items() if k not in own} == {k: v for k, v in before.items() if k not in own}
+
+
+@pytest.mark.parametrize("path", ["/", ".", "..", "x/" * 3000, "/dev/zero", "/proc/self/fd/0", "a\nb", "\u202e"])
+def test_paths_of_nothing(machine: Machine, path: str) -> None:
+    before = machine.groups()
+    for argv in (["limit", "--disk-limit-bytes", str(LIMIT)], ["destroy"]):
+        code, said = machine.call(*argv, "--volume-path", path)
+        assert code == 1 and said.count("\n") == 1, said
     assert machine.groups() == before
 
 
