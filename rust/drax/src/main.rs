@@ -9,6 +9,7 @@
 //! privilege.rs   what the process may do when
 //! target.rs      open the volume as the caller, and check it
 //! quota.rs       quota groups (by `groot_btrfs`, which is linked in)
+//! tardis.rs      the same program by the name of the newest original's helper
 //! sys.rs         system calls (the only unsafe code)
 //! ```
 //!
@@ -17,6 +18,7 @@
 mod privilege;
 mod quota;
 mod sys;
+mod tardis;
 mod target;
 
 use groot_btrfs::quota::{Accounting, Groups};
@@ -76,7 +78,12 @@ fn run() -> Result<Option<String>, Failure> {
     privilege::lock_down()?;
     privilege::require_initial_user_namespace()?;
     let caller = Caller::settle()?;
-    match parse(std::env::args_os().skip(1))? {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    if Path::new(&name).file_name() == Some(tardis::NAME.as_ref()) {
+        return tardis::try_limit(&caller, &tardis::parse(arguments)?).map(|()| None);
+    }
+    match parse(arguments)? {
         Command::Limit { path, limit } => set_limit(caller, &path, limit).map(|()| None),
         Command::Destroy { path } => destroy(caller, &path).map(|()| None),
         Command::Stats { path, sync } => stats(&path, sync).map(Some),

@@ -29,7 +29,8 @@ fn not_ours(error: Errno, target: &Target) -> Option<Failure> {
     (error == Errno::EXIST).then(|| Failure::from(format!("quota group 1/{} was not made by drax", target.id)))
 }
 
-fn limit_failed(error: Errno) -> Failure {
+/// Why a limit could not be set.
+pub fn limit_failed(error: Errno) -> Failure {
     if error == Errno::NOTCONN { quota_off() } else { Failure::os("unable to limit requested quota group", error) }
 }
 

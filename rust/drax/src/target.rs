@@ -77,7 +77,7 @@ impl Volume {
 
 /// Open a directory that may be reached through links in the directories above it (`/var/vcap` often is one), resolved
 /// with the caller's rights, but is not itself one.
-fn open_last(path: &Path) -> io::Result<OwnedFd> {
+pub fn open_last(path: &Path) -> io::Result<OwnedFd> {
     let mut path = path.as_os_str().as_bytes();
     // `link/` would follow the link.
     while let [rest @ .., b'/'] = path
