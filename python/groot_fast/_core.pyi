@@ -185,7 +185,8 @@ class Blob:
 
 @final
 class Layer:
-    """One layer. ``digest`` and ``diff_id`` are bare hex. What is None is not checked."""
+    """One layer. ``digest`` and ``diff_id`` are bare hex. What is None is not checked; the digest is a name, and checked if
+    ``is_verified``."""
 
     def __new__(
         cls,
@@ -260,6 +261,9 @@ class Image:
         """``NAME=value``."""
     @property
     def volumes(self) -> list[str]:
+    def is_verified(self) -> bool:
+        """Whether the blob has to be what its digest says."""
+    @property
         """Paths that the image declares as volumes, sorted."""
     @property
     def warnings(self) -> list[str]:

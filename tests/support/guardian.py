@@ -108,32 +108,47 @@ def _insist_on_unsigned(number: object, out: str) -> None:
         raise PluginError(f"parsing stats: {out}")
 
 
-def write_preloaded(path: Path, base: Path, top: Archive, *, directory: str = "/home/vcap") -> str:
+class Droplet(NamedTuple):
+    """A layer that is not in the layout: where it is, and what Garden calls it."""
+
+    url: str
+    digest: str
+
+
+def write_preloaded(path: Path, base: Path, *tops: Archive | Droplet, directory: str = "/home/vcap") -> str:
     """The layout that Garden writes for a ``preloaded+layer`` root file system; gives the URL it passes on.
 
     No ``oci-layout``, no tag, sizes of 0. The base layer's digest is one of path and modification time, its blob a link
-    to the tar file; diff ids repeat the digests (contract, section 19.5).
+    to the tar file; a droplet has no blob; diff ids repeat the digests (contract, section 19.5).
     """
-    upper = Layer(top.tar)
     base_digest = sha256(f"{base}-{base.stat().st_mtime_ns}".encode())
-    digests = [base_digest, upper.digest]
+    descriptors: list[dict[str, Any]] = [
+        {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": f"sha256:{base_digest}", "size": 0}
+    ]
+    blobs = path / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    (blobs / base_digest).symlink_to(base)
+    for top in tops:
+        descriptor: dict[str, Any] = {
+            "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+            "size": 0,
+            "annotations": {BASE_DIRECTORY: directory},
+        }
+        if isinstance(top, Droplet):
+            descriptor |= {"digest": f"sha256:{top.digest}", "urls": [top.url]}
+        else:
+            upper = Layer(top.tar)
+            descriptor["digest"] = f"sha256:{upper.digest}"
+            (blobs / upper.digest).write_bytes(upper.blob)
+        descriptors.append(descriptor)
     config = json.dumps(
         {
             "architecture": "amd64",
             "os": "linux",
             "config": {},
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}" for digest in digests]},
+            "rootfs": {"type": "layers", "diff_ids": [descriptor["digest"] for descriptor in descriptors]},
         }
     ).encode()
-    descriptors = [
-        {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": f"sha256:{base_digest}", "size": 0},
-        {
-            "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
-            "digest": f"sha256:{upper.digest}",
-            "size": 0,
-            "annotations": {BASE_DIRECTORY: directory},
-        },
-    ]
     manifest = json.dumps(
         {
             "schemaVersion": 2,
@@ -141,10 +156,6 @@ def write_preloaded(path: Path, base: Path, top: Archive, *, directory: str = "/
             "layers": descriptors,
         }
     ).encode()
-    blobs = path / "blobs" / "sha256"
-    blobs.mkdir(parents=True)
-    (blobs / base_digest).symlink_to(base)
-    (blobs / upper.digest).write_bytes(upper.blob)
     for body in (config, manifest):
         (blobs / sha256(body)).write_bytes(body)
     entry = {"mediaType": MANIFEST, "digest": f"sha256:{sha256(manifest)}", "size": 0}

@@ -50,7 +50,7 @@ class Direct:
 def unpack_arguments(layer: Layer) -> dict[str, Any]:
     """What `_core.unpack` wants to know about a layer."""
     return {
-        "digest": layer.digest,
+        "digest": layer.digest if layer.is_verified else None,
         "size": layer.size,
         "diff_id": layer.diff_id,
         "media_type": layer.media_type,

@@ -65,7 +65,7 @@ impl Layer {
         let parse = |hex: Option<&str>| hex.map(|hex| Digest::parse(&format!("sha256:{hex}"))).transpose().map_err(|e| image_error(py, e));
         let (digest, diff_id) = (parse(digest)?, parse(diff_id)?);
         let origin = path.map_or(Origin::Remote, |path| Origin::File(path, None));
-        Ok(Self(image::Layer { digest, diff_id, size, media_type, urls, base_directory, chain_id, origin }))
+        Ok(Self(image::Layer { is_verified: digest.is_some(), digest, diff_id, size, media_type, urls, base_directory, chain_id, origin }))
     }
 
     #[getter]
@@ -76,6 +76,11 @@ impl Layer {
     #[getter]
     fn digest(&self) -> Option<&str> {
         self.0.digest.as_ref().map(Digest::hex)
+    }
+
+    #[getter]
+    fn is_verified(&self) -> bool {
+        self.0.is_verified
     }
 
     #[getter]
@@ -221,6 +226,7 @@ impl Image {
         let last = chain_ids.len().saturating_sub(1);
         let layer = |(i, chain_id)| image::Layer {
             digest: None,
+            is_verified: false,
             diff_id: None,
             size: Some(if i == last { compressed } else { 0 }),
             media_type: String::new(),

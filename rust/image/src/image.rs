@@ -35,8 +35,10 @@ pub enum Origin {
 /// One layer. What is `None` is not checked.
 #[derive(Debug, Clone)]
 pub struct Layer {
-    /// Of the blob as it is stored.
+    /// Of the blob as it is stored: its name, wherever blobs have one.
     pub digest: Option<Digest>,
+    /// Whether the blob has to be what its digest says. The digest is its name in any case.
+    pub is_verified: bool,
     /// Of the uncompressed archive.
     pub diff_id: Option<Digest>,
     /// Bytes of the blob.
@@ -120,6 +122,7 @@ impl Image {
     pub fn of_one(chain_id: String, origin: Origin) -> Self {
         let layer = Layer {
             digest: None,
+            is_verified: false,
             diff_id: None,
             size: None,
             media_type: String::new(),
@@ -138,8 +141,8 @@ impl Image {
         }
     }
 
-    /// Join a manifest and its configuration (whose digest the caller has checked). Without `validate` size, digest and diff id
-    /// of layers are left out, which is what `--skip-layer-validation` means. `origin` says where a layer's bytes are.
+    /// Join a manifest and its configuration (whose digest the caller has checked). Without `validate` sizes and diff ids of layers
+    /// are left out and digests are names only, which is what `--skip-layer-validation` means. `origin` says where a layer's bytes are.
     pub fn join(
         manifest: &Manifest,
         config: Vec<u8>,
@@ -177,7 +180,8 @@ impl Image {
         for (part, diff_id) in parts.into_iter().zip(&config.diff_ids) {
             layers.push(Layer {
                 chain_id: chain_id(layers.last().map(|below| below.chain_id.as_str()), diff_id, &part.base_directory),
-                digest: part.digest.filter(|_| validate),
+                is_verified: validate && part.digest.is_some(),
+                digest: part.digest,
                 diff_id: validate.then(|| diff_id.clone()),
                 size: validate.then_some(part.size),
                 media_type: part.media_type,
@@ -209,6 +213,7 @@ fn nothing() -> Result<Layer> {
     let diff_id = Digest::parse(NOTHING)?;
     Ok(Layer {
         digest: None,
+        is_verified: false,
         chain_id: chain_id(None, &diff_id, ""),
         diff_id: None,
         size: Some(0),
@@ -300,10 +305,11 @@ mod tests {
     }
 
     #[test]
-    fn skipping_validation_leaves_out_all_that_is_checked() {
+    fn skipping_validation_leaves_out_all_that_is_checked_but_names() {
         let manifest = manifest(2, None);
         let image = Image::join(&manifest, config(2, "amd64"), &wanted(false), false, |_| Origin::Remote).unwrap();
-        assert!(image.layers.iter().all(|layer| layer.digest.is_none() && layer.diff_id.is_none() && layer.size.is_none()));
+        assert!(image.layers.iter().all(|layer| !layer.is_verified && layer.diff_id.is_none() && layer.size.is_none()));
+        assert_eq!(image.layers.iter().map(|layer| layer.digest.clone()).collect::<Vec<_>>(), [Some(digest(0)), Some(digest(1))]);
         assert!(image.chain_ids().eq(join(&manifest, config(2, "amd64")).unwrap().chain_ids()));
     }
 

@@ -14,7 +14,7 @@ from yarl import URL
 from ...errors import LimitExceeded, RegistryError
 from .coding import undo_coding
 from .credentials import basic
-from .failures import TlsRefused, network_failure
+from .failures import INSECURE_TEXT, TlsRefused, network_failure
 from .guard import Guard, GuardedResolver, host_port
 from .http import HttpProcessingError, ResponseHandler, aiohttp
 from .options import RegistryOptions
@@ -183,7 +183,17 @@ class Transport:
         return self._is_narrow and bool(self._waiting)
 
     def _failure(self, error: Exception, url: URL) -> RegistryError:
-        return network_failure(error, host_port(url), self._trust.spelling(url), tls=url.scheme == "https")
+        failure = network_failure(error, host_port(url), self._trust.spelling(url), tls=url.scheme == "https")
+        is_unknown = str(failure) == INSECURE_TEXT
+        if is_unknown or isinstance(failure, TlsRefused):
+            shared, trouble = self._trust.shared, self._trust.trouble(url)
+            if shared is not None and is_unknown:
+                failure.args = (f"the certificate of {host_port(url)} is signed by an unknown authority",)
+            if shared is not None and not trouble:
+                wanted = "the certificate of that authority as ca.crt" if is_unknown else "client.cert and client.key"
+                trouble = f"{shared} has to have {wanted}"
+            failure.hint = trouble or failure.hint
+        return failure
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -73,6 +73,16 @@ class Trust:
             found = self._contexts[tuple(names)] = self._make(url, names)
         return found
 
+    @property
+    def shared(self) -> Path | None:
+        """The directory for all hosts."""
+        return self._shared
+
+    def trouble(self, url: URL) -> str:
+        """What is odd about the directories of certificates that count for the host of a URL: it may be why it is not trusted."""
+        found = _core.certificates_directory(list(self._directories), self._spellings(url))
+        return "; ".join(filter(None, (_oddity(directory) for directory in (self._shared, found) if directory is not None)))
+
     def prefer(self, url: URL, context: ssl.SSLContext) -> None:
         """Put ``context`` before the others."""
         contexts = self.contexts(url)
@@ -100,6 +110,20 @@ class Trust:
                 _load_pair(context, *pair)
             contexts.append(context)
         return contexts
+
+
+def _oddity(directory: Path | str) -> str:
+    """That a directory of certificates is empty, or has files that are not looked at."""
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError:
+        return ""  # what uses them says so
+    if not names:
+        return f"{directory} is empty"
+    passed = [ascii(name)[1:-1] for name in names if os.path.splitext(name)[1] not in (".crt", ".cert", ".key")]
+    if not passed:
+        return ""
+    return f"{directory}/{passed[0]} is not looked at: authorities are called *.crt, certificates of clients *.cert with their *.key"
 
 
 def _new_context(is_insecure: bool) -> ssl.SSLContext:
