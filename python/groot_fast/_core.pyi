@@ -232,6 +232,9 @@ class Layer:
     def is_empty(self) -> bool:
         """The layer of an image without layers."""
     @property
+    def is_verified(self) -> bool:
+        """Whether the blob has to be what its digest says."""
+    @property
     def is_foreign(self) -> bool:
         """Whether a registry need not have it, by its media type."""
     def is_here(self) -> bool:
@@ -261,9 +264,6 @@ class Image:
         """``NAME=value``."""
     @property
     def volumes(self) -> list[str]:
-    def is_verified(self) -> bool:
-        """Whether the blob has to be what its digest says."""
-    @property
         """Paths that the image declares as volumes, sorted."""
     @property
     def warnings(self) -> list[str]:
