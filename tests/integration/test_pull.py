@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from fake_registry import PASSWORD, USERNAME, FakeRegistry, Fault, Image, basic
-from support.archive import Archive, Layer
+from fake_registry import PASSWORD, USERNAME, FakeRegistry, Fault, basic
+from support.archive import Archive
 from support.command import COMMAND, Store, wait_for
 from support.metron import Agent
+from support.pulls import blob_gets, layer, publish, trusting
 from support.tree import photograph as snapshot
 
 LAYER_BYTES = 2_000_000
@@ -28,28 +29,6 @@ def registry() -> Iterator[FakeRegistry]:
     """A registry on loopback."""
     with FakeRegistry() as made:
         yield made
-
-
-def layer(name: str, size: int = 20_000) -> Layer:
-    """A layer with one incompressible file."""
-    return Layer(Archive().file(name, os.urandom(size)).tar)
-
-
-def publish(registry: FakeRegistry, *layers: Layer, repo: str = "app", tag: str = "latest") -> Image:
-    """Serve an image of these layers."""
-    rootfs = {"type": "layers", "diff_ids": [f"sha256:{one.diff_id}" for one in layers]}
-    config = {"architecture": "amd64", "os": "linux", "config": {"Env": ["A=b"]}, "rootfs": rootfs}
-    return registry.add(repo, [one.blob for one in layers], tag, config=json.dumps(config).encode())
-
-
-def trusting(registry: FakeRegistry) -> list[str]:
-    """The option that lets us speak plain http."""
-    return ["--insecure-registry", registry.addr]
-
-
-def blob_gets(registry: FakeRegistry, image: Image) -> list[int]:
-    """How often each layer was asked for."""
-    return [len(registry.gets(f"/blobs/{digest}")) for digest in image.layers]
 
 
 def test_fifty_processes_fetch_each_blob_once(store: Store, registry: FakeRegistry) -> None:

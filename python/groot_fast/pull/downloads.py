@@ -119,14 +119,20 @@ class Downloads:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        # Before the others are stopped: how they end then says nothing about why the pull did.
+        useless = self._useless(error)
         self._network.run(self._stop())
         self._tidier.shutdown()
-        # What ended for reasons of the network or the user goes on next time; anything else has to start again.
-        if error is None or isinstance(error, Cancelled) or (self._failures and not self._failed_over_content):
-            return
-        self._failed_over_content = isinstance(error, BadBlob | BadLayer) or self._failed_over_content
-        for digest in self._waiting:
+        for digest in useless:
             self._remove(digest)
+
+    def _useless(self, error: BaseException | None) -> list[str]:
+        """Digests of the downloads that nobody can continue. What ended for reasons of the network or the user goes on next
+        time; anything else has to start again."""
+        if isinstance(error, BadBlob | BadLayer):
+            self._failed_over_content = True
+        is_interrupted = error is None or isinstance(error, Cancelled) or (self._failures and not self._failed_over_content)
+        return [] if is_interrupted else list(self._waiting)
 
     @property
     def is_worth_another_try(self) -> bool:

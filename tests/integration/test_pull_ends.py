@@ -1,0 +1,47 @@
+"""How pulls end that something goes wrong with: what went wrong is what is told, and the next create works."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from fake_registry import FakeRegistry, Fault
+from support.command import Store
+from support.pulls import blob_gets, layer, publish, trusting
+
+
+@pytest.fixture
+def registry() -> Iterator[FakeRegistry]:
+    """A registry on loopback."""
+    with FakeRegistry() as made:
+        yield made
+
+
+def damaged(blob: bytes) -> bytes:
+    """As long, and not the same."""
+    return blob[: len(blob) // 2] + bytes([blob[len(blob) // 2] ^ 1]) + blob[len(blob) // 2 + 1 :]
+
+
+def test_a_layer_that_was_damaged_once_while_another_came_is_fetched_again(store: Store, registry: FakeRegistry) -> None:
+    first, second = layer("a", 3_000_000), layer("b")
+    image = publish(registry, first, second)
+    asked_again = threading.Event()
+
+    def see(_handler: object) -> bool:
+        if blob_gets(registry, image)[0] == 2:
+            asked_again.set()
+        return False
+
+    def on_its_way(_handler: object) -> bool:
+        asked_again.wait(3)
+        return False
+
+    registry.fault(image.layers[0], Fault(body=damaged(first.blob)), times=1)
+    registry.fault(image.layers[0], Fault(hook=see))
+    registry.fault(image.layers[1], Fault(hook=on_its_way))
+    assert "digest mismatch" in store.run("create", *trusting(registry), image.url, "c").failed().message
+    store.create(image.url, "c", *trusting(registry))
+    assert blob_gets(registry, image)[0] == 2
+    assert store.temporary() == []
