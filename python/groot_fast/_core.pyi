@@ -38,6 +38,9 @@ class Spool:
     def write(self, data: bytes) -> None:
         """Append. Raises OSError."""
     @property
+    def room(self) -> int:
+        """Fewer bytes than this are written without access to the disk."""
+    @property
     def written(self) -> int:
         """Bytes so far; the last of them, less than a mebibyte, are in the file after `save`, `finish` or `fail`."""
     @property
@@ -668,8 +671,10 @@ class Store:
         """A descriptor of ``tmp/blob-<digest>``, made if it is missing; the caller's to close."""
     def is_download_at(self, digest: str, descriptor: int) -> bool:
         """Whether the name still stands for what the descriptor is open on."""
-    def remove_download(self, digest: str) -> None:
-        """Remove the file. Missing is fine."""
+    def remove_download(self, digest: str, inode: int) -> None:
+        """Remove the file if it is the one with this number. Missing is fine."""
+    def open_nameless_download(self) -> int:
+        """A descriptor of a file in ``tmp`` without a name, the caller's to close."""
     def space(self) -> tuple[int, int, int, bool]:
         """Bytes of the file system, free, available to users; and whether it is read-only."""
 

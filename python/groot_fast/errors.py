@@ -9,6 +9,7 @@ The Rust core raises the classes `BadLayer`, `BadBlob`, `Cancelled` and `LimitEx
 
 from __future__ import annotations
 
+import errno
 import os
 
 
@@ -108,6 +109,15 @@ class Cancelled(GrootError):
     """The operation was stopped from outside (signal, cancelled task)."""
 
     exit_code = 130
+
+
+def is_out_of_space(error: BaseException | None) -> bool:
+    """Whether a failure came of a full disk or a used up quota, directly or as the cause that it names."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__
+    return False
 
 
 def line_of(error: BaseException) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from fake_registry import FakeRegistry, Fault
-from support.command import Store
+from support.command import MIB, Store
 from support.pulls import blob_gets, layer, publish, trusting
+
+MakeStore = Callable[..., Store]
 
 
 @pytest.fixture
@@ -45,3 +47,14 @@ def test_a_layer_that_was_damaged_once_while_another_came_is_fetched_again(store
     store.create(image.url, "c", *trusting(registry))
     assert blob_gets(registry, image)[0] == 2
     assert store.temporary() == []
+
+
+def test_a_pull_that_does_not_fit_leaves_the_space_to_others(make_store: MakeStore, registry: FakeRegistry) -> None:
+    store = make_store(size=256 * MIB)
+    big = publish(registry, layer("first", 100_000_000), layer("second", 200_000_000), repo="big")
+    small = publish(registry, layer("small", 30_000_000), repo="small")
+    result = store.run("create", *trusting(registry), big.url, "big").failed()
+    assert "no space left on device" in result.message.lower()
+    assert "hint: the store is full" in result.out
+    assert store.temporary() == []
+    store.create(small.url, "small", *trusting(registry))

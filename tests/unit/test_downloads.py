@@ -1,18 +1,24 @@
-"""How fast blobs come: as fast as they are unpacked, and those behind them slowly while the unpacker has enough."""
+"""How fast blobs come: as fast as they are unpacked, and those behind them slowly while nobody waits for them."""
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import AsyncGenerator, Iterator
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from time import sleep
+from typing import Any
 
 import pytest
 
-from groot_fast._core import Blob, Layer, Spool
+from groot_fast._core import Blob, Layer, Spool, Store
+from groot_fast.pull import blob_file
+from groot_fast.pull import downloads as module
+from groot_fast.pull.blob_file import BlobFile
 from groot_fast.pull.downloads import AHEAD, Downloads, Network
 from groot_fast.telemetry.lager import Logger, open_sink
 from groot_fast.telemetry.metrics import Metrics
@@ -32,13 +38,24 @@ async def stream(layer: Layer, offset: int) -> AsyncGenerator[bytes, None]:
 
 
 @pytest.fixture
-def downloads(tmp_path: Path) -> Iterator[Downloads]:
+def make_downloads(tmp_path: Path) -> Iterator[Callable[[], Downloads]]:
+    """Makes what two processes have of one store: locks of open files keep them apart within one process, too."""
     (tmp_path / "tmp").mkdir()
-    network = Network()
-    try:
-        yield Downloads(plain_store(tmp_path), network, stream, Logger(open_sink(None, None), "test"), Listener(), Metrics())
-    finally:
+    networks: list[Network] = []
+
+    def make() -> Downloads:
+        networks.append(Network())
+        return Downloads(plain_store(tmp_path), networks[-1], stream, Logger(open_sink(None, None), "test"), Listener(), Metrics())
+
+    yield make
+    for network in networks:
         network.close()
+
+
+@pytest.fixture
+def downloads(make_downloads: Callable[[], Downloads]) -> Downloads:
+    """One of them."""
+    return make_downloads()
 
 
 def read(blob: str | Blob | Spool) -> int:
@@ -89,3 +106,109 @@ def test_those_behind_come_at_once_while_the_unpacker_waits_for_another_process(
         downloads.done(low)
         assert read(downloads.open(high)) == SIZE
         downloads.done(high)
+
+
+class Reader(threading.Thread):
+    """An unpacker that only counts; ``sizes`` are those of the blobs it has read to their ends."""
+
+    def __init__(self, downloads: Downloads, layers: list[Layer]) -> None:
+        super().__init__(daemon=True)
+        self.sizes: list[int] = []
+        self._downloads = downloads
+        self._layers = layers
+        self.start()
+
+    def run(self) -> None:
+        """Read all layers."""
+        for layer in self._layers:
+            self.sizes.append(read(self._downloads.open(layer)))
+            self._downloads.done(layer)
+
+
+def test_a_blob_comes_at_once_when_another_process_cannot_go_on_without_it(
+    make_downloads: Callable[[], Downloads], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PACE", 1 << 20)  # all of it in 24 seconds
+    low, high = LAYERS
+    with make_downloads() as busy, make_downloads() as small:
+        busy.start(LAYERS)
+        busy.open(low)  # and its unpacking takes its time
+        wait_for(lambda: busy._blobs[high.digest or ""].promise.done(), "the busy one has begun with the other blob")
+        small.start([high])
+        reader = Reader(small, [high])
+        reader.join(10)
+        assert reader.sizes == [SIZE]
+
+
+def test_pulls_that_wait_for_each_other_come_to_an_end(make_downloads: Callable[[], Downloads], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each fetches what the other one needs first, and neither has room for more."""
+    monkeypatch.setattr(module, "MAX_SPOOLED", MIB)
+    low, high = LAYERS
+    crossed = threading.Event()
+    claims: list[str] = []
+
+    async def claim(store: Store, digest: str, *rest: Any) -> BlobFile:
+        claims.append(digest)
+        while digest == low.digest and claims.count(digest) == 1 and not crossed.is_set():
+            await asyncio.sleep(0.01)
+        return await blob_file.claim(store, digest, *rest)
+
+    monkeypatch.setattr(module, "claim", claim)
+    with make_downloads() as one, make_downloads() as other:
+        one.start([low, high])
+        wait_for(lambda: one._blobs[high.digest or ""].promise.done(), "one has the high blob")
+        other.start([high, low])
+        wait_for(lambda: other._blobs[low.digest or ""].promise.done(), "the other has the low blob")
+        readers = [Reader(one, [low, high]), Reader(other, [high, low])]
+        crossed.set()
+        for reader in readers:
+            reader.join(10)
+            assert reader.sizes == [SIZE, SIZE]
+
+
+def test_a_blob_whose_process_stands_still_is_fetched_again(downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blob_file, "STANDSTILL", 0.3)
+    low, _ = LAYERS
+    theirs = tmp_path / "tmp" / f"blob-{low.digest}"
+    with theirs.open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with downloads:
+            downloads.start([low])
+            reader = Reader(downloads, [low])
+            reader.join(10)
+            assert reader.sizes == [SIZE]
+    assert os.listdir(tmp_path / "tmp") == [theirs.name], "ours had no name, and theirs is still theirs"
+
+
+def test_a_disk_that_stalls_does_not_hold_up_the_network(downloads: Downloads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every deadline for a server would pass meanwhile."""
+
+    class Stalling:
+        def __init__(self, path: str, written: int) -> None:
+            self._spool = Spool(path, written)
+
+        def write(self, data: bytes) -> None:
+            if len(data) >= self._spool.room:
+                sleep(0.3)
+            self._spool.write(data)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._spool, name)
+
+    monkeypatch.setattr(module, "Spool", Stalling)
+    pauses: list[float] = []
+
+    async def look_at_the_clock() -> None:
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(0.01)
+            pauses.append(time.monotonic() - last)
+            last += pauses[-1]
+
+    low, _ = LAYERS
+    with downloads:
+        asyncio.run_coroutine_threadsafe(look_at_the_clock(), downloads._network.loop)
+        downloads.start([low])
+        blob: Any = downloads.open(low)
+        wait_for(lambda: blob.written > 2 * MIB, "two stalls")
+    assert max(pauses) < 0.25

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from groot_fast import _core, interrupts
 from groot_fast._core import Blob, Image, Layer
-from groot_fast.errors import BadBlob, BadLayer, Cancelled, GrootError, SourceError, StoreError
+from groot_fast.errors import BadBlob, BadLayer, Cancelled, GrootError, SourceError, StoreError, is_out_of_space
 from groot_fast.idmap.trees import Trees
 from groot_fast.pull.admission import Admission
 from groot_fast.pull.blobs import Blobs, open_here
@@ -135,9 +135,7 @@ class Builder:
                 self._store.publish(below, durable=True)
             self._unpack(layer, blob, volume, below, blobs)
         except BaseException as error:
-            cause = error.__cause__ or error
-            full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
-            self._store.destroy_incomplete(volume, full, _core.Cancel())
+            self._store.destroy_incomplete(volume, is_out_of_space(error), _core.Cancel())
             raise
         del blob  # what is left of it is for `done` to take apart
         if not layer.is_empty:
@@ -154,8 +152,11 @@ class Builder:
             listing = self._store.listing(layer.chain_id, below.chain_id if below else None)
             with interrupts.Waiting():
                 unpacked = self._trees.unpack(volume, layer, blob, listing)
+        except Cancelled:
+            raise
         except (GrootError, OSError) as error:
-            raise self._explain(layer, error, blobs.failure(layer)) from error
+            reason = blobs.failure(layer)
+            raise self._explain(layer, error, reason) from (reason or error)
         content, removed, entries, left_out, notes = unpacked
         for note in notes:
             log.info("note", note=note)
@@ -177,19 +178,22 @@ class Builder:
 
     def _explain(self, layer: Layer, error: Exception, reason: Exception | None) -> Exception:
         """The error with the chain of prefixes that callers of the original match on (contract, section 7.4)."""
-        if isinstance(error, Cancelled):
-            return error
         if reason is not None:
-            hint = reason.hint if isinstance(reason, GrootError) else None
-            return SourceError(f"streaming blob `{layer.name}`: {reason}", hint=hint)
+            text = str(reason.strerror) if isinstance(reason, OSError) else str(reason)
+            return SourceError(f"streaming blob `{layer.name}`: {text}", hint=_hint(reason))
         if isinstance(error, BadBlob):
             return BadBlob(f"streaming blob `{layer.name}`: {error}")
         text = f"unpacking layer `{layer.name}`: "
         if isinstance(error, GrootError):
             return type(error)(text + str(error), hint=error.hint)
         assert isinstance(error, OSError)
-        hint = "the store is full: `grootfs clean` frees unused layers" if error.errno == errno.ENOSPC else None
-        return BadLayer(text + str(error.strerror), hint=hint)
+        return BadLayer(text + str(error.strerror), hint=_hint(error))
+
+
+def _hint(error: Exception) -> str | None:
+    if is_out_of_space(error):
+        return "the store is full: `grootfs clean` frees unused layers"
+    return error.hint if isinstance(error, GrootError) else None
 
 
 def _release(held: list[_core.Lock]) -> None:

@@ -3,31 +3,33 @@
 The event loop runs in a thread of its own; the main thread builds volumes (Rust, without the GIL) and handles signals.
 A download is ``tmp/blob-<digest>``: locked while it is written, so that one process in the machine fetches a given
 blob; kept when the network or the user ends it, so that the next attempt goes on from there; removed when it is
-unpacked or found to be bad.
+unpacked or found to be bad, or when the disk is full. See `blob_file` for how processes share it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import TypeVar, TypeVarTuple
 
 import uvloop
 
 from groot_fast import interrupts
 from groot_fast._core import Blob, Layer, Spool, Store
-from groot_fast.errors import BadBlob, BadLayer, Cancelled, SourceError
+from groot_fast.errors import BadBlob, BadLayer, Cancelled, SourceError, is_out_of_space
+from groot_fast.pull.blob_file import BlobFile, claim
 from groot_fast.telemetry.lager import Logger
 from groot_fast.telemetry.metrics import BYTES, NANOS, Metrics
 from groot_fast.telemetry.progress import Listener
 
 T = TypeVar("T")
+Parameters = TypeVarTuple("Parameters")
 
 PARALLEL = 8
 """Blobs fetched at once by one process."""
@@ -47,7 +49,7 @@ SAVE_EVERY = 0.5
 SLOW = 256 << 10
 """Bytes in that time."""
 PAUSE = 0.05
-"""Seconds between looks at what one waits for: another process's blob, or space."""
+"""Seconds between looks at whether there is room for more."""
 MAX_SPOOLED = 4 << 30
 """Bytes of blobs on disk that wait to be unpacked. Only the layer being unpacked may go beyond."""
 
@@ -91,8 +93,38 @@ class Network:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@dataclass(eq=False)
+class _Blob:
+    """A blob that layers of the image still need."""
+
+    layer: Layer
+    layers: int = 0
+    """How many of them."""
+    promise: Future[Spool] = field(default_factory=Future)
+    """Set when its download has begun."""
+    file: BlobFile | None = None
+    failure: Exception | None = None
+    is_resumed: bool = False
+    """Whether some of it was there before."""
+
+    @property
+    def spool(self) -> Spool | None:
+        """What has come, once its download has begun."""
+        return self.promise.result() if self.promise.done() and not self.promise.exception() else None
+
+    def is_wanted(self) -> bool:
+        """Whether another process cannot go on without it."""
+        return self.file is not None and self.file.is_wanted()
+
+    def remove(self) -> None:
+        """Take the file away."""
+        if self.file is not None:
+            self.file.remove()
+
+
 class Downloads:
-    """`Blobs` over the network."""
+    """`Blobs` over the network. All access to the disk is made by one thread, so that a disk that stalls is not taken for a
+    network that does."""
 
     def __init__(self, store: Store, network: Network, stream: Stream, log: Logger, progress: Listener, metrics: Metrics) -> None:
         self._store = store
@@ -101,17 +133,15 @@ class Downloads:
         self._log = log
         self._progress = progress
         self._metrics = metrics
-        self._spools: dict[str, Future[Spool]] = {}
-        self._failures: dict[str, Exception] = {}
-        self._active: dict[str, Spool] = {}
+        # By digest, lowest first.
+        self._blobs: dict[str, _Blob] = {}
         # The blob that the unpacker is at, and whether it waits for one that has not begun (another process may fetch it).
-        self._reading: dict[str, Spool] = {}
+        self._at: _Blob | None = None
         self._is_starved = False
         self._turn = asyncio.Event()
-        # Layers still to be unpacked by digest, lowest first.
-        self._waiting: dict[str, int] = {}
-        self._resumed: set[str] = set()
+        self._is_worth_another_try = False
         self._failed_over_content = False
+        self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
         self._tidier = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tidier")
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -122,22 +152,31 @@ class Downloads:
         # Before the others are stopped: how they end then says nothing about why the pull did.
         useless = self._useless(error)
         self._network.run(self._stop())
+        self._disk.shutdown()
         self._tidier.shutdown()
-        for digest in useless:
-            self._remove(digest)
+        for blob in useless:
+            blob.remove()
+        # With the last descriptors goes the space. A failure knows where it came from, so nothing here may know the failure.
+        for blob in self._blobs.values():
+            blob.failure = None
+        self._blobs, self._at, self._tasks = {}, None, []
 
-    def _useless(self, error: BaseException | None) -> list[str]:
-        """Digests of the downloads that nobody can continue. What ended for reasons of the network or the user goes on next
-        time; anything else has to start again."""
+    def _useless(self, error: BaseException | None) -> list[_Blob]:
+        """The downloads that nobody can continue. What ended for reasons of the network or the user goes on next time; anything
+        else has to start again, and a full disk needs the space."""
+        blobs = list(self._blobs.values())
+        if is_out_of_space(error):
+            return blobs
         if isinstance(error, BadBlob | BadLayer):
             self._failed_over_content = True
-        is_interrupted = error is None or isinstance(error, Cancelled) or (self._failures and not self._failed_over_content)
-        return [] if is_interrupted else list(self._waiting)
+        self._is_worth_another_try = self._failed_over_content and any(blob.is_resumed for blob in blobs)
+        is_interrupted = error is None or isinstance(error, Cancelled) or any(blob.failure for blob in blobs)
+        return [] if is_interrupted and not self._failed_over_content else blobs
 
     @property
     def is_worth_another_try(self) -> bool:
         """Whether bytes of an earlier transfer were used, and the content was wrong."""
-        return self._failed_over_content and bool(self._resumed)
+        return self._is_worth_another_try
 
     async def _stop(self) -> None:
         for task in self._tasks:
@@ -146,34 +185,30 @@ class Downloads:
 
     def start(self, layers: list[Layer]) -> None:
         """Begin to fetch, lowest layers first."""
-        distinct: dict[str, Layer] = {}
         for layer in layers:
-            digest = layer.digest or ""
-            distinct.setdefault(digest, layer)
-            self._waiting[digest] = self._waiting.get(digest, 0) + 1
-        self._spools = {digest: Future() for digest in distinct}
-        self._network.run(self._start(list(distinct.values())))
+            self._blobs.setdefault(layer.digest or "", _Blob(layer)).layers += 1
+        self._network.run(self._start(list(self._blobs.values())))
 
-    async def _start(self, layers: list[Layer]) -> None:
+    async def _start(self, blobs: list[_Blob]) -> None:
         slots = asyncio.Semaphore(PARALLEL)
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._fetch(layer, slots)) for layer in layers]
+        self._tasks = [loop.create_task(self._fetch(blob, slots)) for blob in blobs]
         self._tasks.append(loop.create_task(self._save_what_is_slow()))
 
     def open(self, layer: Layer) -> str | Blob | Spool:
-        """The growing file of a layer; waits until its download has begun. Raises SourceError."""
-        promise = self._spools[layer.digest or ""]
-        self._unpacker_is_at({}, starved=not promise.done())
+        """The growing file of a layer; waits until its download has begun. Raises SourceError, OSError."""
+        blob = self._blobs[layer.digest or ""]
+        self._unpacker_is_at(blob, starved=not blob.promise.done())
         try:
             with interrupts.Waiting():
-                spool = interrupts.result(promise)
+                spool = interrupts.result(blob.promise)
         except SourceError as error:
             raise SourceError(f"streaming blob `{layer.name}`: {error}", hint=error.hint) from error
-        self._unpacker_is_at({layer.digest or "": spool})
+        self._unpacker_is_at(blob)
         return spool
 
-    def _unpacker_is_at(self, spools: dict[str, Spool], *, starved: bool = False) -> None:
-        self._reading, self._is_starved = spools, starved
+    def _unpacker_is_at(self, blob: _Blob | None, *, starved: bool = False) -> None:
+        self._at, self._is_starved = blob, starved
         self._network.loop.call_soon_threadsafe(self._announce)
 
     def _announce(self) -> None:
@@ -183,56 +218,50 @@ class Downloads:
 
     def failure(self, layer: Layer) -> Exception | None:
         """Why the download ended, if it did not succeed."""
-        return self._failures.get(layer.digest or "")
+        blob = self._blobs.get(layer.digest or "")
+        return None if blob is None else blob.failure
 
     def done(self, layer: Layer) -> None:
         """Remove the file when no further layer of the image has the same bytes."""
-        digest = layer.digest or ""
-        self._unpacker_is_at({})
-        self._waiting[digest] -= 1
-        if not self._waiting[digest]:
-            del self._waiting[digest]
-            # Dropping hundreds of megabytes of pages takes its time; nobody has to wait for it.
-            self._tidier.submit(self._forget, digest)
+        blob = self._blobs[layer.digest or ""]
+        self._unpacker_is_at(None)
+        blob.layers -= 1
+        if not blob.layers:
+            del self._blobs[layer.digest or ""]
+            # Dropping hundreds of megabytes of pages, with the last reference, takes its time; nobody has to wait for it.
+            self._tidier.submit(blob.remove)
 
-    def _forget(self, digest: str) -> None:
-        self._remove(digest)
-        # The last reference, and with it the descriptor.
-        self._spools.pop(digest, None)
-
-    def _remove(self, digest: str) -> None:
-        self._store.remove_download(digest)
-
-    async def _fetch(self, layer: Layer, slots: asyncio.Semaphore) -> None:
-        digest = layer.digest or ""
-        promise = self._spools[digest]
-        spool: Spool | None = None
+    async def _fetch(self, blob: _Blob, slots: asyncio.Semaphore) -> None:
+        layer = blob.layer
         try:
             async with slots:
-                fd = await self._lock(digest, layer.size)
+                file = blob.file = await claim(self._store, layer.digest or "", layer.size, lambda: self._is_starved and self._at is blob)
                 try:
-                    there = os.fstat(fd).st_size
-                    # Through the descriptor: the file may have lost its name (see `_lock`).
-                    spool = Spool(f"/proc/self/fd/{fd}", min(there, layer.size or 0))
-                    if spool.written:
-                        self._resumed.add(digest)
-                    promise.set_result(spool)
-                    self._active[digest] = spool
-                    await self._transfer(layer, spool)
+                    # Through the descriptor: the file may have lost its name (see `claim`).
+                    spool = Spool(f"/proc/self/fd/{file.fd}", min(file.size, layer.size or 0))
+                    blob.is_resumed = spool.written > 0
+                    blob.promise.set_result(spool)
+                    await self._transfer_or_tell(blob, spool)
                 finally:
-                    self._active.pop(digest, None)
-                    os.close(fd)
+                    file.close()
         except BaseException as error:
-            reason = error if isinstance(error, Exception) else Cancelled("cancelled")
-            self._failures.setdefault(digest, reason)
-            if spool is not None:
-                spool.fail(str(reason))
-            else:
-                promise.set_exception(reason)
+            if not blob.promise.done():
+                blob.failure = _reason(error)
+                blob.promise.set_exception(blob.failure)
             if not isinstance(error, Exception):
                 raise
 
-    async def _transfer(self, layer: Layer, spool: Spool) -> None:
+    async def _transfer_or_tell(self, blob: _Blob, spool: Spool) -> None:
+        """Whoever reads learns how it failed when all that came is in the file."""
+        try:
+            await self._transfer(blob, spool)
+        except BaseException as error:
+            blob.failure = _reason(error)
+            await self._with_disk(spool.fail, str(blob.failure))
+            raise
+
+    async def _transfer(self, blob: _Blob, spool: Spool) -> None:
+        layer = blob.layer
         log = self._log.session("downloading", layer=layer.name, size=layer.size)
         begun = spool.written
         start = time.monotonic_ns()
@@ -241,15 +270,21 @@ class Downloads:
         try:
             async with aclosing(self._stream(layer, begun)) as chunks:
                 async for chunk in chunks:
-                    spool.write(chunk)
-                    await self._pace(layer.digest or "", spool, len(chunk))
+                    if len(chunk) < spool.room:
+                        spool.write(chunk)
+                    else:
+                        await self._with_disk(spool.write, chunk)
+                    await self._pace(blob, spool, len(chunk))
         except SourceError as error:
             log.error("failed", error, bytes=spool.written - begun)
             raise
-        spool.finish()
+        await self._with_disk(spool.finish)
         self._metrics.send("DownloadTime", time.monotonic_ns() - start, NANOS)
         self._metrics.send("DownloadedBytes", spool.written - begun, BYTES)
         log.info("ending", bytes=spool.written - begun)
+
+    async def _with_disk(self, work: Callable[[*Parameters], None], *arguments: *Parameters) -> None:
+        await self._network.loop.run_in_executor(self._disk, work, *arguments)
 
     async def _save_what_is_slow(self) -> None:
         """What has come lies in memory until there is enough for the disk. Where that takes long it has to be in the file
@@ -257,66 +292,48 @@ class Downloads:
         before: dict[str, int] = {}
         while True:
             await asyncio.sleep(SAVE_EVERY)
-            for digest, spool in self._active.items():
+            for digest, blob in list(self._blobs.items()):
+                spool = blob.spool
+                if spool is None or blob.file is None or blob.file.fd < 0:
+                    continue
                 if spool.written - before.get(digest, 0) < SLOW:
                     try:
-                        spool.save()
+                        await self._with_disk(spool.save)
                     except OSError:
                         pass  # the transfer meets the same trouble, and says so
                 before[digest] = spool.written
 
-    async def _pace(self, digest: str, spool: Spool, size: int) -> None:
-        """Wait while this blob need not come any faster."""
-        while self._is_read(digest):
-            if spool.unread <= AHEAD:
+    async def _pace(self, blob: _Blob, spool: Spool, size: int) -> None:
+        """Wait while this blob need not come any faster, neither for us nor for another process."""
+        while self._is_read(blob):
+            if spool.unread <= AHEAD or blob.is_wanted():
                 return
             await asyncio.sleep(GLANCE)
-        if self._has_enough():
+        if self._has_enough() and not blob.is_wanted():
             turn = self._turn
             try:
                 async with asyncio.timeout(size / PACE):
                     await turn.wait()
             except TimeoutError:
                 pass
-        while self._spooled() > MAX_SPOOLED and not self._is_read(digest):
+        # Who waits for us may hold what we wait for: then nobody may stand.
+        while self._spooled() > MAX_SPOOLED and not (self._is_starved or self._is_read(blob) or blob.is_wanted()):
             await asyncio.sleep(PAUSE)
 
-    def _is_read(self, digest: str) -> bool:
+    def _is_read(self, blob: _Blob) -> bool:
         """Whether the unpacker is at this blob, or comes to it next."""
+        at = self._at
         # A list, because the unpacker's thread takes what it is done with out of the dictionary.
-        return digest in self._reading or (not self._reading and digest in list(self._waiting)[:1])
+        return blob is at or (at is None and blob in list(self._blobs.values())[:1])
 
     def _has_enough(self) -> bool:
         """Whether the unpacker has something to do, or is about to look for the next blob."""
-        return not self._is_starved and all(spool.unread > ENOUGH for spool in self._reading.values())
+        spool = self._at.spool if self._at is not None else None
+        return not self._is_starved and (spool is None or spool.unread > ENOUGH)
 
     def _spooled(self) -> int:
-        waiting = (self._spools[digest] for digest in list(self._waiting))
-        return sum(spool.result().written for spool in waiting if spool.done() and not spool.exception())
-
-    async def _lock(self, digest: str, size: int | None) -> int:
-        """Open and lock the file; waits while another process writes it.
-
-        The descriptor is kept while waiting. When the other process is done with the blob and removes the file, what we
-        hold is still all of it, and nothing has to be fetched.
-        """
-        while True:
-            fd = self._store.open_download(digest)
-            try:
-                while not _try_flock(fd):
-                    await asyncio.sleep(PAUSE)
-                if os.fstat(fd).st_size == size or self._store.is_download_at(digest, fd):
-                    return fd
-            except BaseException:
-                os.close(fd)
-                raise
-            os.close(fd)
+        return sum(blob.spool.written for blob in list(self._blobs.values()) if blob.spool is not None)
 
 
-def _try_flock(fd: int) -> bool:
-    """Lock what a descriptor is open on, if nobody else has it locked."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _reason(error: BaseException) -> Exception:
+    return error if isinstance(error, Exception) else Cancelled("cancelled")

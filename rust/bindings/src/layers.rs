@@ -60,6 +60,11 @@ impl Spool {
     }
 
     #[getter]
+    fn room(&self) -> usize {
+        self.0.room()
+    }
+
+    #[getter]
     fn written(&self) -> u64 {
         self.0.written()
     }

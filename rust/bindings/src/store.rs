@@ -635,13 +635,22 @@ impl Store {
         })
     }
 
-    fn remove_download(&self, py: Python<'_>, digest: &str) -> PyResult<()> {
+    fn remove_download(&self, py: Python<'_>, digest: &str, inode: u64) -> PyResult<()> {
         self.call(py, |store| {
             let folder = store.folder(Place::Temporary)?;
             let entry = format!("blob-{digest}");
-            folder
-                .unlink(entry.as_bytes())
-                .map_err(|errno| Error::os(format!("unlink {}", folder.path_of(entry.as_bytes()).display()), errno))
+            let remove = || match folder.stat(entry.as_bytes())? {
+                Some(stat) if stat.st_ino == inode => folder.unlink(entry.as_bytes()),
+                _ => Ok(()),
+            };
+            remove().map_err(|errno| Error::os(format!("unlink {}", folder.path_of(entry.as_bytes()).display()), errno))
+        })
+    }
+
+    fn open_nameless_download(&self, py: Python<'_>) -> PyResult<i32> {
+        self.call(py, |store| {
+            let folder = store.folder(Place::Temporary)?;
+            Ok(folder.nameless().map_err(|errno| Error::os(format!("open a file in {}", folder.path().display()), errno))?.into_raw_fd())
         })
     }
 

@@ -163,6 +163,11 @@ impl Spool {
         Ok(())
     }
 
+    /// Fewer bytes than this may be written without access to the disk.
+    pub fn room(&self) -> usize {
+        self.lock().filling.room()
+    }
+
     /// Bytes so far.
     pub fn written(&self) -> u64 {
         self.lock().filling.end()

@@ -115,6 +115,11 @@ impl Folder {
         }
     }
 
+    /// A file without a name, which goes with its last descriptor.
+    pub fn nameless(&self) -> rustix::io::Result<File> {
+        groot_btrfs::open(&self.fd, b".", OFlags::RDWR | OFlags::TMPFILE | FILE, Mode::RUSR | Mode::WUSR, STEP).map(File::from)
+    }
+
     /// What `name` is, itself and not what it leads to; None if there is nothing. `name` is one name.
     pub fn stat(&self, name: &[u8]) -> rustix::io::Result<Option<Stat>> {
         if name.contains(&b'/') {
