@@ -9,7 +9,16 @@ from contextlib import contextmanager
 
 from groot_fast import _core, interrupts
 from groot_fast.config import Settings
-from groot_fast.errors import Cancelled, GrootError, ImageNotFound, SourceError, StoreError, UsageError
+from groot_fast.errors import (
+    Cancelled,
+    GrootError,
+    ImageNotFound,
+    SourceError,
+    StoreError,
+    UsageError,
+    is_out_of_space,
+    line_of,
+)
 from groot_fast.idmap.namespaced import Namespaced
 from groot_fast.idmap.trees import Direct, Trees
 from groot_fast.pull.admission import Admission
@@ -27,6 +36,7 @@ from groot_fast.upkeep.setup import delete_store, init_store
 
 IdMaps = tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]
 """User and group mappings."""
+FULL_HINT = "the store is full, also without unused layers: delete images, or make a larger store"
 
 
 class Created:
@@ -82,7 +92,32 @@ class Groot:
             helper.close()
 
     def create(self, image: str, image_id: str) -> Created:
-        """Make an image. Raises GrootError; nothing half-done stays, complete layers do."""
+        """Make an image; if the store is full, once more after a clean. Raises GrootError, OSError; nothing half-done stays,
+        complete layers do."""
+        try:
+            return self._create(image, image_id)
+        except (GrootError, OSError) as error:
+            if not is_out_of_space(error):
+                raise
+            self._log.info("store-is-full", reason=line_of(error))
+        # Not within the `except`: what failed holds descriptors, and these hold space.
+        try:
+            self.clean(threshold=0)
+        except Cancelled:
+            raise
+        except GrootError as error:
+            self._log.error("failed-to-cleanup-store", error)  # it may have freed enough all the same
+        try:
+            return self._create(image, image_id)
+        except (GrootError, OSError) as error:
+            if not is_out_of_space(error):
+                raise
+            if isinstance(error, OSError):
+                raise StoreError(line_of(error), hint=FULL_HINT) from error
+            error.hint = FULL_HINT
+            raise
+
+    def _create(self, image: str, image_id: str) -> Created:
         with self._log.session("groot-creating", imageID=image_id, image=image) as log:
             source = open_source(image, self._settings, self._cancel, log)
             with self._open() as (store, trees):
@@ -190,13 +225,13 @@ class Groot:
         with self._open() as opened:
             yield opened
 
-    def clean(self, *, on_create: bool = False) -> bool:
-        """Remove unused volumes. False if the threshold is not reached. Raises StoreError."""
+    def clean(self, *, on_create: bool = False, threshold: int | None = None) -> bool:
+        """Remove unused volumes. False if the threshold, the configured one if None, is not reached. Raises StoreError."""
         settings = self._settings
         with self._log.session("groot-cleaning") as log, self._open() as (store, _):
             with self._timed("ImageCleanTime"):
                 outcome = store.clean(
-                    threshold=settings.threshold,
+                    threshold=settings.threshold if threshold is None else threshold,
                     ignore_images=settings.ignore_images,
                     on_create=on_create,
                     log=log,

@@ -55,6 +55,17 @@ def test_a_pull_that_does_not_fit_leaves_the_space_to_others(make_store: MakeSto
     small = publish(registry, layer("small", 30_000_000), repo="small")
     result = store.run("create", *trusting(registry), big.url, "big").failed()
     assert "no space left on device" in result.message.lower()
-    assert "hint: the store is full" in result.out
+    assert "hint: the store is full, also without unused layers" in result.out
     assert store.temporary() == []
     store.create(small.url, "small", *trusting(registry))
+
+
+def test_a_create_that_finds_the_store_full_cleans_it_once(make_store: MakeStore, registry: FakeRegistry) -> None:
+    store = make_store(size=256 * MIB)
+    old = publish(registry, layer("old", 80_000_000), repo="old")
+    new = publish(registry, layer("new", 75_000_000), repo="new")
+    store.create(old.url, "old", *trusting(registry))
+    store.delete("old")
+    [volume] = store.volumes()
+    store.create(new.url, "new", *trusting(registry))
+    assert volume not in store.volumes(), "there was no room for both"

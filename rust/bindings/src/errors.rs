@@ -31,8 +31,18 @@ pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
     raise(py, class, error.to_string().as_ref(), None, None)
 }
 
-/// The same for the errors of the store.
+/// The same for the errors of the store. One that came of a full disk says so by its cause.
 pub fn store_error(py: Python<'_>, error: groot_store::Error) -> PyErr {
+    let full = error.full;
+    let raised = store_class(py, error);
+    if full && !raised.is_instance_of::<PyOSError>(py) {
+        let errno = rustix::io::Errno::NOSPC;
+        raised.set_cause(py, Some(PyOSError::new_err((errno.raw_os_error(), groot_store::error::text_of(errno)))));
+    }
+    raised
+}
+
+fn store_class(py: Python<'_>, error: groot_store::Error) -> PyErr {
     let class = match error.kind {
         Kind::Os(errno) => return PyOSError::new_err((errno, error.text)),
         // Only for who has no helper, and so for nobody in Python.

@@ -41,12 +41,16 @@ pub struct Error {
     pub text: String,
     /// The cure.
     pub hint: Option<String>,
+    /// Whether it came of a full disk or a used up quota.
+    pub full: bool,
 }
 
 impl Error {
     /// An error without a hint.
     pub fn new(kind: Kind, text: impl Into<String>) -> Self {
-        Self { kind, text: text.into(), hint: None }
+        const FULL: [i32; 2] = [libc::ENOSPC, libc::EDQUOT];
+        let full = matches!(kind, Kind::Os(number) if FULL.contains(&number));
+        Self { kind, text: text.into(), hint: None, full }
     }
 
     /// Something about the store.

@@ -347,7 +347,7 @@ fn explain(error: Error, wishes: &Wishes) -> Error {
         Kind::Quota => Error { text, ..error },
         Kind::Os(_) => {
             let hint = wishes.idmapped.is_some().then(|| "idmapped mounts of BTRFS need Linux 5.15".to_owned());
-            Error { kind: Kind::Store, text, hint: error.hint.or(hint) }
+            Error { kind: Kind::Store, text, hint: error.hint.or(hint), full: error.full }
         }
         _ => error,
     }
@@ -509,5 +509,19 @@ fn claim(store: &Store, id: &[u8], fresh: &[u8], cancel: &AtomicBool) -> Result<
             return Err(exists(id));
         }
         wait(PAUSE, cancel)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_one_whatever_the_failure_is_called() {
+        for errno in [Errno::NOSPC, Errno::DQUOT] {
+            let error = explain(Error::os("mkdir", errno), &Wishes::default());
+            assert!(error.kind == Kind::Store && error.full);
+        }
+        assert!(!explain(Error::os("mkdir", Errno::ACCESS), &Wishes::default()).full);
     }
 }

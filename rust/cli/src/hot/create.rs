@@ -103,6 +103,8 @@ fn make(call: &Call, argument: &OsStr, id: &[u8], told: &Told<'_>) -> Option<Res
             let mounted = !wishes.without_mount || wishes.idmapped.is_some();
             Ok(Made { spec: describe(&image, &path, mounted), path, store })
         }
+        // Python cleans the store, and tries once more.
+        Err(error) if error.full => return None,
         Err(error) => Err(failure(error)?),
     };
     send_time(told.metrics, "ImageCreationTime", begun);
