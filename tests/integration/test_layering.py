@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -62,9 +65,26 @@ def test_stack_equals_the_model(place: Place) -> None:
             return
         rootfs = store.create(url, image_id)
         model.assert_equals(look(rootfs))
+        assert size_on_record(store, image_id) == content_of(rootfs)
         store.delete(image_id)
 
     holds()
+
+
+def size_on_record(store: Store, image_id: str) -> int:
+    """What limits and stats go by."""
+    top = json.loads(store.record(image_id).read_text())[-1]
+    return int(json.loads((store.path / "meta" / f"volume-{top}").read_text())["TreeSize"])
+
+
+def content_of(rootfs: Path) -> int:
+    """Bytes of content in all files, of those with several names once, without holes."""
+    found = {}
+    for folder, _, names in os.walk(rootfs):
+        for status in (os.lstat(f"{folder}/{name}") for name in names):
+            if stat.S_ISREG(status.st_mode):
+                found[status.st_ino] = min(status.st_size, status.st_blocks * 512)
+    return sum(found.values())
 
 
 def test_place_of_markers_does_not_matter(place: Place) -> None:

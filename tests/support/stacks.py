@@ -9,6 +9,10 @@ from hypothesis import strategies as st
 from support.archive import Archive, header
 from support.model import Model, split
 
+HOLE = 8192
+SPARSE_SIZE = 50_000
+"""A sparse file: a hole of so many bytes, the content, a hole up to this size."""
+
 
 @dataclass(frozen=True)
 class Item:
@@ -24,6 +28,11 @@ class Item:
     mtime: int = 1
     xattr: bytes = b""
 
+    @property
+    def expanded(self) -> bytes:
+        """What a reader of the file gets."""
+        return (bytes(HOLE) + self.content).ljust(SPARSE_SIZE, b"\0")
+
 
 NAME = st.sampled_from(["a", "b", "c"])
 PATH = st.lists(NAME, min_size=1, max_size=3).map("/".join)
@@ -37,6 +46,7 @@ DETAILS = {
 }
 FILE = st.builds(Item, st.just("file"), PATH, content=st.binary(max_size=20), **DETAILS)
 DIRECTORY = st.builds(Item, st.just("directory"), PATH, **DETAILS)
+SPARSE = st.builds(Item, st.just("sparse"), PATH, content=st.binary(min_size=1, max_size=20), uid=DETAILS["uid"], mtime=DETAILS["mtime"])
 ROOT = st.builds(Item, st.just("directory"), st.just("."), **DETAILS)
 MARKER = st.one_of(st.builds(Item, st.just("whiteout"), PATH), st.builds(Item, st.just("opaque"), st.one_of(PATH, st.just(""))))
 SYMLINK = st.builds(Item, st.just("symlink"), PATH, TARGET, uid=DETAILS["uid"], mtime=DETAILS["mtime"])
@@ -53,8 +63,8 @@ BEHIND = st.one_of(
     st.builds(Item, st.just("opaque"), st.sampled_from(["x", "y", "x/a"])),
 )
 
-WITH_MARKERS = st.one_of(FILE, FILE, DIRECTORY, DIRECTORY, MARKER, MARKER, ROOT)
-WITH_LINKS = st.one_of(FILE, FILE, DIRECTORY, SYMLINK, SYMLINK, LINK, ROOT)
+WITH_MARKERS = st.one_of(FILE, FILE, SPARSE, DIRECTORY, DIRECTORY, MARKER, MARKER, ROOT)
+WITH_LINKS = st.one_of(FILE, FILE, SPARSE, DIRECTORY, SYMLINK, SYMLINK, LINK, ROOT)
 WITH_BOTH = st.one_of(FILE, FILE, DIRECTORY, DIRECTORY, MARKER, MARKER, DOOR, THROUGH)
 WITH_REPLACED = st.one_of(FILE, FILE, DIRECTORY, MARKER, DOOR, DOOR, REPLACED, BEHIND, BEHIND)
 
@@ -81,6 +91,9 @@ def archive_of(items: list[Item]) -> Archive:
         if item.xattr:
             archive.pax({"SCHILY.xattr.user.colour": item.xattr})
         if item.kind == "file":
+            archive.file(item.path, item.content, **fields)
+        elif item.kind == "sparse":
+            archive.pax({"GNU.sparse.size": str(SPARSE_SIZE), "GNU.sparse.map": f"{HOLE},{len(item.content)}"})
             archive.file(item.path, item.content, **fields)
         elif item.kind == "directory":
             archive.dir(item.path, **fields)
@@ -118,7 +131,8 @@ def apply_to_model(model: Model, items: list[Item]) -> None:
             fields["owner"] = (item.uid, 0)
         if item.xattr and item.kind in ("file", "directory"):
             fields["xattrs"] = {"user.colour": item.xattr}
-        layer.add(item.path, item.kind, item.content, link=item.link, **fields)
+        kind, content = ("file", item.expanded) if item.kind == "sparse" else (item.kind, item.content)
+        layer.add(item.path, kind, content, link=item.link, **fields)
 
 
 def is_clear(model: Model, items: list[Item]) -> bool:

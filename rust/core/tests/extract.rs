@@ -394,6 +394,23 @@ fn content_is_bounded_and_holes_stay_holes() {
 }
 
 #[test]
+fn what_a_sparse_file_brings_and_takes_away_is_the_same() {
+    use std::os::unix::fs::MetadataExt;
+    let place = Place::new();
+    let sparse = [
+        file("dense", &[7; 5000]),
+        pax(&[("GNU.sparse.size", "1073741824"), ("GNU.sparse.map", "8192,100,536870912,412")]),
+        Header::new("s", b'0', 512).bytes(),
+        vec![1; 512],
+    ];
+    let brought = place.apply(&sparse).unwrap().content;
+    let blocks = place.root.join("s").metadata().unwrap().blocks();
+    assert_eq!(brought, 5000 + blocks * 512);
+    let stats = place.apply(&[file("s", b"12"), file(".wh.dense", b"")]).unwrap();
+    assert_eq!((stats.content, stats.removed), (2, brought));
+}
+
+#[test]
 fn a_directory_that_a_marker_makes_ours_has_the_time_of_one_that_nothing_describes() {
     let place = Place::new();
     place.apply(&[dir("d", 0o700), file("d/old", b"x")]).unwrap();

@@ -238,12 +238,12 @@ pub(crate) fn disk_usage(root: &Folder, cancel: &AtomicBool) -> Result<u64> {
     Ok(total)
 }
 
-/// Bytes of all regular files of a tree, those with several names once.
+/// Bytes of all regular files of a tree, those with several names once and holes never, as images are counted.
 pub fn content(root: &Folder, cancel: &AtomicBool) -> Result<u64> {
     let mut total = 0u64;
     walk(root, cancel, &mut |stat| {
         if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
-            total = total.saturating_add(stat.st_size.cast_unsigned());
+            total = total.saturating_add(groot_core::layer::content(stat));
         }
     })?;
     Ok(total)

@@ -46,7 +46,7 @@ pub struct Options {
 pub struct Stats {
     /// Entries applied.
     pub entries: u64,
-    /// Bytes of file content written (the original's layer size).
+    /// Bytes of file content (the original's layer size), without holes: `remove::content`.
     pub content: u64,
     /// Bytes of file content that lower layers gave and that this layer took away.
     pub removed: u64,
@@ -70,6 +70,8 @@ pub struct Extractor {
     base: Vec<Vec<u8>>,
     options: Options,
     stats: Stats,
+    /// Bytes of content that have come.
+    written: u64,
     open: Option<Open>,
     /// Markers in directories that a link leads to, by name and directory. They wait for the end: the link may be replaced, and
     /// then what it led to is none of theirs.
@@ -101,7 +103,8 @@ impl Extractor {
             Err(error) => return Err(error),
         }
         let (files, stats) = (Filler::start()?, Stats::default());
-        Ok(Self { dirs, files, base, options, stats, open: None, by_link: Vec::new(), bookkeeping: BTreeSet::new(), content })
+        let (by_link, bookkeeping) = (Vec::new(), BTreeSet::new());
+        Ok(Self { dirs, files, base, options, stats, written: 0, open: None, by_link, bookkeeping, content })
     }
 
     /// Start an entry.
@@ -151,8 +154,11 @@ impl Extractor {
     pub fn data(&mut self, offset: u64, bytes: Bytes) -> Result<()> {
         // Content of entries that are not files is drained: whiteouts may carry some.
         let Some(open) = &mut self.open else { return Ok(()) };
-        self.stats.content += bytes.len() as u64;
-        if self.options.limits.max_content.is_some_and(|most| self.stats.content > most) {
+        self.written += bytes.len() as u64;
+        if !open.entry.sparse {
+            self.stats.content += bytes.len() as u64;
+        }
+        if self.options.limits.max_content.is_some_and(|most| self.written > most) {
             return Err(Error::Limit("uncompressed layer size exceeds quota".into()));
         }
         if let Some(content) = &mut self.content {
@@ -208,7 +214,7 @@ impl Extractor {
         self.apply_the_rest()?;
         // Filling a file changes no directory, so the last ones are filled meanwhile.
         self.dirs.settle()?;
-        self.files.finish()?;
+        self.stats.content += self.files.finish()?;
         let root = self.dirs.root();
         let context = |e| Error::io("chmod the root", e);
         let mode = rustix::fs::fstat(&root.fd).map_err(context)?.st_mode & 0o7777;

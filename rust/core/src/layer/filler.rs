@@ -10,6 +10,7 @@
 
 use super::dirs::{change_owner, set_times};
 use super::extract::{entry_error, timespec, within};
+use super::remove::content;
 use super::xattr;
 use crate::error::{Error, Result, joined};
 use crate::tar::Entry;
@@ -52,7 +53,7 @@ pub(super) struct Filler {
     bytes: usize,
     /// `None` once the thread was told to end.
     queue: Option<SyncSender<Vec<Task>>>,
-    thread: Option<JoinHandle<Result<()>>>,
+    thread: Option<JoinHandle<Result<u64>>>,
 }
 
 impl Filler {
@@ -87,8 +88,9 @@ impl Filler {
         told.recv().map_err(|_| self.failure())
     }
 
-    /// All files are begun and ended: wait for the last one.
-    pub(super) fn finish(mut self) -> Result<()> {
+    /// All files are begun and ended: wait for the last one. Gives the bytes of content in files with holes: where these begin and
+    /// end is the file system's.
+    pub(super) fn finish(mut self) -> Result<u64> {
         self.hand_over()?;
         self.join()
     }
@@ -107,9 +109,9 @@ impl Filler {
         self.join().err().unwrap_or_else(|| Error::layer("internal error: nobody fills files"))
     }
 
-    fn join(&mut self) -> Result<()> {
+    fn join(&mut self) -> Result<u64> {
         self.queue = None;
-        self.thread.take().map_or(Ok(()), |thread| joined(thread.join()))
+        self.thread.take().map_or(Ok(0), |thread| joined(thread.join()))
     }
 }
 
@@ -120,8 +122,9 @@ impl Drop for Filler {
     }
 }
 
-fn fill(batches: &Receiver<Vec<Task>>) -> Result<()> {
+fn fill(batches: &Receiver<Vec<Task>>) -> Result<u64> {
     let mut open = None;
+    let mut sparse = 0;
     for task in batches.iter().flatten() {
         match task {
             Task::Begin(made) => open = Some((made, 0)),
@@ -134,13 +137,16 @@ fn fill(batches: &Receiver<Vec<Task>>) -> Result<()> {
             Task::End => {
                 if let Some((made, written)) = open.take() {
                     complete(&made, written)?;
+                    if made.entry.sparse {
+                        sparse += content(&rustix::fs::fstat(&made.file).map_err(|e| entry_error("stat", &made.entry, e))?);
+                    }
                 }
             }
             // Who asked may be gone.
             Task::Tell(done) => drop(done.send(())),
         }
     }
-    Ok(())
+    Ok(sparse)
 }
 
 fn complete(made: &Made, written: u64) -> Result<()> {

@@ -17,3 +17,4 @@ mod whiteout;
 pub(crate) mod xattr;
 
 pub use extract::{Extractor, Options, Stats};
+pub use remove::content;

@@ -24,7 +24,7 @@ pub(super) fn remove(dirs: &mut Dirs, dir: &Dir, name: &[u8]) -> Result<u64> {
     }
     unlink(dir, name, AtFlags::empty())?;
     dirs.note(&Step::Remove { at: (dir.ino, name) })?;
-    Ok(content(&stat))
+    Ok(freed(&stat))
 }
 
 /// Remove from the directory `name` in `dir` all that lower layers gave and keep what this layer made. Where only the
@@ -78,18 +78,24 @@ fn remove_children(dir: &Dir, name: &[u8], depth: usize) -> Result<u64> {
             freed += remove_children(&child, &name, depth)?;
             unlink(&child, &name, AtFlags::REMOVEDIR)?;
         } else {
-            freed += content(&stat);
+            freed += self::freed(&stat);
             unlink(&child, &name, AtFlags::empty())?;
         }
     }
     Ok(freed)
 }
 
-/// Bytes that go when this name goes. With several names it is the last one that frees them; which one that is we do
-/// not know, so linked files count for nothing.
-fn content(stat: &rustix::fs::Stat) -> u64 {
+/// Bytes that go when this name goes. A file goes with the last of its names.
+fn freed(stat: &rustix::fs::Stat) -> u64 {
     let file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink == 1;
-    if file { stat.st_size.cast_unsigned() } else { 0 }
+    if file { content(stat) } else { 0 }
+}
+
+/// Bytes of content in a file. Holes are none: whoever counted them when they go and not when they come would let an image take bytes
+/// off its size that it never had.
+#[must_use]
+pub fn content(stat: &rustix::fs::Stat) -> u64 {
+    stat.st_size.cast_unsigned().min(stat.st_blocks.cast_unsigned() * 512)
 }
 
 fn descend(depth: usize) -> Result<usize> {
