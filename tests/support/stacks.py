@@ -74,11 +74,24 @@ def layers_of_items(kinds: st.SearchStrategy[Item]) -> st.SearchStrategy[list[It
     return st.lists(kinds, min_size=1, max_size=8)
 
 
+def merged(times: list[int], target: str) -> list[Item]:
+    """A base in which a link stands for a directory further down, as `bin` does for `usr/bin`."""
+    folders = [Item("directory", path, mtime=time) for path, time in zip(("a", "a/b", "a/b/c"), times, strict=True)]
+    return [*folders, Item("symlink", "x", target), Item("symlink", "y", "a/b")]
+
+
+MERGED = st.builds(merged, st.lists(st.integers(1, 10**9), min_size=3, max_size=3), st.sampled_from(["a/b", "/a/b/c", "y/c"]))
+INSIDE = st.builds(Item, st.just("file"), st.sampled_from(["x/n", "x/m/n", "y/n", "y/c/n"]), **DETAILS)
+BESIDE = st.builds(Item, st.just("file"), st.sampled_from(["a/n", "a/b/m", "a/m/n", "a/b/c/m"]), **DETAILS)
+GONE = st.builds(Item, st.just("whiteout"), st.sampled_from(["a/b/c/n", "a/b/n", "a/n", "a/b/m"]))
+ON_MERGED = st.lists(layers_of_items(st.one_of(INSIDE, INSIDE, BESIDE, BESIDE, DIRECTORY, GONE)), min_size=1, max_size=3)
+
 STACK = st.one_of(
     *(
         st.lists(layers_of_items(kinds), min_size=1, max_size=4)
         for kinds in (WITH_MARKERS, WITH_MARKERS, WITH_LINKS, WITH_BOTH, WITH_REPLACED)
-    )
+    ),
+    st.builds(lambda base, layers: [base, *layers], MERGED, ON_MERGED),
 )
 PAIR = st.one_of(*(st.tuples(layers_of_items(kinds), layers_of_items(kinds)) for kinds in (WITH_MARKERS, WITH_BOTH, WITH_REPLACED)))
 

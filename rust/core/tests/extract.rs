@@ -442,3 +442,16 @@ fn a_volume_is_verified_by_the_listings_of_its_layers() {
     assert_eq!(report.different, 2);
     assert!(report.told.iter().all(|told| told.contains("5 bytes, not 7")), "{report:?}");
 }
+
+#[test]
+fn directories_above_one_that_a_link_leads_to_keep_their_times() {
+    for entries in [["bin/tool", "usr/share/x"], ["usr/share/x", "bin/tool"]] {
+        let place = Place::new();
+        place.apply(&[dir("usr/", 0o755), dir("usr/bin/", 0o755), symlink("bin", "usr/bin")]).unwrap();
+        place.apply(&entries.map(|name| file(name, b"1"))).unwrap();
+        for folder in ["usr", "usr/bin"] {
+            let modified = place.root.join(folder).metadata().unwrap().modified().unwrap();
+            assert_eq!(modified.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs(), support::T0, "{folder} after {entries:?}");
+        }
+    }
+}

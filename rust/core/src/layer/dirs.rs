@@ -316,15 +316,18 @@ impl Dirs {
         }
     }
 
-    /// A directory reached through a link: its parents hold something of this layer too.
+    /// A directory reached through a link: its parents hold something of this layer too, and what comes later may change them.
     fn enter_ancestors(&mut self, dir: &Dir) -> Result<()> {
         let mut above = dir.fd.try_clone().map_err(|e| Error::io("dup", e))?;
+        let mut path = self.real_path(dir).ok_or_else(|| Error::layer("internal error: a directory without a name"))?;
         for _ in 0..self.max_depth {
             above = rustix::fs::openat(&above, "..", DIRECTORY, Mode::empty()).map_err(|e| Error::io("open `..`", e))?;
             let stat = rustix::fs::fstat(&above).map_err(|e| Error::io("stat", e))?;
             if !self.entered.insert(stat.st_ino) || stat.st_ino == self.root.ino {
                 return Ok(());
             }
+            path.truncate(path.iter().rposition(|&byte| byte == b'/').unwrap_or(0));
+            self.owe_time(path.clone(), &stat);
         }
         Err(Error::Limit(format!("directories deeper than {} levels", self.max_depth)))
     }
