@@ -36,6 +36,8 @@ from groot_fast.upkeep.setup import delete_store, init_store
 
 IdMaps = tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]
 """User and group mappings."""
+PULL_ATTEMPTS = 3
+"""How often layers are fetched whose bytes are wrong: on top of what an earlier transfer left, from a mirror, from the registry."""
 FULL_HINT = "the store is full, also without unused layers: delete images, or make a larger store"
 
 
@@ -376,7 +378,7 @@ class _Create:
     def _volume_of(self, image: _core.Image) -> _core.Volume:
         pulling = self._log.session("image-pulling")
         groot = self._groot
-        for attempt in (1, 2):
+        for attempt in range(1, PULL_ATTEMPTS + 1):
             builder = Builder(self._store, self._trees, self._cancel, pulling, groot._progress, self._metrics, groot._admission)
             blobs = self._source.blobs(self._store, pulling, groot._progress, self._metrics)
             self._locked_since = builder.locked_since
@@ -386,8 +388,8 @@ class _Create:
                 groot._content = builder.content
                 return volume
             except (SourceError, StoreError) as error:
-                # Once: what an earlier, interrupted transfer left may have been the reason.
-                if attempt == 1 and blobs.is_worth_another_try:
+                # What an earlier, interrupted transfer left may have been the reason, or a mirror.
+                if attempt < PULL_ATTEMPTS and blobs.is_worth_another_try:
                     pulling.info("starting-over", reason=str(error))
                     continue
                 raise type(error)(f"pulling the image: {error}", hint=error.hint) from error

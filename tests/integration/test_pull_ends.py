@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +71,23 @@ def test_a_create_that_finds_the_store_full_cleans_it_once(make_store: MakeStore
     [volume] = store.volumes()
     store.create(new.url, "new", *trusting(registry))
     assert volume not in store.volumes(), "there was no room for both"
+
+
+@pytest.mark.parametrize("kind", ["changes", "joined", "wrong"])
+def test_what_a_mirror_sends_wrongly_comes_from_the_registry(store: Store, registry: FakeRegistry, scratch: Path, kind: str) -> None:
+    big = layer("big", 3_000_000)
+    image = publish(registry, big)
+    other = damaged(big.blob[: len(big.blob) // 2]) + big.blob[len(big.blob) // 2 :]
+    cut = None if kind == "wrong" else 2_000_000
+    with FakeRegistry() as mirror:
+        mirror.blobs, mirror.manifests = dict(registry.blobs), dict(registry.manifests)
+        mirror.fault(f"/blobs/{image.layers[0]}", Fault(body=other, cut_after=cut, length=len(other), headers={"ETag": '"old"'}), times=1)
+        if kind == "joined":
+            mirror.fault(f"/blobs/{image.layers[0]}", Fault(status=404))
+        config = scratch / "config.yml"
+        config.write_text(json.dumps({"create": {"registry_mirrors": {registry.addr: [mirror.addr]}}}))
+        configured = Store(store.path, "--config", str(config))
+        rootfs = configured.create(image.url, "c", *trusting(registry, mirror))
+        assert (rootfs / "big").read_bytes() in big.tar
+        assert mirror.gets(f"/blobs/{image.layers[0]}")
+        assert registry.gets(f"/blobs/{image.layers[0]}")[-1].headers.get("Range") is None, "from the beginning"

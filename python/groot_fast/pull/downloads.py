@@ -54,7 +54,7 @@ MAX_SPOOLED = 4 << 30
 """Bytes of blobs on disk that wait to be unpacked. Only the layer being unpacked may go beyond."""
 
 Stream = Callable[[Layer, int], AsyncGenerator[bytes, None]]
-"""Bytes of a layer from an offset on."""
+"""Bytes of a layer from an offset on. Raises `BadBlob` if they are wrong and come from elsewhere the next time."""
 
 
 class Network:
@@ -106,6 +106,8 @@ class _Blob:
     failure: Exception | None = None
     is_resumed: bool = False
     """Whether some of it was there before."""
+    is_elsewhere: bool = False
+    """Whether what came was wrong, and comes from elsewhere the next time."""
 
     @property
     def spool(self) -> Spool | None:
@@ -169,13 +171,13 @@ class Downloads:
             return blobs
         if isinstance(error, BadBlob | BadLayer):
             self._failed_over_content = True
-        self._is_worth_another_try = self._failed_over_content and any(blob.is_resumed for blob in blobs)
+        self._is_worth_another_try = self._failed_over_content and any(blob.is_resumed or blob.is_elsewhere for blob in blobs)
         is_interrupted = error is None or isinstance(error, Cancelled) or any(blob.failure for blob in blobs)
         return [] if is_interrupted and not self._failed_over_content else blobs
 
     @property
     def is_worth_another_try(self) -> bool:
-        """Whether bytes of an earlier transfer were used, and the content was wrong."""
+        """Whether the content was wrong, and it comes from elsewhere next time: bytes of an earlier transfer were used, or a mirror's."""
         return self._is_worth_another_try
 
     async def _stop(self) -> None:
@@ -277,6 +279,8 @@ class Downloads:
                     await self._pace(blob, spool, len(chunk))
         except SourceError as error:
             log.error("failed", error, bytes=spool.written - begun)
+            if isinstance(error, BadBlob):
+                blob.is_elsewhere = self._failed_over_content = True
             raise
         await self._with_disk(spool.finish)
         self._metrics.send("DownloadTime", time.monotonic_ns() - start, NANOS)

@@ -164,7 +164,8 @@ class RegistryClient:
                     return
                 raise RegistryError(f"{endpoint.host} ended the blob {digest} after {position.offset} bytes of {size}")
             except BadBlob as error:
-                self._give_up(endpoint, error)
+                # a part may be of a mirror before this host: all of it comes from the registry itself the next time
+                self._give_up(endpoint if endpoint.is_mirror else endpoints[0], error)
                 self._first = len(self._endpoints) - 1
                 raise
             except RegistryError as error:
