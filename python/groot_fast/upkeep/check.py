@@ -206,8 +206,10 @@ def _check_images(store: Store) -> Iterator[Finding]:
                 *_check_size(store, image_id),
                 *_check_mount(store, image_id),
             ]
-        except FileNotFoundError:
-            continue  # deleted meanwhile
+        except OSError:
+            if store.has_image(image_id):
+                raise
+            continue
         # A delete takes the tree away first: what was missing after that is not missing.
         if store.has_image(image_id):
             yield from findings

@@ -21,18 +21,21 @@ def describe_images(store: Store) -> list[Report]:
     for image_id in store.images():
         path = f"{store.path}/images/{image_id}"
         try:
-            described.append(
-                {
-                    "id": image_id,
-                    "path": path,
-                    "rootfs": f"{path}/rootfs",
-                    "layers": store.read_dependencies(image_id) or [],
-                    "image_size_bytes": store.image_size(image_id),
-                    "quota_size_bytes": store.image_limit(image_id),
-                }
-            )
-        except (ImageNotFound, FileNotFoundError):
-            continue  # deleted meanwhile
+            report: Report = {
+                "id": image_id,
+                "path": path,
+                "rootfs": f"{path}/rootfs",
+                "layers": store.read_dependencies(image_id) or [],
+                "image_size_bytes": store.image_size(image_id),
+                "quota_size_bytes": store.image_limit(image_id),
+            }
+        except (ImageNotFound, OSError):
+            if store.has_image(image_id):
+                raise
+            continue
+        # What was read while a delete took it apart is of no image.
+        if store.has_image(image_id):
+            described.append(report)
     return described
 
 
@@ -84,13 +87,17 @@ def _by_image(store: Store) -> tuple[list[Report], dict[str, int], int]:
         chain_ids = store.read_dependencies(image_id) or ()
         exclusive: int | None
         try:
+            limit = store.image_limit(image_id)
             try:
                 total, exclusive = store.counted_usage(image_id)
             except QuotaError:
                 total, exclusive = store.image_size(image_id), None
-            limit = store.image_limit(image_id)
         except (ImageNotFound, OSError):
-            continue  # deleted meanwhile
+            if store.has_image(image_id):
+                raise
+            continue
+        if not store.has_image(image_id):
+            continue  # what was read while a delete took it apart is of no image
         for chain_id in chain_ids:
             users[chain_id] = users.get(chain_id, 0) + 1
         committed += limit or 0

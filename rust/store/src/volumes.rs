@@ -217,14 +217,17 @@ impl Store {
     /// Write the size record of each volume that has none, by walking it as `du -bs` does (contract, section 8.7).
     pub fn record_missing_sizes(&self, cancel: &AtomicBool) -> Result<()> {
         for chain_id in self.volumes()? {
-            if self.read_size(&chain_id).is_none() {
-                let layer = match self.open_volume(&chain_id) {
-                    Ok(dir) => disk_usage(&dir, cancel)?,
-                    Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::NOTDIR)) => continue,
-                    Err(error) => return Err(error),
-                };
-                self.write_size(&chain_id, crate::records::VolumeSize { layer, tree: None })?;
+            if self.read_size(&chain_id).is_some() {
+                continue;
             }
+            // Who builds it records its size, and who removes it wants none.
+            let Some(_held) = self.try_lock(&chain_id, true)? else { continue };
+            let layer = match self.open_volume(&chain_id) {
+                Ok(dir) => disk_usage(&dir, cancel)?,
+                Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::NOTDIR)) => continue,
+                Err(error) => return Err(error),
+            };
+            self.write_size(&chain_id, crate::records::VolumeSize { layer, tree: None })?;
         }
         Ok(())
     }
@@ -259,7 +262,11 @@ fn walk(root: &Folder, cancel: &AtomicBool, visit: &mut dyn FnMut(&rustix::fs::S
         crate::locks::check(cancel)?;
         let opened = if path.is_empty() { root.folder(b".") } else { root.folder(&path) };
         let Ok(folder) = opened else { continue };
-        for name in folder.names()? {
+        let names = match folder.names() {
+            Err(error) if error.errno() == Some(Errno::NOENT) => continue,
+            names => names?,
+        };
+        for name in names {
             let Ok(Some(stat)) = folder.stat(&name) else { continue };
             // What is mounted there is not of this tree.
             if subvolume::is_mount(&folder, &name).unwrap_or(true) {

@@ -88,7 +88,9 @@ pub fn list(call: &Call) -> Done {
     };
     // Not the setting: `create.json` in the configuration file is about create.
     if call.given.switch("json") {
-        return Some(Ok(format_json(&Json::Array(ids.iter().filter_map(|id| described(&store, id)).collect())).into()));
+        // One that cannot be read is for Python to say.
+        let described = ids.iter().map(|id| described(&store, id)).collect::<Result<Vec<_>, _>>().ok()?;
+        return Some(Ok(format_json(&Json::Array(described.into_iter().flatten().collect())).into()));
     }
     if ids.is_empty() {
         return Some(Ok("Store empty".into()));
@@ -98,15 +100,21 @@ pub fn list(call: &Call) -> Done {
 }
 
 /// One image of `list --json`; None if it was deleted meanwhile.
-fn described(store: &Store, id: &[u8]) -> Option<Json> {
+fn described(store: &Store, id: &[u8]) -> Result<Option<Json>, Error> {
     let path = store.image_path(id);
-    let (size, limit) = (store.image_size(id).ok()?, store.image_limit(id).ok()?);
-    Some(json!({
+    let layers = store.read_dependencies(id).unwrap_or_default();
+    let numbers = store.image_size(id).and_then(|size| Ok((size, store.image_limit(id)?)));
+    // What was read while a delete took it apart is of no image.
+    if matches!(store.has_image(id), Ok(false)) {
+        return Ok(None);
+    }
+    let (size, limit) = numbers?;
+    Ok(Some(json!({
         "id": String::from_utf8_lossy(id),
         "path": path.to_string_lossy(),
         "rootfs": path.join("rootfs").to_string_lossy(),
-        "layers": store.read_dependencies(id).unwrap_or_default(),
+        "layers": layers,
         "image_size_bytes": size,
         "quota_size_bytes": limit,
-    }))
+    })))
 }
