@@ -113,9 +113,12 @@ class Cancelled(GrootError):
 
 def is_out_of_space(error: BaseException | None) -> bool:
     """Whether a failure came of a full disk or a used up quota, directly or as the cause that it names."""
-    while error is not None:
+    seen: set[int] = set()
+    # Whoever passes an error on as it is may have made it the cause of itself.
+    while error is not None and id(error) not in seen:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
+        seen.add(id(error))
         error = error.__cause__
     return False
 

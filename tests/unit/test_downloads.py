@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import hashlib
 import os
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from groot_fast._core import Blob, Layer, Spool, Store
+from groot_fast.errors import SourceError, is_out_of_space
 from groot_fast.pull import blob_file
 from groot_fast.pull import downloads as module
 from groot_fast.pull.blob_file import BlobFile
@@ -212,3 +214,12 @@ def test_a_disk_that_stalls_does_not_hold_up_the_network(downloads: Downloads, m
         blob: Any = downloads.open(low)
         wait_for(lambda: blob.written > 2 * MIB, "two stalls")
     assert max(pauses) < 0.25
+
+
+def test_an_error_that_is_its_own_cause() -> None:
+    error = SourceError("manifest unknown")
+    error.__cause__ = error
+    assert not is_out_of_space(error)
+    error.__cause__ = SourceError("streaming blob")
+    error.__cause__.__cause__ = OSError(errno.EDQUOT, "quota")
+    assert is_out_of_space(error)
