@@ -48,8 +48,8 @@ class Spool:
         """Bytes that no reader has had yet."""
     def save(self) -> None:
         """Put all of it into the file now. Raises OSError."""
-    def copy_to(self, descriptor: int) -> None:
-        """Write everything to a pipe as it comes, until the end. Raises `BadBlob` after `fail`, OSError."""
+    def copy_to(self, descriptor: int, cancel: Cancel) -> None:
+        """Write everything to a pipe as it comes, until the end. Raises `BadBlob` after `fail`, `Cancelled`, OSError."""
     def finish(self) -> None:
         """No more bytes will come, and all are in the file; readers see the end. Raises OSError."""
     def fail(self, reason: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from groot_fast._core import Blob, Layer, Spool, Store
+from groot_fast._core import Blob, Cancel, Layer, Spool, Store
 from groot_fast.errors import SourceError, is_out_of_space
 from groot_fast.pull import blob_file
 from groot_fast.pull import downloads as module
@@ -66,7 +66,7 @@ def read(blob: str | Blob | Spool) -> int:
     ours, theirs = os.pipe()
 
     def copy() -> None:
-        blob.copy_to(theirs)
+        blob.copy_to(theirs, Cancel())
         os.close(theirs)
 
     thread = threading.Thread(target=copy)

@@ -66,10 +66,11 @@ class Namespaced:
 
     def _unpack_growing(self, root: int, blob: _core.Spool, listing: _core.Listing, arguments: dict[str, Any]) -> _core.Unpacked:
         read, write = os.pipe2(os.O_CLOEXEC)
+        cancel = _core.Cancel()
 
         def pump() -> None:
             try:
-                blob.copy_to(write)
+                blob.copy_to(write, cancel)
             except Exception:
                 pass
             finally:
@@ -80,6 +81,8 @@ class Namespaced:
         try:
             return self._namespace.unpack(root, read, listing, arguments)
         finally:
+            # It may be waiting for bytes that do not come.
+            cancel.set()
             os.close(read)
             thread.join()
 

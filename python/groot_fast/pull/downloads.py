@@ -42,6 +42,8 @@ PACE = 4 << 20
 processor and the disk at work for what can come later just as fast."""
 NICE = 10
 """How far the network stands back behind unpacking when both want the processor."""
+FAREWELL = 0.5
+"""Seconds to wait for the end of the network's thread, which nobody needs any more."""
 GLANCE = 0.005
 """Seconds between looks at how far the unpacker has come."""
 SAVE_EVERY = 0.5
@@ -69,6 +71,7 @@ class Network:
         # The unpacker comes first: what is fetched ahead of it only has to be there in time.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         self.loop.run_forever()
+        self.loop.close()
 
     def run(self, work: Coroutine[object, object, T]) -> T:
         """The result of ``work``. A signal handler that raises ends the waiting and cancels the work."""
@@ -80,11 +83,10 @@ class Network:
             raise
 
     def close(self) -> None:
-        """Cancel what is running and end the thread."""
+        """Cancel what is running and end the thread. It may take longer: nothing stops the resolver of the C library."""
         self.run(self._cancel_all())
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.close()
+        self._thread.join(FAREWELL)
 
     async def _cancel_all(self) -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}

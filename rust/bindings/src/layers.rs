@@ -69,10 +69,10 @@ impl Spool {
         self.0.written()
     }
 
-    fn copy_to(&self, py: Python<'_>, descriptor: i32) -> PyResult<()> {
+    fn copy_to(&self, py: Python<'_>, descriptor: i32, cancel: &Cancel) -> PyResult<()> {
         let pipe = Source::from_descriptor(descriptor, None).map_err(|e| to_python(py, e))?;
         let Source::File(pipe) = pipe else { return Ok(()) };
-        py.detach(|| self.0.copy_to(pipe)).map_err(|e| to_python(py, e))
+        py.detach(|| self.0.copy_to(pipe, &|| cancel.0.load(Ordering::Relaxed))).map_err(|e| to_python(py, e))
     }
 
     #[getter]

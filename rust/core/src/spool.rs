@@ -195,11 +195,11 @@ impl Spool {
     }
 
     /// Write everything to `pipe` as it comes, until the end. A closed pipe ends it quietly: the reader had enough.
-    pub fn copy_to(&self, mut pipe: impl Write) -> Result<()> {
+    pub fn copy_to(&self, mut pipe: impl Write, cancelled: &dyn Fn() -> bool) -> Result<()> {
         let mut buffer = vec![0; 256 << 10];
         let mut offset = 0;
         loop {
-            let n = self.read_at(&mut buffer, offset, &|| false)?;
+            let n = self.read_at(&mut buffer, offset, cancelled)?;
             if n == 0 {
                 return Ok(());
             }

@@ -112,7 +112,15 @@ async def _ask_helper(name: str, server: str) -> Credential:
     """Run ``docker-credential-<name> get``; what it says in words is thrown away, it may be a secret."""
     program = f"docker-credential-{name}"
     # in a thread, because asyncio's child watchers and pipes differ too much between event loops
-    status, output = await asyncio.to_thread(_run_helper, program, server)
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        status, output = await asyncio.to_thread(_run_helper, program, server, started)
+    except asyncio.CancelledError:
+        # The thread goes on, and ends when it sees that the helper has.
+        for process in started:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        raise
     if status != 0:
         if _NOT_FOUND in output:
             return Credential()
@@ -127,8 +135,9 @@ async def _ask_helper(name: str, server: str) -> Credential:
     return Credential(identity_token=secret) if username == _TOKEN_USER else Credential(username, secret)
 
 
-def _run_helper(program: str, server: str) -> tuple[int, bytes]:
-    """Status and output of a helper; one that takes too long or says too much is killed with its process group."""
+def _run_helper(program: str, server: str, started: list[subprocess.Popen[bytes]]) -> tuple[int, bytes]:
+    """Status and output of a helper, which is put into ``started``; one that takes too long or says too much is killed with its
+    process group."""
     reading, writing = os.pipe()
     with open(reading, "rb") as question:
         with open(writing, "wb") as pen:
@@ -139,6 +148,7 @@ def _run_helper(program: str, server: str) -> tuple[int, bytes]:
             )
         except OSError as error:
             raise ConfigError(f"cannot run credential helper `{program}`: {error.strerror}") from None
+    started.append(process)
     with process:
         try:
             return _listen(process, program)
