@@ -348,6 +348,7 @@ KEEP_DOWNLOADS: float
 """Seconds that a clean on create spares interrupted downloads."""
 FOREIGN_AGE: float
 """Seconds after which a temporary file that may be the original's counts as left behind."""
+EXCLUSIVE_ATTRIBUTE: str
 IDMAPPED_ATTRIBUTE: str
 LIMIT_ATTRIBUTE: str
 SIZE_ATTRIBUTE: str

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -244,7 +244,9 @@ def test_migrate(taken: Taken, image: Image) -> None:
     limited = counts(taken)
     before = taken.new.stats("one") if limited else (9 * MIB + 6, 4 * MIB)
     text = taken.new.run("migrate", "--quota", "simple").ok().out
-    assert text == f"{taken.new.path} has simple quotas now: 2 images, the limits of {1 if limited else 0} set again.\n"
+    said = f"{taken.new.path} has simple quotas now: 2 images, the limits of {1 if limited else 0} set again."
+    unknown = "" if limited else " Whether these had a limit is not known, so they have none: one, unmounted."
+    assert text == f"{said}{unknown}\n"
     assert mode(taken.new) == "squota"
     total, own = taken.new.stats("one")
     assert before[0] <= total < before[0] + 256 * 1024 and before[1] <= own < before[1] + 256 * 1024
@@ -310,6 +312,51 @@ def test_killed_migration_is_finished_by_the_next(full: Taken) -> None:
     assert "the limits of 1 set again" in full.new.run("migrate", "--quota", "simple").ok().out
     assert 6 * MIB <= fill(tree / "f", 20 * MIB) <= 7 * MIB
     assert full.new.stats("old")[0] >= 9 * MIB
+
+
+@pytest.mark.parametrize("options", [[], ["--exclude-image-from-quota"]])
+def test_limits_that_did_not_hold_hold_after_a_migration(make_store: Callable[..., Store], image: Image, options: list[str]) -> None:
+    """Of a store whose accounting somebody turned off."""
+    store = make_store()
+    rootfs = store.create(image(BASE), "one", "--disk-limit-size-bytes", str(10 * MIB), *options)
+    mounts.tool("btrfs", "quota", "disable", store.path)
+    (rootfs / "f").write_bytes(os.urandom(2 * MIB))
+    assert "the limits of 1 set again.\n" in store.run("migrate", "--quota", "simple").ok().out
+    room = 8 if options else 5  # the image has 3
+    assert (room - 1) * MIB <= fill(rootfs / "g", 20 * MIB) <= room * MIB
+    assert store.run("check").ok()
+
+
+def test_limits_that_cannot_be_set_are_named(make_store: Callable[..., Store], image: Image) -> None:
+    from groot_fast import _core
+    from groot_fast.errors import StoreError
+    from groot_fast.telemetry.lager import Logger
+    from groot_fast.upkeep.migrate import _set_limits
+
+    class Failing:
+        def __init__(self, path: Path) -> None:
+            self.core: Any = _core.Store.open(path, drax="drax")
+
+        def restrict(self, image_id: str, left: int) -> None:
+            if image_id == "bad":
+                raise OSError(28, "limiting bad: no space left on device")
+            self.core.restrict(image_id, left)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.core, name)
+
+    store = make_store()
+    for image_id in ("bad", "good"):
+        rootfs = store.create(image(BASE), image_id)
+        os.setxattr(store.image(image_id), "user.grootfs.pending-limit", str(MIB).encode())
+    failing: Any = Failing(store.path)
+    try:
+        with pytest.raises(StoreError, match=r"limits of 1 images could not be set: `bad` \(limiting bad"):
+            _set_limits(failing, Logger.silent())
+    finally:
+        failing.core = None
+    assert fill(rootfs / "f", 5 * MIB) <= MIB
+    assert os.getxattr(store.image("bad"), "user.grootfs.pending-limit") == str(MIB).encode()
 
 
 def refused(store: Store, *options: str) -> str:

@@ -11,8 +11,18 @@ from __future__ import annotations
 import os
 
 from groot_fast import _core, interrupts
-from groot_fast._core import GARBAGE_LOCK, GLOBAL_LOCK, LIMIT_ATTRIBUTE, SIZE_ATTRIBUTE, UNCOUNTED_ATTRIBUTE, Cancel, Lock, Store
-from groot_fast.errors import StoreError
+from groot_fast._core import (
+    EXCLUSIVE_ATTRIBUTE,
+    GARBAGE_LOCK,
+    GLOBAL_LOCK,
+    LIMIT_ATTRIBUTE,
+    SIZE_ATTRIBUTE,
+    UNCOUNTED_ATTRIBUTE,
+    Cancel,
+    Lock,
+    Store,
+)
+from groot_fast.errors import GrootError, StoreError, line_of
 from groot_fast.telemetry.lager import Logger
 from groot_fast.upkeep import sysfs
 
@@ -45,18 +55,22 @@ def migrate(store: Store, log: Logger, cancel: Cancel) -> str:
     """Turn on simple quotas; says what was done. Raises StoreError if that is impossible, OSError."""
     if os.geteuid() != 0:
         raise StoreError(f"store {store.path} can only be migrated by Root user")
+    unknown: list[str] = []
     # Nobody makes or removes an image meanwhile: it would be forgotten.
     with _lock(store, GARBAGE_LOCK, cancel), _lock(store, GLOBAL_LOCK, cancel):
         accounting = store.accounting()
         if accounting != "simple":
             _check(store)
-            _record(store, log, cancel, accounting)
+            unknown = _record(store, log, cancel, accounting)
             _switch(store, accounting)
         limited = _set_limits(store, log)
     count = len(store.images())
     if accounting == "simple" and not limited:
         return f"{store.path} has simple quotas already."
-    return f"{store.path} has simple quotas now: {count} images, the limits of {limited} set again."
+    text = f"{store.path} has simple quotas now: {count} images, the limits of {limited} set again."
+    if unknown:
+        text += f" Whether these had a limit is not known, so they have none: {', '.join(unknown)}."
+    return text
 
 
 def _lock(store: Store, key: str, cancel: Cancel) -> Lock:
@@ -84,16 +98,26 @@ def _check(store: Store) -> None:
             )
 
 
-def _record(store: Store, log: Logger, cancel: Cancel, accounting: str | None) -> None:
+def _record(store: Store, log: Logger, cancel: Cancel, accounting: str | None) -> list[str]:
     """Write down with each image what its container has written and may still write. Harmless as long as the mode is not
-    changed: only simple accounting looks at it."""
+    changed: only simple accounting looks at it. Gives the images of which nobody knows whether they had a limit: without
+    accounting there is none but what we have recorded, and the original records nothing."""
     store.sync()
+    unknown: list[str] = []
     sizes: dict[str, int] = {}
     for image_id in store.images():
         if accounting is None:
             if store.image_number(image_id, PENDING_ATTRIBUTE) is not None:
                 continue  # an earlier call was killed between turning full quotas off and simple ones on
+            is_foreign = store.image_number(image_id, SIZE_ATTRIBUTE) is None
             size, own = _measure(store, image_id, sizes, cancel)
+            limit = store.image_number(image_id, LIMIT_ATTRIBUTE)
+            if limit is not None:
+                # Without the image there is room for one that is larger than its limit only.
+                excludes = limit <= size or store.image_attribute(image_id, EXCLUSIVE_ATTRIBUTE) is not None
+                _record_left(store, image_id, limit - own if excludes else limit - own - size)
+            elif is_foreign:
+                unknown.append(image_id)
         else:
             referenced, own = store.counted_usage(image_id)
             size = max(referenced - own, 0)
@@ -103,6 +127,11 @@ def _record(store: Store, log: Logger, cancel: Cancel, accounting: str | None) -
         store.set_image_attribute(image_id, UNCOUNTED_ATTRIBUTE, str(own).encode())
         log.info("measured", id=image_id, size=size, own=own)
     store.sync()
+    return unknown
+
+
+def _record_left(store: Store, image_id: str, left: int) -> None:
+    store.set_image_attribute(image_id, PENDING_ATTRIBUTE, str(max(left, 0)).encode())
 
 
 def _record_limit(store: Store, image_id: str, referenced: int, own: int) -> None:
@@ -110,7 +139,7 @@ def _record_limit(store: Store, image_id: str, referenced: int, own: int) -> Non
     limit, used = (inclusive, referenced) if inclusive is not None else (exclusive, own)
     if limit is None:
         return
-    store.set_image_attribute(image_id, PENDING_ATTRIBUTE, str(max(limit - used, 0)).encode())
+    _record_left(store, image_id, limit - used)
     if store.image_number(image_id, LIMIT_ATTRIBUTE) is None:
         store.set_image_attribute(image_id, LIMIT_ATTRIBUTE, str(limit).encode())
 
@@ -142,15 +171,29 @@ def _switch(store: Store, accounting: str | None) -> None:
 
 
 def _set_limits(store: Store, log: Logger) -> int:
+    """Set what is recorded; gives how many. Raises StoreError that names the images whose limits could not be set, when all others
+    are: the next call tries these again."""
     limited = 0
+    failed: dict[str, str] = {}
     for image_id in store.images():
         left = store.image_number(image_id, PENDING_ATTRIBUTE)
         if left is None:
             continue
-        store.restrict(image_id, left)
-        store.set_image_attribute(image_id, PENDING_ATTRIBUTE, None)
+        try:
+            store.restrict(image_id, left)
+            store.set_image_attribute(image_id, PENDING_ATTRIBUTE, None)
+        except (GrootError, OSError) as error:
+            failed[image_id] = line_of(error)
+            log.error("failed-to-limit", error, id=image_id)
+            continue
         log.info("limited", id=image_id, left=left)
         limited += 1
     if limited:
         store.sync()
+    if failed:
+        named = ", ".join(f"`{image_id}` ({reason})" for image_id, reason in failed.items())
+        raise StoreError(
+            f"{store.path} has simple quotas now, and the limits of {len(failed)} images could not be set: {named}",
+            hint="`grootfs migrate --quota simple` tries again",
+        )
     return limited

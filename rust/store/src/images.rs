@@ -31,6 +31,8 @@ pub const UNLIMITED: [&[u8]; 2] = [b"rootfs.unlimited", b"snapshot.unlimited"];
 pub const SIZE_ATTRIBUTE: &str = "user.grootfs.image-size";
 /// On the image's directory: its disk limit, if it has one.
 pub const LIMIT_ATTRIBUTE: &str = "user.grootfs.limit";
+/// On the image's directory: its disk limit leaves the image's own size out.
+pub const EXCLUSIVE_ATTRIBUTE: &str = "user.grootfs.limit-excludes-image";
 /// On the image's directory: bytes that a container had written when simple accounting was turned on (`migrate`). The kernel
 /// counts them for nobody.
 pub const UNCOUNTED_ATTRIBUTE: &str = "user.grootfs.uncounted";
@@ -426,6 +428,9 @@ impl<'a> Reservation<'a> {
         folder.set_attribute(SIZE_ATTRIBUTE, size.to_string().as_bytes())?;
         if let Some(limit) = limit {
             folder.set_attribute(LIMIT_ATTRIBUTE, limit.size.to_string().as_bytes())?;
+            if limit.exclusive {
+                folder.set_attribute(EXCLUSIVE_ATTRIBUTE, b"1")?;
+            }
         }
         let Some(mappings) = &wishes.idmapped else {
             if wishes.without_mount {
