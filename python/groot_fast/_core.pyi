@@ -272,6 +272,9 @@ class Image:
     def warnings(self) -> list[str]:
         """Lines for the operator."""
     @property
+    def is_validated(self) -> bool:
+        """Whether its layers are compared with what it says of them."""
+    @property
     def chain_ids(self) -> list[str]:
         """Names of the volumes, bottom first."""
     @property
@@ -353,6 +356,7 @@ IDMAPPED_ATTRIBUTE: str
 LIMIT_ATTRIBUTE: str
 SIZE_ATTRIBUTE: str
 UNCOUNTED_ATTRIBUTE: str
+UNVALIDATED_ATTRIBUTE: str
 """Attributes of an image's directory (``rust/store/src/images.rs``)."""
 MAX_CONFIG: int
 """Bytes of an image configuration."""
@@ -525,8 +529,9 @@ class Store:
         """The lock, shared, if nobody holds it exclusively; writes nothing. Raises OSError."""
     def lock(self, key: str, *, shared: bool = False, deadline: float, cancel: Cancel) -> Lock:
         """The lock, waiting at most ``deadline`` seconds. Raises LockTimeout, Cancelled, StoreError."""
-    def lock_missing(self, chain_id: str, cancel: Cancel) -> Lock | None:
-        """The exclusive lock on a volume that is missing; None as soon as somebody else has made it. Raises LockTimeout, Cancelled."""
+    def lock_missing(self, chain_id: str, validated: bool, cancel: Cancel) -> Lock | None:
+        """The exclusive lock on a volume that is missing; None as soon as somebody else has made it. With ``validated`` one that
+        nobody validated is taken away. Raises LockTimeout, Cancelled."""
     def lock_image(self, id: str) -> Lock | None:
         """The directory of an image, locked; None if somebody else holds it or it is gone."""
 
@@ -586,8 +591,10 @@ class Store:
         """Names of the finished volumes, sorted."""
     def unused_bytes(self) -> int:
         """Bytes of file content in the layers that no image uses."""
-    def existing_volume(self, chain_ids: list[str], cancel: Cancel) -> Volume | None:
-        """The volume with a whole image if it is there, locked with all below it. Raises LockTimeout, Cancelled."""
+    def has_usable(self, chain_id: str, validated: bool) -> bool:
+        """Whether there is a volume that a create may use: with ``validated`` only one that was validated."""
+    def existing_volume(self, chain_ids: list[str], validated: bool, cancel: Cancel) -> Volume | None:
+        """The volume with a whole image if it is there and usable, locked with all below it. Raises LockTimeout, Cancelled."""
     def make_volume(self, chain_id: str, below: Volume | None) -> Volume:
         """Make the volume of a layer under a temporary name, with the content of the volume below."""
     def destroy_incomplete(self, volume: Volume, full: bool, cancel: Cancel) -> None:
@@ -609,8 +616,8 @@ class Store:
 
     def read_size(self, chain_id: str) -> tuple[int, int | None] | None:
         """Bytes of a layer's files and of all files in its volume, as recorded."""
-    def write_size(self, chain_id: str, layer: int, tree: int | None) -> None:
-        """Record them."""
+    def write_size(self, chain_id: str, layer: int, tree: int | None, validated: bool) -> None:
+        """Record them, and whether the layers were compared with their digests."""
     def read_dependencies(self, id: str) -> list[str] | None:
         """The volumes of an image; None if there is no usable record."""
     def write_dependencies(self, id: str, chain_ids: list[str]) -> None:

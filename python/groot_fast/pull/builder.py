@@ -32,6 +32,7 @@ class _Plan:
     base: _core.Volume | None
     missing: list[Layer]
     held: list[_core.Lock]
+    is_validated: bool
 
 
 class Builder:
@@ -75,25 +76,24 @@ class Builder:
         try:
             for depth, layer in enumerate(reversed(image.layers)):
                 below = len(image.layers) - depth
-                if self._store.has_volume(layer.chain_id):
+                if self._store.has_usable(layer.chain_id, image.is_validated):
                     with interrupts.Waiting():
-                        base = self._store.existing_volume(image.chain_ids[:below], self._cancel)
+                        base = self._store.existing_volume(image.chain_ids[:below], image.is_validated, self._cancel)
                     if base is None:
                         _release(held)
                         return None
-                    return _Plan(base, image.layers[below:], held)
+                    return _Plan(base, image.layers[below:], held, image.is_validated)
                 self._admission.step_aside()
                 # Somebody may be building it: then all who wait go on together as soon as it is there.
                 with interrupts.Waiting():
-                    own = self._store.lock_missing(layer.chain_id, self._cancel)
-                if own is not None:
-                    held.append(own)
-                if own is None or self._store.has_volume(layer.chain_id):
+                    own = self._store.lock_missing(layer.chain_id, image.is_validated, self._cancel)
+                if own is None:
                     _release(held)
                     return None
+                held.append(own)
                 self._metrics.send("ExclusiveLockingTime", own.waited, NANOS)
                 self.locked_since.append(time.monotonic_ns())
-            return _Plan(None, image.layers, held)
+            return _Plan(None, image.layers, held, image.is_validated)
         except BaseException:
             _release(held)
             raise
@@ -105,7 +105,7 @@ class Builder:
                 with self._admission:
                     blobs.start([layer for layer in plan.missing if not layer.is_empty])
                     for layer in plan.missing:
-                        below = self._build_one(layer, below, plan.held, blobs)
+                        below = self._build_one(layer, below, plan, blobs)
             assert below is not None  # an image has layers
             return below
         except BaseException:
@@ -117,7 +117,7 @@ class Builder:
         finally:
             _release(plan.held)
 
-    def _build_one(self, layer: Layer, below: _core.Volume | None, held: list[_core.Lock], blobs: Blobs) -> _core.Volume:
+    def _build_one(self, layer: Layer, below: _core.Volume | None, plan: _Plan, blobs: Blobs) -> _core.Volume:
         asked = time.monotonic_ns()
         blob = open_here(layer) if layer.is_empty else blobs.open(layer)
         if not isinstance(blob, _core.Spool):
@@ -133,17 +133,21 @@ class Builder:
             if below is not None:
                 # The snapshot wrote the data of the volume below: it may be seen now.
                 self._store.publish(below, durable=True)
-            self._unpack(layer, blob, volume, below, blobs)
+            content, tree = self._unpack(layer, blob, volume, below, blobs)
+            self._store.write_size(layer.chain_id, content, tree, plan.is_validated)
         except BaseException as error:
             self._store.destroy_incomplete(volume, is_out_of_space(error), _core.Cancel())
             raise
         del blob  # what is left of it is for `done` to take apart
         if not layer.is_empty:
             blobs.done(layer)
-        volume.hold(held.pop(), below)
+        volume.hold(plan.held.pop(), below)
         return volume
 
-    def _unpack(self, layer: Layer, blob: str | Blob | _core.Spool, volume: _core.Volume, below: _core.Volume | None, blobs: Blobs) -> None:
+    def _unpack(
+        self, layer: Layer, blob: str | Blob | _core.Spool, volume: _core.Volume, below: _core.Volume | None, blobs: Blobs
+    ) -> tuple[int, int | None]:
+        """Gives the bytes of the layer's files, and of all files in the volume if that is known."""
         log = self._log.session("unpacking-layer", layer=layer.name, chainID=layer.chain_id)
         start = time.monotonic_ns()
         log.info("starting")
@@ -167,7 +171,7 @@ class Builder:
         self.content += content
         self._admission.built(content)
         log.info("ending", entries=entries, bytes=content, duration=time.monotonic_ns() - start)
-        self._store.write_size(layer.chain_id, content, self._tree_size(below, content, removed))
+        return content, self._tree_size(below, content, removed)
 
     def _tree_size(self, below: _core.Volume | None, content: int, removed: int) -> int | None:
         """Bytes of all files that one sees in a volume; None if that of the volume below is not known."""

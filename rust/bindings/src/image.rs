@@ -165,7 +165,7 @@ impl Image {
         volumes.sort_unstable();
         let layers = layers.iter().map(|layer| layer.0.clone()).collect();
         let config = config.unwrap_or_else(|| config::EMPTY.to_vec());
-        Self(image::Image { layers, config, env, volumes, warnings: Vec::new(), named: None })
+        Self(image::Image { layers, config, env, volumes, warnings: Vec::new(), named: None, validated: true })
     }
 
     #[staticmethod]
@@ -204,6 +204,11 @@ impl Image {
     }
 
     #[getter]
+    fn is_validated(&self) -> bool {
+        self.0.validated
+    }
+
+    #[getter]
     fn chain_ids(&self) -> Vec<String> {
         self.0.chain_ids().map(str::to_owned).collect()
     }
@@ -237,7 +242,7 @@ impl Image {
         };
         let layers = chain_ids.into_iter().enumerate().map(layer).collect();
         let named = named.and_then(|text| Digest::parse(&text).ok());
-        Self(image::Image { layers, config, env, volumes, warnings: Vec::new(), named })
+        Self(image::Image { layers, config, env, volumes, warnings: Vec::new(), named, validated: true })
     }
 }
 

@@ -62,6 +62,8 @@ mod _core {
     #[pymodule_export]
     const EXCLUSIVE_ATTRIBUTE: &str = groot_store::images::EXCLUSIVE_ATTRIBUTE;
     #[pymodule_export]
+    const UNVALIDATED_ATTRIBUTE: &str = groot_store::images::UNVALIDATED_ATTRIBUTE;
+    #[pymodule_export]
     const UNCOUNTED_ATTRIBUTE: &str = groot_store::images::UNCOUNTED_ATTRIBUTE;
     #[pymodule_export]
     const MAX_CONFIG: u64 = super::image::CONFIG_LIMIT;

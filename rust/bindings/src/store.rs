@@ -264,8 +264,8 @@ impl Store {
         run_store(py, &cancel.0, || self.0.lock(key, shared, deadline, &cancel.0)).map(Lock::of)
     }
 
-    fn lock_missing(&self, py: Python<'_>, chain_id: &str, cancel: &Cancel) -> PyResult<Option<Lock>> {
-        Ok(run_store(py, &cancel.0, || self.0.lock_missing(chain_id, &cancel.0))?.map(Lock::of))
+    fn lock_missing(&self, py: Python<'_>, chain_id: &str, validated: bool, cancel: &Cancel) -> PyResult<Option<Lock>> {
+        Ok(run_store(py, &cancel.0, || self.0.lock_missing(chain_id, validated, &cancel.0))?.map(Lock::of))
     }
 
     fn lock_image(&self, py: Python<'_>, id: OsString) -> PyResult<Option<Lock>> {
@@ -390,8 +390,12 @@ impl Store {
         self.call(py, groot_store::Store::unused_bytes)
     }
 
-    fn existing_volume(&self, py: Python<'_>, chain_ids: Vec<String>, cancel: &Cancel) -> PyResult<Option<Volume>> {
-        let found = run_store(py, &cancel.0, || self.0.existing_volume(&chain_ids, &cancel.0))?;
+    fn has_usable(&self, py: Python<'_>, chain_id: &str, validated: bool) -> PyResult<bool> {
+        self.call(py, |store| store.has_usable(chain_id, validated))
+    }
+
+    fn existing_volume(&self, py: Python<'_>, chain_ids: Vec<String>, validated: bool, cancel: &Cancel) -> PyResult<Option<Volume>> {
+        let found = run_store(py, &cancel.0, || self.0.existing_volume(&chain_ids, validated, &cancel.0))?;
         Ok(found.map(|volume| Volume(Mutex::new(Some(volume)))))
     }
 
@@ -453,8 +457,8 @@ impl Store {
         self.call(py, |store| Ok(store.read_size(chain_id).map(|size| (size.layer, size.tree))))
     }
 
-    fn write_size(&self, py: Python<'_>, chain_id: &str, layer: u64, tree: Option<u64>) -> PyResult<()> {
-        self.call(py, |store| store.write_size(chain_id, VolumeSize { layer, tree }))
+    fn write_size(&self, py: Python<'_>, chain_id: &str, layer: u64, tree: Option<u64>, validated: bool) -> PyResult<()> {
+        self.call(py, |store| store.write_size(chain_id, VolumeSize { layer, tree, unvalidated: !validated }))
     }
 
     fn read_dependencies(&self, py: Python<'_>, id: OsString) -> PyResult<Option<Vec<String>>> {

@@ -114,6 +114,8 @@ pub struct Image {
     pub warnings: Vec<String>,
     /// Digest of what a registry has under the image's name: its manifest, or the index above it.
     pub named: Option<Digest>,
+    /// Whether the layers are compared with what the image says of them, as far as it says something.
+    pub validated: bool,
 }
 
 impl Image {
@@ -138,6 +140,7 @@ impl Image {
             volumes: Vec::new(),
             warnings: Vec::new(),
             named: None,
+            validated: true,
         }
     }
 
@@ -193,7 +196,7 @@ impl Image {
         if layers.is_empty() {
             layers.push(nothing()?);
         }
-        Ok(Self { layers, config: config.raw, env: config.env, volumes: config.volumes, warnings, named: None })
+        Ok(Self { layers, config: config.raw, env: config.env, volumes: config.volumes, warnings, named: None, validated: validate })
     }
 
     /// Names of the volumes, bottom first.
@@ -308,6 +311,7 @@ mod tests {
     fn skipping_validation_leaves_out_all_that_is_checked_but_names() {
         let manifest = manifest(2, None);
         let image = Image::join(&manifest, config(2, "amd64"), &wanted(false), false, |_| Origin::Remote).unwrap();
+        assert!(!image.validated && join(&manifest, config(2, "amd64")).unwrap().validated);
         assert!(image.layers.iter().all(|layer| !layer.is_verified && layer.diff_id.is_none() && layer.size.is_none()));
         assert_eq!(image.layers.iter().map(|layer| layer.digest.clone()).collect::<Vec<_>>(), [Some(digest(0)), Some(digest(1))]);
         assert!(image.chain_ids().eq(join(&manifest, config(2, "amd64")).unwrap().chain_ids()));

@@ -33,6 +33,8 @@ pub const SIZE_ATTRIBUTE: &str = "user.grootfs.image-size";
 pub const LIMIT_ATTRIBUTE: &str = "user.grootfs.limit";
 /// On the image's directory: its disk limit leaves the image's own size out.
 pub const EXCLUSIVE_ATTRIBUTE: &str = "user.grootfs.limit-excludes-image";
+/// On the image's directory: nobody compared its layers with their digests.
+pub const UNVALIDATED_ATTRIBUTE: &str = "user.grootfs.unvalidated";
 /// On the image's directory: bytes that a container had written when simple accounting was turned on (`migrate`). The kernel
 /// counts them for nobody.
 pub const UNCOUNTED_ATTRIBUTE: &str = "user.grootfs.uncounted";
@@ -426,6 +428,9 @@ impl<'a> Reservation<'a> {
             self.make(volume_name(volume).as_bytes())?;
         }
         folder.set_attribute(SIZE_ATTRIBUTE, size.to_string().as_bytes())?;
+        if store.read_size(&volume.chain_id).is_some_and(|size| size.unvalidated) {
+            folder.set_attribute(UNVALIDATED_ATTRIBUTE, b"1")?;
+        }
         if let Some(limit) = limit {
             folder.set_attribute(LIMIT_ATTRIBUTE, limit.size.to_string().as_bytes())?;
             if limit.exclusive {

@@ -43,6 +43,8 @@ pub struct VolumeSize {
     pub layer: u64,
     /// Of the tree; None in records of the original.
     pub tree: Option<u64>,
+    /// Nobody compared the bytes with their digests (`--skip-layer-validation`).
+    pub unvalidated: bool,
 }
 
 /// First line of a listing: its id, and chain id and listing's id of what its volume was built on.
@@ -162,10 +164,13 @@ impl Store {
 
     /// Record the size of a volume.
     pub fn write_size(&self, chain_id: &str, size: VolumeSize) -> Result<()> {
-        let value = match size.tree {
+        let mut value = match size.tree {
             Some(tree) => json!({"Size": size.layer, "TreeSize": tree}),
             None => json!({"Size": size.layer}),
         };
+        if size.unvalidated {
+            value["Unvalidated"] = json!(true);
+        }
         self.write_json(Place::Meta, format!("{SIZE}{chain_id}").as_bytes(), &value, "\n")
     }
 
@@ -173,7 +178,11 @@ impl Store {
     #[must_use]
     pub fn read_size(&self, chain_id: &str) -> Option<VolumeSize> {
         let value = self.read_json(Place::Meta, format!("{SIZE}{chain_id}").as_bytes())?;
-        Some(VolumeSize { layer: value.get("Size")?.as_u64()?, tree: value.get("TreeSize").and_then(Value::as_u64) })
+        Some(VolumeSize {
+            layer: value.get("Size")?.as_u64()?,
+            tree: value.get("TreeSize").and_then(Value::as_u64),
+            unvalidated: value.get("Unvalidated").and_then(Value::as_bool).unwrap_or(false),
+        })
     }
 
     /// Bytes of all files in an image. If the original made the top volume, the sum of its layers (an upper bound).

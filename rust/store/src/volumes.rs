@@ -87,6 +87,11 @@ impl Store {
         self.folder(Place::Volumes)?.has_subvolume(name.as_bytes())
     }
 
+    /// The same for a create: with `validated` what nobody compared with its digests is of no use.
+    pub fn has_usable(&self, chain_id: &str, validated: bool) -> Result<bool> {
+        Ok(self.has_volume(chain_id)? && !(validated && self.read_size(chain_id).is_some_and(|size| size.unvalidated)))
+    }
+
     /// Names of the finished volumes, sorted.
     pub fn volumes(&self) -> Result<BTreeSet<String>> {
         let names = self.folder(Place::Volumes)?.names()?;
@@ -151,15 +156,16 @@ impl Store {
         Ok(dir)
     }
 
-    /// The volume with a whole image if it is there, locked with all below it; None if it is not, or went away meanwhile.
-    pub fn existing_volume(&self, chain_ids: &[String], cancel: &AtomicBool) -> Result<Option<Volume>> {
+    /// The volume with a whole image if it is there, locked with all below it; None if it is not, or went away meanwhile. See
+    /// `has_usable` for `validated`; the top one says it of all below it.
+    pub fn existing_volume(&self, chain_ids: &[String], validated: bool, cancel: &AtomicBool) -> Result<Option<Volume>> {
         let Some((top, below)) = chain_ids.split_last() else { return Ok(None) };
-        if !self.has_volume(top)? {
+        if !self.has_usable(top, validated)? {
             return Ok(None);
         }
         // Its builder may still be holding it for a moment.
         let mut locks = vec![self.lock(top, true, BUILD_DEADLINE, cancel)?];
-        if !self.has_volume(top)? {
+        if !self.has_usable(top, validated)? {
             return Ok(None);
         }
         for chain_id in below.iter().rev() {
@@ -173,9 +179,25 @@ impl Store {
         Ok(Some(Volume { chain_id: top.clone(), name: top.clone(), dir: self.open_volume(top)?, locks }))
     }
 
-    /// The exclusive lock on a volume that is missing; None as soon as somebody else has made it.
-    pub fn lock_missing(&self, chain_id: &str, cancel: &AtomicBool) -> Result<Option<Lock>> {
-        self.lock_unless(chain_id, false, BUILD_DEADLINE, cancel, || self.has_volume(chain_id))
+    /// The exclusive lock on a volume that is missing; None as soon as somebody else has made it. See `has_usable` for
+    /// `validated`: what is of no use is taken away, images that were made of it keep theirs.
+    pub fn lock_missing(&self, chain_id: &str, validated: bool, cancel: &AtomicBool) -> Result<Option<Lock>> {
+        let held = self.lock_unless(chain_id, false, BUILD_DEADLINE, cancel, || self.has_usable(chain_id, validated))?;
+        if held.is_none() || self.has_usable(chain_id, validated)? {
+            return Ok(None);
+        }
+        if self.has_volume(chain_id)? {
+            let volumes = self.folder(Place::Volumes)?;
+            let doomed = format!("{DOOMED}{chain_id}");
+            self.destroy(volumes, doomed.as_bytes())?;
+            volumes.rename(chain_id.as_bytes(), doomed.as_bytes())?;
+            // Before the record of the next one is on the disk, which does not say what this one's says.
+            self.sync()?;
+            // Else the next clean does it.
+            let _ = self.destroy(volumes, doomed.as_bytes());
+            self.remove_volume_records(chain_id)?;
+        }
+        Ok(held)
     }
 
     /// Throw away a volume whose building failed, with its record. `full`: it failed for want of space, so whoever tries next
@@ -227,7 +249,7 @@ impl Store {
                 Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::NOTDIR)) => continue,
                 Err(error) => return Err(error),
             };
-            self.write_size(&chain_id, crate::records::VolumeSize { layer, tree: None })?;
+            self.write_size(&chain_id, crate::records::VolumeSize { layer, tree: None, unvalidated: false })?;
         }
         Ok(())
     }

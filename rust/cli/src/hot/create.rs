@@ -77,7 +77,7 @@ fn make(call: &Call, argument: &OsStr, id: &[u8], told: &Told<'_>) -> Option<Res
         return report(error);
     }
     let begun = Instant::now();
-    let (source, image) = resolve(call, &store, argument, told)?;
+    let (source, image, validated) = resolve(call, &store, argument, told)?;
     send_time(told.metrics, "ImageResolveTime", begun);
     if let Err(error) = check_compressed(&image, &wishes) {
         return report(error);
@@ -89,7 +89,7 @@ fn make(call: &Call, argument: &OsStr, id: &[u8], told: &Told<'_>) -> Option<Res
     };
     let held = Instant::now();
     // The image and all below it, or nothing: a layer that is missing has to be fetched.
-    let volume = match store.existing_volume(&image.chain_ids, signals::stopped()) {
+    let volume = match store.existing_volume(&image.chain_ids, validated, signals::stopped()) {
         Ok(volume) => volume?,
         Err(error) => return report(error),
     };
@@ -132,14 +132,15 @@ fn wishes_of(call: &Call, store: &Store) -> Option<Wishes> {
     })
 }
 
-/// What an image argument stands for, if that can be said without doubt: the name that the store remembers it by, and the image.
-fn resolve(call: &Call, store: &Store, argument: &OsStr, told: &Told<'_>) -> Option<(String, Image)> {
+/// What an image argument stands for, if that can be said without doubt: the name that the store remembers it by, the image, and
+/// whether its layers have to be validated ones.
+fn resolve(call: &Call, store: &Store, argument: &OsStr, told: &Told<'_>) -> Option<(String, Image, bool)> {
     let settings = &call.settings;
     let text = argument.to_str()?;
     let platform = settings.platform.to_str()?;
     let name = if platform.is_empty() { text.to_owned() } else { format!("{text} {platform}") };
     let Some((scheme, _)) = text.split_once("://") else {
-        return Some((name, local(store, text)?));
+        return Some((name, local(store, text)?, true));
     };
     match scheme {
         "oci" => {
@@ -156,11 +157,11 @@ fn resolve(call: &Call, store: &Store, argument: &OsStr, told: &Told<'_>) -> Opt
                 env: image.env,
                 volumes: image.volumes,
             };
-            Some((name, parts))
+            Some((name, parts, image.validated))
         }
         "docker" => {
             let image = registry::resolve(call, store, text, &name, told)?;
-            Some((name, image))
+            Some((name, image, true))
         }
         _ => None,
     }
