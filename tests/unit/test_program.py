@@ -151,3 +151,26 @@ def test_a_defect_is_one_line_and_in_the_log(tmp_path: Path) -> None:
 def test_a_password_does_not_show_in_the_process_list(tmp_path: Path) -> None:
     with waiting(tmp_path, "create", "--password", "hidden-word", "a", "b") as directory:
         assert (directory / "cmdline").read_bytes().endswith(b"\0create\0--password\0xxxxxxxxxxx\0a\0b\0")
+
+
+@pytest.mark.parametrize("word", ["word", "password", "ss", "a", "--password"])
+def test_only_the_value_is_overwritten(tmp_path: Path, word: str) -> None:
+    """A short password stands in the option's name too."""
+    with waiting(tmp_path, "create", f"--password={word}", "password", "a") as directory:
+        assert (directory / "cmdline").read_bytes().endswith(f"\0create\0--password={'x' * len(word)}\0password\0a\0".encode())
+
+
+def test_python_gets_the_password_by_another_way_than_its_arguments(tmp_path: Path) -> None:
+    """From its first moment on the interpreter's process does not show it, and nothing that it starts is given it."""
+    stub = tmp_path / "lib" / "groot_fast" / "venv" / "bin" / "python3"
+    stub.parent.mkdir(parents=True)
+    stub.write_text('#!/bin/sh\ntr "\\0" " " </proc/$$/cmdline; echo; echo "$_GROOTFS_PASSWORD"\n')
+    stub.chmod(0o755)
+    (tmp_path / "bin").mkdir()
+    shutil.copy(COMMAND, tmp_path / "bin" / "grootfs")
+    argv = [tmp_path / "bin/grootfs", "create", "--password", "hidden-word", "docker://x/y", "b"]
+    done = subprocess.run(argv, capture_output=True, text=True, env={"_GROOTFS_PASSWORD": "of the caller's"})
+    arguments, password = done.stdout.splitlines()
+    assert arguments.endswith(" create --password xxxxxxxxxxx docker://x/y b ") and password == "hidden-word"
+    without = subprocess.run([argv[0], "check"], capture_output=True, text=True, env={"_GROOTFS_PASSWORD": "of the caller's"})
+    assert without.stdout.splitlines()[1] == ""

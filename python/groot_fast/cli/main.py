@@ -23,6 +23,9 @@ from groot_fast.telemetry.metrics import Several, open_traces
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What stops a command that then tidies up."""
 
+PASSWORD = "_GROOTFS_PASSWORD"
+"""How `grootfs` hands over the password of a call (``rust/cli/src/program.rs``): the list of processes shows arguments to everybody."""
+
 MAX_PASSWORD = 64 << 10
 """Bytes on stdin."""
 
@@ -33,18 +36,18 @@ def run() -> NoReturn:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # No program is run from the caller's directory, which may be somebody else's.
     os.environ["PATH"] = os.pathsep.join(filter(os.path.isabs, os.get_exec_path()))
-    code = main()
+    code = main(password=os.environ.pop(PASSWORD, None))
     sys.stderr.flush()
     os._exit(code)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command; gives the exit code."""
+def main(argv: list[str] | None = None, *, password: str | None = None) -> int:
+    """Run one command; gives the exit code. ``password`` is the call's, if its arguments only say that there is one."""
     catch_signals()
     try:
         call = read_call(sys.argv[1:] if argv is None else argv, dict(os.environ))
         if isinstance(call, Call):
-            return _run(call)
+            return _run(call, password)
         code = _say(call.out, call.code)
         os.write(2, call.err)
         return code
@@ -73,7 +76,7 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
     pass
 
 
-def _run(call: Call) -> int:
+def _run(call: Call, password: str | None) -> int:
     log, metrics = call.log, call.metrics
     traces = open_traces(log)
     for receiver in traces:
@@ -87,7 +90,7 @@ def _run(call: Call) -> int:
         if command is None:
             text = call.perform() or ""
         else:
-            settings = Settings({**call.values, **_read_password(call)})
+            settings = Settings({**call.values, **_password_of(call, password)})
             text = command(Request(settings, call.given, call.positional, log, metrics))
         code = 0
     except (GrootError, OSError) as error:
@@ -110,10 +113,10 @@ def _run(call: Call) -> int:
         metrics.close()
 
 
-def _read_password(call: Call) -> dict[str, str]:
-    """The setting that ``--password-stdin`` makes of the first line of stdin. Raises UsageError."""
+def _password_of(call: Call, handed: str | None) -> dict[str, str]:
+    """The setting that ``--password-stdin`` makes of the first line of stdin, or what was handed over. Raises UsageError."""
     if not call.given.get("password-stdin"):
-        return {}
+        return {} if handed is None or "password" not in call.given else {"password": handed}
     if "password" in call.given:
         raise UsageError("--password and --password-stdin exclude each other")
     data = b""

@@ -2,7 +2,7 @@
 
 use crate::call::Given;
 use crate::failure::message;
-use crate::options::{Flag, Form};
+use crate::options::{Flag, Form, SECRET};
 use crate::settings::Value;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -27,17 +27,17 @@ pub fn parse(
 ) -> Result<(Given, Vec<OsString>), Stop> {
     let mut given = Given::default();
     let mut positional = Vec::new();
-    let mut rest = arguments.into_iter();
-    while let Some(argument) = rest.next() {
+    let mut rest = arguments.into_iter().enumerate();
+    while let Some((at, argument)) = rest.next() {
         let bytes = argument.as_bytes();
         if bytes == b"--" {
-            positional.extend(rest);
+            positional.extend(rest.map(|(_, argument)| argument));
             break;
         }
         if bytes.len() < 2 || bytes[0] != b'-' {
             positional.push(argument);
             if stop_at_command {
-                positional.extend(rest);
+                positional.extend(rest.map(|(_, argument)| argument));
                 break;
             }
             continue;
@@ -57,10 +57,16 @@ pub fn parse(
             given.put(flag.name, Value::Switch(value.map_or(Ok(true), |value| truth(flag, value))?));
             continue;
         }
-        let value = match value {
-            Some(value) => value.to_owned(),
-            None => rest.next().ok_or_else(|| Stop::BadFlag(format!("flag needs an argument: -{}", flag.name).into()))?,
+        let (place, value) = match value {
+            Some(value) => ((at, bytes.len() - value.len()), value.to_owned()),
+            None => match rest.next() {
+                Some((at, value)) => ((at, 0), value),
+                None => return Err(Stop::BadFlag(format!("flag needs an argument: -{}", flag.name).into())),
+            },
         };
+        if flag.name == SECRET {
+            given.secrets.push(place);
+        }
         match flag.form {
             Form::Integer | Form::Count => given.put(flag.name, Value::Integer(number(flag, &value)?)),
             Form::List => given.append(flag.name, value),

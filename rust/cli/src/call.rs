@@ -2,7 +2,7 @@
 
 use crate::arguments::{Stop, parse};
 use crate::failure::{Failure, Kind, message};
-use crate::options::{self, Command, GLOBALS};
+use crate::options::{self, Command, GLOBALS, SECRET};
 use crate::settings::{self, Settings, Value, Values};
 use crate::{VERSION, help};
 use groot_core::error::os_text;
@@ -10,6 +10,7 @@ use groot_document::{Value as Json, json};
 use groot_telemetry::{Logger, Metrics, Sink, new_correlation_id};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
 
 /// The exit code of an unknown command (contract, section 5).
 const UNKNOWN_COMMAND: u8 = 3;
@@ -50,15 +51,19 @@ impl Environment {
 
 /// Options that were given, by name.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Given(BTreeMap<&'static str, Value>);
+pub struct Given {
+    values: BTreeMap<&'static str, Value>,
+    /// Where secret values stand: number of the argument, and of its first byte.
+    pub(crate) secrets: Vec<(usize, usize)>,
+}
 
 impl Given {
     pub(crate) fn put(&mut self, name: &'static str, value: Value) {
-        self.0.insert(name, value);
+        self.values.insert(name, value);
     }
 
     pub(crate) fn append(&mut self, name: &'static str, text: OsString) {
-        if let Value::List(list) = self.0.entry(name).or_insert_with(|| Value::List(Vec::new())) {
+        if let Value::List(list) = self.values.entry(name).or_insert_with(|| Value::List(Vec::new())) {
             list.push(text);
         }
     }
@@ -66,13 +71,13 @@ impl Given {
     /// Whether the option is there, whatever its value.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+        self.values.contains_key(name)
     }
 
     /// Its value.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Value> {
-        self.0.get(name)
+        self.values.get(name)
     }
 
     /// Whether a switch is on.
@@ -83,7 +88,7 @@ impl Given {
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Value)> {
-        self.0.iter().map(|(name, value)| (*name, value))
+        self.values.iter().map(|(name, value)| (*name, value))
     }
 }
 
@@ -135,10 +140,11 @@ impl Call {
             return Err(rest.get(1).map_or_else(|| said(help::app()), |name| help_of(name)));
         }
         let Some(command) = options::find(&rest[0]) else { return Err(help_of(&rest[0])) };
-        let (given, positional) = parse(rest.drain(1..), command.flags, false).map_err(|stop| stopped(stop, Some(command)))?;
-        if let Some(Value::Text(password)) = given.get("password") {
-            let _ = groot_core::process::hide_in_arguments(password.as_encoded_bytes());
-        }
+        let count = rest.len() - 1;
+        let (mut given, positional) = parse(rest.drain(1..), command.flags, false).map_err(|stop| stopped(stop, Some(command)))?;
+        // From the end: what stands in front of them is another program's business.
+        given.secrets.iter_mut().for_each(|(argument, _)| *argument = count - *argument);
+        groot_core::process::hide_in_arguments(&given.secrets);
         Self::open(command, &globals, given, positional, environment).map_err(|failure| too_early(&failure))
     }
 
@@ -169,6 +175,20 @@ impl Call {
         metrics.began(command.name);
         let wants_traces = environment.wants_traces;
         Ok(Self { command, settings, values, given, positional, wants_traces, log, metrics })
+    }
+
+    /// The password of the call, if it has one. Its arguments have another word for it then.
+    pub fn take_password(&self, arguments: &mut [OsString]) -> Option<OsString> {
+        for &(from_end, start) in &self.given.secrets {
+            let argument = arguments.len().checked_sub(from_end).and_then(|at| arguments.get_mut(at))?;
+            let mut bytes = std::mem::take(argument).into_vec();
+            bytes[start..].fill(b'x');
+            *argument = OsString::from_vec(bytes);
+        }
+        match self.given.get(SECRET) {
+            Some(Value::Text(password)) => Some(password.clone()),
+            _ => None,
+        }
     }
 
     /// From here on this program does the call: what it has logged and measured goes out, and so does what follows.
@@ -266,6 +286,22 @@ mod tests {
             assert_eq!((text, code), (format!("{err}\n{}\n", help::app()), 1));
             assert!(err.ends_with('\n') && err.lines().count() == 1, "{err}");
         }
+    }
+
+    #[test]
+    fn a_password_is_taken_out_of_the_arguments() {
+        let mut argv: Vec<OsString> =
+            ["--store", "/s", "create", "--password=word", "--username", "--password", "-password", "ss", "password", "ss"]
+                .iter()
+                .map(OsString::from)
+                .collect();
+        let call = Call::read(argv.clone(), &Environment::default()).unwrap();
+        assert_eq!(call.take_password(&mut argv), Some("ss".into()));
+        let expected = ["--store", "/s", "create", "--password=xxxx", "--username", "--password", "-password", "xx", "password", "ss"];
+        assert_eq!(argv, expected);
+        let mut argv: Vec<OsString> = ["create", "--", "--password", "a"].iter().map(OsString::from).collect();
+        assert_eq!(Call::read(argv.clone(), &Environment::default()).unwrap().take_password(&mut argv), None);
+        assert_eq!(argv, ["create", "--", "--password", "a"]);
     }
 
     #[test]

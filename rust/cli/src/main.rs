@@ -6,16 +6,16 @@ use groot_cli::failure::{catch_panics, of_panic};
 use groot_cli::program::become_program;
 use groot_cli::{Call, Environment, hot, run, stdout};
 use std::ffi::OsString;
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     start::reset_child_signal();
     catch_panics();
-    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let failure = match catch_unwind(|| done(&arguments)) {
-        Ok(Some(code)) => return code.into(),
-        Ok(None) => hot::signals::ended().unwrap_or_else(|| become_program(&arguments)),
+    let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let failure = match catch_unwind(AssertUnwindSafe(|| done(&mut arguments))) {
+        Ok(Ok(code)) => return code.into(),
+        Ok(Err(password)) => hot::signals::ended().unwrap_or_else(|| become_program(&arguments, password)),
         Err(panic) => of_panic(&*panic),
     };
     let mut text = failure.text();
@@ -23,10 +23,10 @@ fn main() -> ExitCode {
     stdout::say(&text, failure.code()).into()
 }
 
-/// The exit code of a call that is done here.
-fn done(arguments: &[OsString]) -> Option<u8> {
+/// The exit code of a call that is done here; else its password, which is not in the arguments any more then.
+fn done(arguments: &mut [OsString]) -> Result<u8, Option<OsString>> {
     match Call::read(arguments.to_vec(), &Environment::of(|name| std::env::var_os(name))) {
-        Ok(call) => run::run(&call),
-        Err(answer) => Some(run::answer(&answer)),
+        Ok(call) => run::run(&call).ok_or_else(|| call.take_password(arguments)),
+        Err(answer) => Ok(run::answer(&answer)),
     }
 }

@@ -6,6 +6,9 @@
 
 use std::borrow::Cow;
 
+/// The option whose value no list of processes is to show.
+pub const SECRET: &str = "password";
+
 /// What value an option takes, and how it is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -188,7 +191,7 @@ pub const COMMANDS: &[Command] = &[
             Flag::new("exclude-image-from-quota", Form::Switch, "leave the image's own size out of the limit").sets("exclude_image"),
             Flag::new("insecure-registry", Form::List, "host:port to trust without TLS").sets("insecure_registries"),
             Flag::new("username", Form::Text, "user at the registry"),
-            Flag::new("password", Form::Text, "password at the registry"),
+            Flag::new(SECRET, Form::Text, "password at the registry"),
             Flag::new("password-stdin", Form::Switch, "read the password from stdin"),
             Flag::new("auth-file", Form::Text, "docker's config.json or podman's auth.json to look in for credentials"),
             Flag::new("platform", Form::Text, "os/architecture[/variant] of the image").default("this machine's"),

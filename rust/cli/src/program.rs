@@ -14,10 +14,14 @@ const INTERPRETER: &str = "lib/groot_fast/venv/bin/python3";
 /// whatever the locale.
 const OPTIONS: [&str; 4] = ["-I", "-Xutf8", "-m", "groot_fast"];
 
+/// How the program gets the password of its call: what starts a program shows its arguments to everybody, and its environment to root
+/// and to its user.
+pub const PASSWORD: &str = "_GROOTFS_PASSWORD";
+
 /// Become the program, with these arguments and the streams, environment and directory of this process. Returns only if that
 /// fails.
 #[must_use]
-pub fn become_program(arguments: &[OsString]) -> Failure {
+pub fn become_program(arguments: &[OsString], password: Option<OsString>) -> Failure {
     let executable = match std::fs::read_link("/proc/self/exe") {
         Ok(executable) => executable,
         Err(error) => {
@@ -26,7 +30,12 @@ pub fn become_program(arguments: &[OsString]) -> Failure {
         }
     };
     let interpreter = interpreter_of(&executable);
-    let error = Command::new(&interpreter).args(OPTIONS).args(arguments).exec();
+    let mut program = Command::new(&interpreter);
+    program.args(OPTIONS).args(arguments).env_remove(PASSWORD);
+    if let Some(password) = password {
+        program.env(PASSWORD, password);
+    }
+    let error = program.exec();
     let reason = os_text(&error);
     let text = message(["cannot run ".as_ref(), interpreter.as_os_str(), ": ".as_ref(), reason.as_ref()]);
     Failure::new(Kind::GrootError, text).hint("install groot_fast again, with its directory lib/groot_fast")

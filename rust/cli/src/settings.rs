@@ -174,8 +174,12 @@ impl Settings {
         let text = |text: &OsStr| text.to_string_lossy().into_owned();
         let path = |path: &Path| path.to_string_lossy().into_owned();
         let texts = |texts: &[OsString]| texts.iter().map(|text| text.to_string_lossy().into_owned()).collect::<Vec<_>>();
-        let mirrors: groot_document::Map<_, _> =
-            self.registry_mirrors.iter().map(|(name, mirrors)| (name.clone(), mirrors.clone().into())).collect();
+        let hosts = |hosts: &[OsString]| hosts.iter().map(|host| without_user(&host.to_string_lossy())).collect::<Vec<_>>();
+        let mirrors: groot_document::Map<_, _> = self
+            .registry_mirrors
+            .iter()
+            .map(|(name, mirrors)| (name.clone(), mirrors.iter().map(|mirror| without_user(mirror)).collect::<Vec<_>>().into()))
+            .collect();
         json!({
             "socket": path(&self.socket),
             "store": path(&self.store),
@@ -202,10 +206,10 @@ impl Settings {
             "image_verification": self.image_verification.word(),
             "verification_lifetime": self.verification_lifetime,
             "auth_file": path(&self.auth_file),
-            "trusted_hosts": texts(&self.trusted_hosts),
+            "trusted_hosts": hosts(&self.trusted_hosts),
             "response_timeout": self.response_timeout,
             "registry_mirrors": mirrors,
-            "insecure_registries": texts(&self.insecure_registries),
+            "insecure_registries": hosts(&self.insecure_registries),
             "remote_layer_certificates": path(&self.remote_layer_certificates),
             "threshold": self.threshold,
             "ignore_images": texts(&self.ignore_images),
@@ -306,6 +310,11 @@ fn is_printable(c: char) -> bool {
     matches!(c, '\'' | '"' | '\\') || String::from_iter(['x', c]).escape_debug().count() == 2
 }
 
+/// A host, or the URL of one, without what stands in front of it for a user and a password. Somebody wrote these where they do not work.
+fn without_user(host: &str) -> String {
+    host.rsplit_once('@').map_or_else(|| host.to_owned(), |(_, host)| format!("...@{host}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -356,6 +365,16 @@ mod tests {
         for c in ['\0', '\n', '\u{7f}', '\u{85}', '\u{a0}', '\u{ad}', '\u{200b}', '\u{2028}', '\u{e000}', '\u{378}', '\u{feff}'] {
             assert!(!is_printable(c), "{c:?}");
         }
+    }
+
+    #[test]
+    fn user_information_of_hosts_is_not_public() {
+        assert_eq!(without_user("joe:pw@mirror.example/a"), "...@mirror.example/a");
+        assert_eq!(without_user("https://joe:p@w@mirror.example"), "...@mirror.example");
+        assert_eq!(without_user("mirror.example:5000"), "mirror.example:5000");
+        let lists = vec![("docker.io".to_owned(), vec!["joe:hidden@mirror.example".to_owned()])];
+        let settings = of(&[("registry_mirrors", Value::Lists(lists))]).unwrap();
+        assert!(!settings.public().to_string().contains("hidden"));
     }
 
     #[test]

@@ -19,8 +19,8 @@ pub fn become_namespace_root() -> Result<()> {
     sys::become_root().map_err(|e| Error::io("becoming root of the user namespace", e))
 }
 
-/// Overwrite a secret in the arguments that the process list shows. Gives how many arguments held it.
-#[must_use]
-pub fn hide_in_arguments(secret: &[u8]) -> usize {
-    sys::hide_in_arguments(secret)
+/// Overwrite secrets in the arguments that the process list shows. Each is told by its argument, counted from the end, the last being
+/// 1, and its first byte in that. Call it before other threads exist.
+pub fn hide_in_arguments(places: &[(usize, usize)]) {
+    sys::hide_in_arguments(places);
 }

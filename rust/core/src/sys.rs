@@ -76,30 +76,27 @@ extern "C" fn note_arguments(count: libc::c_int, arguments: *mut *mut libc::c_ch
 #[unsafe(link_section = ".init_array")]
 static NOTE_ARGUMENTS: extern "C" fn(libc::c_int, *mut *mut libc::c_char, *mut *mut libc::c_char) = note_arguments;
 
-/// Overwrite `secret` wherever it stands in the program's arguments, so that the process list no longer shows it. Gives how
-/// many arguments held it. Call it before other threads exist.
-pub(crate) fn hide_in_arguments(secret: &[u8]) -> usize {
+/// Overwrite the program's arguments at these places (argument from the end, first byte), so that the process list no longer shows what
+/// stands there. Call it before other threads exist.
+pub(crate) fn hide_in_arguments(places: &[(usize, usize)]) {
     let (count, arguments) = (ARGUMENTS.0.load(Ordering::Acquire), ARGUMENTS.1.load(Ordering::Relaxed));
-    if arguments.is_null() || secret.is_empty() {
-        return 0;
-    }
-    let mut hidden = 0;
-    for i in 0..count {
+    for &(from_end, start) in places {
+        if arguments.is_null() || from_end == 0 || from_end > count {
+            continue;
+        }
         // SAFETY: the C library's array of `count` pointers to NUL-terminated strings in writable memory of the process;
         // the interpreter made copies for itself before this library was loaded.
         let bytes = unsafe {
-            let argument = *arguments.add(i);
+            let argument = *arguments.add(count - from_end);
             if argument.is_null() {
                 continue;
             }
             std::slice::from_raw_parts_mut(argument.cast::<u8>(), libc::strlen(argument))
         };
-        if let Some(at) = bytes.windows(secret.len()).position(|window| window == secret) {
-            bytes[at..at + secret.len()].fill(b'x');
-            hidden += 1;
+        if let Some(secret) = bytes.get_mut(start..) {
+            secret.fill(b'x');
         }
     }
-    hidden
 }
 
 /// A user namespace with these maps (`/proc/PID/uid_map`), held by the descriptor alone.
