@@ -31,7 +31,7 @@ class Cancel:
 class Spool:
     """A blob that is being downloaded into the file ``path`` (which must exist) while `unpack` already reads it.
 
-    ``written`` bytes at the start of the file are good; what is behind them is cut off. One writer, any readers.
+    ``written`` bytes at the start of the file are good; what comes after them is cut off. One writer, any readers.
     """
 
     def __new__(cls, path: StrPath, written: int) -> Self: ...
@@ -210,6 +210,9 @@ class Layer:
     @property
     def digest(self) -> str | None:
         """SHA-256 of the blob."""
+    @property
+    def is_verified(self) -> bool:
+        """Whether the blob has to be what its digest says."""
     @property
     def diff_id(self) -> str | None:
         """SHA-256 of the uncompressed archive."""
