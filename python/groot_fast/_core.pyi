@@ -238,9 +238,6 @@ class Layer:
     def is_empty(self) -> bool:
         """The layer of an image without layers."""
     @property
-    def is_verified(self) -> bool:
-        """Whether the blob has to be what its digest says."""
-    @property
     def is_foreign(self) -> bool:
         """Whether a registry need not have it, by its media type."""
     def is_here(self) -> bool:
@@ -248,14 +245,17 @@ class Layer:
     def open(self) -> Blob:
         """The bytes, if they are a regular file. Raises OSError, whose ``strerror`` is the whole message."""
 
+Demand = tuple[bool, str | None]
+"""What a volume has to be for an image to be made of it, besides its name: validated, and of which local file."""
+
 @final
 class Image:
     """Layers, bottom first (at least one), and the configuration: as bytes (`image.json`) and the parts we use."""
 
     def __new__(cls, layers: list[Layer], config: bytes | None = None, env: list[str] = ..., volumes: list[str] = ...) -> Image: ...
     @staticmethod
-    def of_file(chain_id: str, path: StrPath) -> Image:
-        """A tar file: one layer, no configuration."""
+    def of_tar(path: StrPath) -> Image:
+        """A tar file: one layer, no configuration; known by its path and its time of modification. Raises OSError."""
     @staticmethod
     def of_directory(chain_id: str, path: StrPath) -> Image:
         """A directory to copy."""
@@ -275,8 +275,8 @@ class Image:
     def warnings(self) -> list[str]:
         """Lines for the operator."""
     @property
-    def is_validated(self) -> bool:
-        """Whether its layers are compared with what it says of them."""
+    def demand(self) -> Demand:
+        """What a volume has to be for this image to be made of it."""
     @property
     def chain_ids(self) -> list[str]:
         """Names of the volumes, bottom first."""
@@ -532,9 +532,9 @@ class Store:
         """The lock, shared, if nobody holds it exclusively; writes nothing. Raises OSError."""
     def lock(self, key: str, *, shared: bool = False, deadline: float, cancel: Cancel) -> Lock:
         """The lock, waiting at most ``deadline`` seconds. Raises LockTimeout, Cancelled, StoreError."""
-    def lock_missing(self, chain_id: str, validated: bool, cancel: Cancel) -> Lock | None:
-        """The exclusive lock on a volume that is missing; None as soon as somebody else has made it. With ``validated`` one that
-        nobody validated is taken away. Raises LockTimeout, Cancelled."""
+    def lock_missing(self, chain_id: str, demand: Demand, cancel: Cancel) -> Lock | None:
+        """The exclusive lock on a volume that is missing; None as soon as somebody else has made it. One that is
+        not what the create demands is taken away; images that were made of it keep theirs. Raises LockTimeout, Cancelled."""
     def lock_image(self, id: str) -> Lock | None:
         """The directory of an image, locked; None if somebody else holds it or it is gone."""
 
@@ -594,9 +594,9 @@ class Store:
         """Names of the finished volumes, sorted."""
     def unused_bytes(self) -> int:
         """Bytes of file content in the layers that no image uses."""
-    def has_usable(self, chain_id: str, validated: bool) -> bool:
-        """Whether there is a volume that a create may use: with ``validated`` only one that was validated."""
-    def existing_volume(self, chain_ids: list[str], validated: bool, cancel: Cancel) -> Volume | None:
+    def has_usable(self, chain_id: str, demand: Demand) -> bool:
+        """Whether there is a volume that a create may use."""
+    def existing_volume(self, chain_ids: list[str], demand: Demand, cancel: Cancel) -> Volume | None:
         """The volume with a whole image if it is there and usable, locked with all below it. Raises LockTimeout, Cancelled."""
     def make_volume(self, chain_id: str, below: Volume | None) -> Volume:
         """Make the volume of a layer under a temporary name, with the content of the volume below."""
@@ -619,7 +619,7 @@ class Store:
 
     def read_size(self, chain_id: str) -> tuple[int, int | None] | None:
         """Bytes of a layer's files and of all files in its volume, as recorded."""
-    def write_size(self, chain_id: str, layer: int, tree: int | None, validated: bool) -> None:
+    def write_size(self, chain_id: str, layer: int, tree: int | None, made: Demand) -> None:
         """Record them, and whether the layers were compared with their digests."""
     def read_dependencies(self, id: str) -> list[str] | None:
         """The volumes of an image; None if there is no usable record."""

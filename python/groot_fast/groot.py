@@ -342,7 +342,7 @@ class _Create:
             return None
         self._check_compressed(image)
         with self._lock():
-            volume = self._store.existing_volume(image.chain_ids, image.is_validated, self._cancel)
+            volume = self._store.existing_volume(image.chain_ids, image.demand, self._cancel)
             return None if volume is None else self._commit(image, volume)
 
     def resolved(self) -> Created:

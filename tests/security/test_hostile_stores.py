@@ -253,6 +253,12 @@ def test_mappings_to_ids_of_the_host(field: Field, name: str, owner: str) -> Non
     if owner.endswith("recorded"):
         os.removexattr(field.store.path, "trusted.grootfs.namespace")
     before = set(field.store.volumes())
+    if name == "init-store" and not owner.endswith("recorded"):
+        # the cure: root gives the mappings that it gave before
+        field.store.run(*COMMANDS[name](field)).ok()
+        assert file.read_text() != HOST_IDS and file.stat().st_uid == 0
+        field.store.run(*COMMANDS["create, warm"](field)).ok()
+        return
     result = field.store.run(*COMMANDS[name](field)).failed()
     assert str(file) in result.message or "mappings do not match" in result.message, result
     assert not field.store.image("new").exists() and set(field.store.volumes()) == before

@@ -32,7 +32,7 @@ class _Plan:
     base: _core.Volume | None
     missing: list[Layer]
     held: list[_core.Lock]
-    is_validated: bool
+    demand: _core.Demand
 
 
 class Builder:
@@ -76,24 +76,24 @@ class Builder:
         try:
             for depth, layer in enumerate(reversed(image.layers)):
                 below = len(image.layers) - depth
-                if self._store.has_usable(layer.chain_id, image.is_validated):
+                if self._store.has_usable(layer.chain_id, image.demand):
                     with interrupts.Waiting():
-                        base = self._store.existing_volume(image.chain_ids[:below], image.is_validated, self._cancel)
+                        base = self._store.existing_volume(image.chain_ids[:below], image.demand, self._cancel)
                     if base is None:
                         _release(held)
                         return None
-                    return _Plan(base, image.layers[below:], held, image.is_validated)
+                    return _Plan(base, image.layers[below:], held, image.demand)
                 self._admission.step_aside()
                 # Somebody may be building it: then all who wait go on together as soon as it is there.
                 with interrupts.Waiting():
-                    own = self._store.lock_missing(layer.chain_id, image.is_validated, self._cancel)
+                    own = self._store.lock_missing(layer.chain_id, image.demand, self._cancel)
                 if own is None:
                     _release(held)
                     return None
                 held.append(own)
                 self._metrics.send("ExclusiveLockingTime", own.waited, NANOS)
                 self.locked_since.append(time.monotonic_ns())
-            return _Plan(None, image.layers, held, image.is_validated)
+            return _Plan(None, image.layers, held, image.demand)
         except BaseException:
             _release(held)
             raise
@@ -134,7 +134,7 @@ class Builder:
                 # The snapshot wrote the data of the volume below: it may be seen now.
                 self._store.publish(below, durable=True)
             content, tree = self._unpack(layer, blob, volume, below, blobs)
-            self._store.write_size(layer.chain_id, content, tree, plan.is_validated)
+            self._store.write_size(layer.chain_id, content, tree, plan.demand)
         except BaseException as error:
             self._store.destroy_incomplete(volume, is_out_of_space(error), _core.Cancel())
             raise

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from groot_fast._core import Cancel, Image, archive_path, fingerprint, resolve_archive, sha256
 from groot_fast.errors import SourceError
 from groot_fast.sources.base import Source
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from groot_fast.config import Settings
 
@@ -40,8 +40,7 @@ class LocalSource(Source):
         try:
             found = os.stat(self.path)
         except OSError as error:
-            reason = (error.strerror or "error").lower()
-            raise SourceError(f"fetching image timestamp: stat {self.path}: {reason}", hint=_hint(self.path)) from None
+            raise self._lost(error) from None
         except ValueError:
             raise SourceError(f"fetching image timestamp: stat {self.path!r}: invalid path") from None
         if stat.S_ISDIR(found.st_mode) and self.path == self._image:
@@ -50,7 +49,14 @@ class LocalSource(Source):
         archived = resolve_archive(self._image, self._settings.platform, not self._settings.skip_layer_validation)
         if archived is not None:
             return archived
-        return Image.of_file(sha256(os.fsencode(f"{self.path}-{found.st_mtime_ns}")), self.path)
+        try:
+            return Image.of_tar(self.path)
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def _lost(self, error: OSError) -> SourceError:
+        reason = (error.strerror or "error").lower()
+        return SourceError(f"fetching image timestamp: stat {self.path}: {reason}", hint=_hint(self.path))
 
 
 def _hint(path: str) -> str | None:

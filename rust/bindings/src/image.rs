@@ -165,12 +165,12 @@ impl Image {
         volumes.sort_unstable();
         let layers = layers.iter().map(|layer| layer.0.clone()).collect();
         let config = config.unwrap_or_else(|| config::EMPTY.to_vec());
-        Self(image::Image { layers, config, env, volumes, warnings: Vec::new(), named: None, validated: true })
+        Self(image::Image { layers, config, env, volumes, warnings: Vec::new(), named: None, validated: true, file: None })
     }
 
     #[staticmethod]
-    fn of_file(chain_id: String, path: PathBuf) -> Self {
-        Self(image::Image::of_one(chain_id, Origin::File(path, None)))
+    fn of_tar(path: PathBuf) -> PyResult<Self> {
+        Ok(Self(image::Image::of_tar(&path)?))
     }
 
     #[staticmethod]
@@ -203,9 +203,10 @@ impl Image {
         self.0.warnings.clone()
     }
 
+    /// What a volume has to be for this image to be made of it.
     #[getter]
-    fn is_validated(&self) -> bool {
-        self.0.validated
+    fn demand(&self) -> (bool, Option<String>) {
+        (self.0.validated, self.0.file.clone())
     }
 
     #[getter]
@@ -242,7 +243,7 @@ impl Image {
         };
         let layers = chain_ids.into_iter().enumerate().map(layer).collect();
         let named = named.and_then(|text| Digest::parse(&text).ok());
-        Self(image::Image { layers, config, env, volumes, warnings: Vec::new(), named, validated: true })
+        Self(image::Image { layers, config, env, volumes, warnings: Vec::new(), named, validated: true, file: None })
     }
 }
 

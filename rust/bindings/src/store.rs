@@ -10,6 +10,7 @@ use groot_store::images::{self, Wishes};
 use groot_store::layout::{Options, Place};
 use groot_store::mappings::{Mapping, Mappings};
 use groot_store::records::{Dependencies, Image, VolumeSize};
+use groot_store::volumes::Demand;
 use groot_store::{Error, Helper, Kind, Level, Observer, Result, Unit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -170,6 +171,13 @@ fn image((chain_ids, config, env, volumes, compressed, named): ImageParts) -> Im
     Image { chain_ids, config, env, volumes, compressed, named }
 }
 
+/// Validated, and of which local file.
+type Needs = (bool, Option<String>);
+
+fn of_needs((validated, file): Needs) -> Demand {
+    Demand { validated, file }
+}
+
 fn name(bytes: Vec<u8>) -> OsString {
     OsString::from_vec(bytes)
 }
@@ -264,8 +272,9 @@ impl Store {
         run_store(py, &cancel.0, || self.0.lock(key, shared, deadline, &cancel.0)).map(Lock::of)
     }
 
-    fn lock_missing(&self, py: Python<'_>, chain_id: &str, validated: bool, cancel: &Cancel) -> PyResult<Option<Lock>> {
-        Ok(run_store(py, &cancel.0, || self.0.lock_missing(chain_id, validated, &cancel.0))?.map(Lock::of))
+    fn lock_missing(&self, py: Python<'_>, chain_id: &str, demand: Needs, cancel: &Cancel) -> PyResult<Option<Lock>> {
+        let demand = of_needs(demand);
+        Ok(run_store(py, &cancel.0, || self.0.lock_missing(chain_id, &demand, &cancel.0))?.map(Lock::of))
     }
 
     fn lock_image(&self, py: Python<'_>, id: OsString) -> PyResult<Option<Lock>> {
@@ -390,12 +399,13 @@ impl Store {
         self.call(py, groot_store::Store::unused_bytes)
     }
 
-    fn has_usable(&self, py: Python<'_>, chain_id: &str, validated: bool) -> PyResult<bool> {
-        self.call(py, |store| store.has_usable(chain_id, validated))
+    fn has_usable(&self, py: Python<'_>, chain_id: &str, demand: Needs) -> PyResult<bool> {
+        self.call(py, |store| store.has_usable(chain_id, &of_needs(demand)))
     }
 
-    fn existing_volume(&self, py: Python<'_>, chain_ids: Vec<String>, validated: bool, cancel: &Cancel) -> PyResult<Option<Volume>> {
-        let found = run_store(py, &cancel.0, || self.0.existing_volume(&chain_ids, validated, &cancel.0))?;
+    fn existing_volume(&self, py: Python<'_>, chain_ids: Vec<String>, demand: Needs, cancel: &Cancel) -> PyResult<Option<Volume>> {
+        let demand = of_needs(demand);
+        let found = run_store(py, &cancel.0, || self.0.existing_volume(&chain_ids, &demand, &cancel.0))?;
         Ok(found.map(|volume| Volume(Mutex::new(Some(volume)))))
     }
 
@@ -457,8 +467,9 @@ impl Store {
         self.call(py, |store| Ok(store.read_size(chain_id).map(|size| (size.layer, size.tree))))
     }
 
-    fn write_size(&self, py: Python<'_>, chain_id: &str, layer: u64, tree: Option<u64>, validated: bool) -> PyResult<()> {
-        self.call(py, |store| store.write_size(chain_id, VolumeSize { layer, tree, unvalidated: !validated }))
+    fn write_size(&self, py: Python<'_>, chain_id: &str, layer: u64, tree: Option<u64>, made: Needs) -> PyResult<()> {
+        let (validated, file) = made;
+        self.call(py, |store| store.write_size(chain_id, VolumeSize { layer, tree, unvalidated: !validated, file }))
     }
 
     fn read_dependencies(&self, py: Python<'_>, id: OsString) -> PyResult<Option<Vec<String>>> {

@@ -11,7 +11,9 @@ use crate::platform::Wanted;
 use groot_core::blob::open_regular;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// Annotation with the directory that a layer is unpacked below (contract, section 9.4).
 pub const BASE_DIRECTORY: &str = "org.cloudfoundry.experimental.image.base-directory";
@@ -116,6 +118,8 @@ pub struct Image {
     pub named: Option<Digest>,
     /// Whether the layers are compared with what the image says of them, as far as it says something.
     pub validated: bool,
+    /// What tells the local file that this was made of from another one of the same name and time.
+    pub file: Option<String>,
 }
 
 impl Image {
@@ -141,7 +145,18 @@ impl Image {
             warnings: Vec::new(),
             named: None,
             validated: true,
+            file: None,
         }
+    }
+
+    /// A tar file, known by its path, as it was given, and its time of modification (contract, section 9.2). Those may be another
+    /// file's too: paths can be relative or lead through links, and times are put back or pinned by builders.
+    pub fn of_tar(path: &Path) -> std::io::Result<Self> {
+        let found = std::fs::metadata(path)?;
+        let time = i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec());
+        let key = [path.as_os_str().as_bytes(), format!("-{time}").as_bytes()].concat();
+        let file = format!("{}-{}-{}.{:09}", found.ino(), found.len(), found.ctime(), found.ctime_nsec());
+        Ok(Self { file: Some(file), ..Self::of_one(groot_core::blob::sha256(&key), Origin::File(path.to_owned(), None)) })
     }
 
     /// Join a manifest and its configuration (whose digest the caller has checked). Without `validate` sizes and diff ids of layers
@@ -196,7 +211,16 @@ impl Image {
         if layers.is_empty() {
             layers.push(nothing()?);
         }
-        Ok(Self { layers, config: config.raw, env: config.env, volumes: config.volumes, warnings, named: None, validated: validate })
+        Ok(Self {
+            layers,
+            config: config.raw,
+            env: config.env,
+            volumes: config.volumes,
+            warnings,
+            named: None,
+            validated: validate,
+            file: None,
+        })
     }
 
     /// Names of the volumes, bottom first.

@@ -296,12 +296,11 @@ pub fn read_namespace(top: &Folder) -> Result<Mappings> {
     }
     let path = top.path_of(b"meta/namespace.json");
     if let Some(recorded) = top.attribute(TRUSTED_NAMESPACE) {
-        let recorded = Mappings::read_document(&recorded)?;
-        if !Mappings::are_same(&recorded.uids, &written.uids) || !Mappings::are_same(&recorded.gids, &written.gids) {
+        if recorded != written.fingerprint().as_bytes() {
             return Err(Error::store(format!("{} has other mappings than root gave the store", path.display()))
-                .hint(format!("they were {}; `init-store` with these as root writes them again", recorded.document().trim_end())));
+                .hint("`init-store` as root with the right ones writes them again"));
         }
-        return Ok(recorded);
+        return Ok(written);
     }
     // A store of the original, or of an older release: its owner may have put another file of root's here, so the mappings have
     // to be allowed to it in any case. Mappings that name no owner are those of a store of root's.

@@ -114,6 +114,12 @@ impl Mappings {
         text
     }
 
+    /// What tells these mappings from others: all of them may be longer than an attribute can be.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        format!("sha256:{}", groot_core::blob::sha256(self.document().as_bytes()))
+    }
+
     /// Read such a document. Raises Store.
     pub fn read_document(bytes: &[u8]) -> Result<Self> {
         let invalid = |text: String| Error::store(text);

@@ -37,7 +37,7 @@ pub struct Image {
 }
 
 /// Bytes of file content: of the layer itself, and of the whole tree in its volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeSize {
     /// Of the layer.
     pub layer: u64,
@@ -45,6 +45,8 @@ pub struct VolumeSize {
     pub tree: Option<u64>,
     /// Nobody compared the bytes with their digests (`--skip-layer-validation`).
     pub unvalidated: bool,
+    /// What tells the local file that the layer was from another one of the same name and time.
+    pub file: Option<String>,
 }
 
 /// First line of a listing: its id, and chain id and listing's id of what its volume was built on.
@@ -171,6 +173,9 @@ impl Store {
         if size.unvalidated {
             value["Unvalidated"] = json!(true);
         }
+        if let Some(file) = size.file {
+            value["File"] = json!(file);
+        }
         self.write_json(Place::Meta, format!("{SIZE}{chain_id}").as_bytes(), &value, "\n")
     }
 
@@ -182,6 +187,7 @@ impl Store {
             layer: value.get("Size")?.as_u64()?,
             tree: value.get("TreeSize").and_then(Value::as_u64),
             unvalidated: value.get("Unvalidated").and_then(Value::as_bool).unwrap_or(false),
+            file: value.get("File").and_then(Value::as_str).map(str::to_owned),
         })
     }
 

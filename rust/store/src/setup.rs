@@ -55,16 +55,19 @@ impl Store {
             }
             if Mappings::are_same(&stored.gids, &mappings.gids) { Ok(()) } else { Err(differ("GID")) }
         };
-        if let Some(recorded) = self.top().attribute(TRUSTED_NAMESPACE) {
-            compare(&Mappings::read_document(&recorded)?)?;
-        }
         let meta = self.folder(Place::Meta)?;
-        let mut write = !meta.has(NAMESPACE.as_bytes());
-        if !write {
-            compare(&read_namespace_file(self.top(), false)?)?;
-            write = read_namespace_file(self.top(), true).is_err();
+        let fingerprint = mappings.fingerprint();
+        let recorded = self.top().attribute(TRUSTED_NAMESPACE);
+        if recorded.as_deref() != Some(fingerprint.as_bytes()) {
+            if meta.has(NAMESPACE.as_bytes()) {
+                compare(&read_namespace_file(self.top(), false)?)?;
+            }
+            if recorded.is_some() {
+                return Err(Error::store("provided mappings do not match those that root gave the store"));
+            }
         }
-        if write {
+        // What is given is what root gave before, or what stands there.
+        if !read_namespace_file(self.top(), true).is_ok_and(|written| written.fingerprint() == fingerprint) {
             // There is no folder for temporary files yet, and the record is root's.
             let fd = || meta.as_fd().try_clone_to_owned().map_err(|_| Error::os("dup", Errno::MFILE));
             let place = groot_core::record::Place {
@@ -75,7 +78,7 @@ impl Store {
             };
             groot_core::record::write(&place, mappings.document().as_bytes())?;
         }
-        self.top().set_attribute(TRUSTED_NAMESPACE, mappings.document().as_bytes())
+        self.top().set_attribute(TRUSTED_NAMESPACE, fingerprint.as_bytes())
     }
 
     /// Remove all images, volumes and records; what stays is at most the folder with the mappings. Gives what could not be

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::folder::Folder;
 use crate::layout::{Place, Store, nanos_now, random};
 use crate::locks::{BUILD_DEADLINE, Lock};
+use crate::records::VolumeSize;
 use groot_btrfs::subvolume;
 use rustix::fs::{AtFlags, FileType, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -70,6 +71,22 @@ impl Volume {
     }
 }
 
+/// What a volume has to be for an image to be made of it, besides its name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// Its bytes were compared with their digests.
+    pub validated: bool,
+    /// The local file that it was made of (`groot_image::Image::of_tar`).
+    pub file: Option<String>,
+}
+
+impl Demand {
+    /// Volumes of the original, and of older releases, do not say what file they were made of.
+    fn is_met_by(&self, size: &VolumeSize) -> bool {
+        !(self.validated && size.unvalidated) && (self.file.is_none() || size.file.is_none() || self.file == size.file)
+    }
+}
+
 /// Names of volumes are text; what else lies in the folder is somebody else's.
 fn text(name: &[u8]) -> Option<&str> {
     std::str::from_utf8(name).ok()
@@ -87,9 +104,9 @@ impl Store {
         self.folder(Place::Volumes)?.has_subvolume(name.as_bytes())
     }
 
-    /// The same for a create: with `validated` what nobody compared with its digests is of no use.
-    pub fn has_usable(&self, chain_id: &str, validated: bool) -> Result<bool> {
-        Ok(self.has_volume(chain_id)? && !(validated && self.read_size(chain_id).is_some_and(|size| size.unvalidated)))
+    /// Whether there is one that a create may use.
+    pub fn has_usable(&self, chain_id: &str, demand: &Demand) -> Result<bool> {
+        Ok(self.has_volume(chain_id)? && self.read_size(chain_id).is_none_or(|size| demand.is_met_by(&size)))
     }
 
     /// Names of the finished volumes, sorted.
@@ -157,15 +174,15 @@ impl Store {
     }
 
     /// The volume with a whole image if it is there, locked with all below it; None if it is not, or went away meanwhile. See
-    /// `has_usable` for `validated`; the top one says it of all below it.
-    pub fn existing_volume(&self, chain_ids: &[String], validated: bool, cancel: &AtomicBool) -> Result<Option<Volume>> {
+    /// `has_usable` for `demand`; the top one says it of all below it.
+    pub fn existing_volume(&self, chain_ids: &[String], demand: &Demand, cancel: &AtomicBool) -> Result<Option<Volume>> {
         let Some((top, below)) = chain_ids.split_last() else { return Ok(None) };
-        if !self.has_usable(top, validated)? {
+        if !self.has_usable(top, demand)? {
             return Ok(None);
         }
         // Its builder may still be holding it for a moment.
         let mut locks = vec![self.lock(top, true, BUILD_DEADLINE, cancel)?];
-        if !self.has_usable(top, validated)? {
+        if !self.has_usable(top, demand)? {
             return Ok(None);
         }
         for chain_id in below.iter().rev() {
@@ -180,10 +197,10 @@ impl Store {
     }
 
     /// The exclusive lock on a volume that is missing; None as soon as somebody else has made it. See `has_usable` for
-    /// `validated`: what is of no use is taken away, images that were made of it keep theirs.
-    pub fn lock_missing(&self, chain_id: &str, validated: bool, cancel: &AtomicBool) -> Result<Option<Lock>> {
-        let held = self.lock_unless(chain_id, false, BUILD_DEADLINE, cancel, || self.has_usable(chain_id, validated))?;
-        if held.is_none() || self.has_usable(chain_id, validated)? {
+    /// `demand`: what is of no use is taken away, images that were made of it keep theirs.
+    pub fn lock_missing(&self, chain_id: &str, demand: &Demand, cancel: &AtomicBool) -> Result<Option<Lock>> {
+        let held = self.lock_unless(chain_id, false, BUILD_DEADLINE, cancel, || self.has_usable(chain_id, demand))?;
+        if held.is_none() || self.has_usable(chain_id, demand)? {
             return Ok(None);
         }
         if self.has_volume(chain_id)? {
@@ -249,7 +266,7 @@ impl Store {
                 Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::NOTDIR)) => continue,
                 Err(error) => return Err(error),
             };
-            self.write_size(&chain_id, crate::records::VolumeSize { layer, tree: None, unvalidated: false })?;
+            self.write_size(&chain_id, VolumeSize { layer, tree: None, unvalidated: false, file: None })?;
         }
         Ok(())
     }

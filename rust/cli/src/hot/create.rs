@@ -14,10 +14,10 @@ use groot_store::locks::{GLOBAL, GLOBAL_DEADLINE};
 use groot_store::mappings::Mappings;
 use groot_store::records::Image;
 use groot_store::spec::describe;
+use groot_store::volumes::Demand;
 use groot_store::{Error, Store};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -77,7 +77,7 @@ fn make(call: &Call, argument: &OsStr, id: &[u8], told: &Told<'_>) -> Option<Res
         return report(error);
     }
     let begun = Instant::now();
-    let (source, image, validated) = resolve(call, &store, argument, told)?;
+    let (source, image, demand) = resolve(call, &store, argument, told)?;
     send_time(told.metrics, "ImageResolveTime", begun);
     if let Err(error) = check_compressed(&image, &wishes) {
         return report(error);
@@ -89,7 +89,7 @@ fn make(call: &Call, argument: &OsStr, id: &[u8], told: &Told<'_>) -> Option<Res
     };
     let held = Instant::now();
     // The image and all below it, or nothing: a layer that is missing has to be fetched.
-    let volume = match store.existing_volume(&image.chain_ids, validated, signals::stopped()) {
+    let volume = match store.existing_volume(&image.chain_ids, &demand, signals::stopped()) {
         Ok(volume) => volume?,
         Err(error) => return report(error),
     };
@@ -133,14 +133,15 @@ fn wishes_of(call: &Call, store: &Store) -> Option<Wishes> {
 }
 
 /// What an image argument stands for, if that can be said without doubt: the name that the store remembers it by, the image, and
-/// whether its layers have to be validated ones.
-fn resolve(call: &Call, store: &Store, argument: &OsStr, told: &Told<'_>) -> Option<(String, Image, bool)> {
+/// what its volume has to be.
+fn resolve(call: &Call, store: &Store, argument: &OsStr, told: &Told<'_>) -> Option<(String, Image, Demand)> {
     let settings = &call.settings;
     let text = argument.to_str()?;
     let platform = settings.platform.to_str()?;
     let name = if platform.is_empty() { text.to_owned() } else { format!("{text} {platform}") };
     let Some((scheme, _)) = text.split_once("://") else {
-        return Some((name, local(store, text)?, true));
+        let (image, demand) = local(store, text)?;
+        return Some((name, image, demand));
     };
     match scheme {
         "oci" => {
@@ -157,33 +158,32 @@ fn resolve(call: &Call, store: &Store, argument: &OsStr, told: &Told<'_>) -> Opt
                 env: image.env,
                 volumes: image.volumes,
             };
-            Some((name, parts, image.validated))
+            Some((name, parts, Demand { validated: image.validated, file: None }))
         }
         "docker" => {
             let image = registry::resolve(call, store, text, &name, told)?;
-            Some((name, image, true))
+            Some((name, image, Demand { validated: true, file: None }))
         }
         _ => None,
     }
 }
 
 /// A tar file is known by its path and time, a directory by the metadata of everything in it.
-fn local(store: &Store, text: &str) -> Option<Image> {
+fn local(store: &Store, text: &str) -> Option<(Image, Demand)> {
     let path = Path::new(text);
-    let found = std::fs::metadata(path).ok()?;
-    let key = if found.is_dir() {
+    let image = if std::fs::metadata(path).ok()?.is_dir() {
         let whole = std::path::absolute(path).ok()?;
         let whole = groot_store::layout::normalise(&whole);
-        format!("{}-{}", whole.to_str()?, fingerprint(path, signals::stopped()).ok()?)
+        let key = format!("{}-{}", whole.to_str()?, fingerprint(path, signals::stopped()).ok()?);
+        groot_image::Image::of_one(sha256(key.as_bytes()), groot_image::Origin::Empty)
     } else {
-        let nanos = i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec());
-        format!("{text}-{nanos}")
+        groot_image::Image::of_tar(path).ok()?
     };
-    let chain_id = sha256(key.as_bytes());
+    let chain_ids: Vec<_> = image.chain_ids().map(str::to_owned).collect();
     // An archive of images is known by what is in it.
-    store.has_volume(&chain_id).ok()?.then_some(())?;
-    let image = groot_image::Image::of_one(chain_id.clone(), groot_image::Origin::Empty);
-    Some(Image { chain_ids: vec![chain_id], config: image.config, ..Image::default() })
+    store.has_volume(chain_ids.last()?).ok()?.then_some(())?;
+    let demand = Demand { validated: true, file: image.file };
+    Some((Image { chain_ids, config: image.config, ..Image::default() }, demand))
 }
 
 /// Send what the store holds, after a create and the clean that may follow it.
