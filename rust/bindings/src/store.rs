@@ -616,8 +616,15 @@ impl Store {
     fn is_locked(&self, py: Python<'_>, folder: &str, entry: OsString) -> PyResult<bool> {
         self.call(py, |store| {
             let folder = store.folder(place(folder)?)?;
-            match folder.file(entry.as_bytes(), OFlags::RDONLY) {
-                Ok(file) => Ok(!(groot_store::locks::flock(&file, true) && groot_store::locks::is_at(&file, folder, entry.as_bytes()))),
+            let name = entry.as_bytes();
+            // A download, or the directory of an image that is being made.
+            let opened = if folder.has_directory(name) {
+                folder.folder(name).and_then(|dir| dir.as_fd().try_clone_to_owned().map_err(|_| Errno::MFILE))
+            } else {
+                folder.file(name, OFlags::RDONLY).map(Into::into)
+            };
+            match opened {
+                Ok(opened) => Ok(!(groot_store::locks::flock(&opened, true) && groot_store::locks::is_at(&opened, folder, name))),
                 Err(errno) => Ok(errno == Errno::NOENT),
             }
         })
