@@ -6,9 +6,10 @@ package loads nothing else until a name is used, so that the command starts fast
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from groot_fast.config import Settings as Settings
     from groot_fast.config import load as load_settings

@@ -25,10 +25,12 @@ from groot_fast.pull.admission import Admission
 from groot_fast.pull.builder import Builder
 from groot_fast.sources import open_source
 from groot_fast.sources.base import Source
+from groot_fast.telemetry import BYTES, NANOS
 from groot_fast.telemetry.lager import Logger
-from groot_fast.telemetry.metrics import BYTES, NANOS, Metrics
+from groot_fast.telemetry.metrics import Metrics
 from groot_fast.telemetry.progress import Listener
-from groot_fast.upkeep.check import Finding, check
+from groot_fast.upkeep.check import check
+from groot_fast.upkeep.findings import Finding
 from groot_fast.upkeep.migrate import describe, migrate
 from groot_fast.upkeep.repair import repair as repair_
 from groot_fast.upkeep.report import Report, describe_images, describe_store

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from groot_fast.telemetry import BYTES
 from groot_fast.telemetry.lager import Logger, open_sink
-from groot_fast.telemetry.metrics import BYTES, Metrics, Several, open_metrics
+from groot_fast.telemetry.metrics import Metrics, Several, open_metrics
 
 LOG = Logger(open_sink(None, None), "test")
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from groot_fast.telemetry import BYTES, NANOS
 from groot_fast.telemetry.lager import Logger, open_sink
-from groot_fast.telemetry.metrics import BYTES, NANOS, open_metrics
+from groot_fast.telemetry.metrics import open_metrics
 
 LOG = Logger(open_sink(None, None), "test")
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from groot_fast._core import format_json
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from groot_fast.upkeep.check import Finding
+from groot_fast.upkeep.findings import Finding
 
 
 def as_text(found: list[Finding]) -> str:

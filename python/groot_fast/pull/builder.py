@@ -17,8 +17,9 @@ from groot_fast.errors import BadBlob, BadLayer, Cancelled, GrootError, SourceEr
 from groot_fast.idmap.trees import Trees
 from groot_fast.pull.admission import Admission
 from groot_fast.pull.blobs import Blobs, open_here
+from groot_fast.telemetry import NANOS
 from groot_fast.telemetry.lager import Logger
-from groot_fast.telemetry.metrics import NANOS, Metrics
+from groot_fast.telemetry.metrics import Metrics
 from groot_fast.telemetry.progress import Listener
 
 ATTEMPTS = 10

@@ -24,8 +24,9 @@ from groot_fast import interrupts
 from groot_fast._core import Blob, Layer, Spool, Store
 from groot_fast.errors import BadBlob, BadLayer, Cancelled, SourceError, is_out_of_space
 from groot_fast.pull.blob_file import BlobFile, claim
+from groot_fast.telemetry import BYTES, NANOS
 from groot_fast.telemetry.lager import Logger
-from groot_fast.telemetry.metrics import BYTES, NANOS, Metrics
+from groot_fast.telemetry.metrics import Metrics
 from groot_fast.telemetry.progress import Listener
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ PACE = 4 << 20
 """Bytes a second for each blob whose turn has not come, then: enough to keep its connection, and no reason to have the
 processor and the disk at work for what can come later just as fast."""
 NICE = 10
-"""How far the network stands back behind unpacking when both want the processor."""
+"""How far the network stands back for unpacking when both want the processor."""
 FAREWELL = 0.5
 """Seconds to wait for the end of the network's thread, which nobody needs any more."""
 GLANCE = 0.005

@@ -12,7 +12,7 @@ from groot_fast.config import CACHED, MISSING, NEVER
 from groot_fast.errors import GrootError, RegistryError, SourceError
 from groot_fast.sources.base import Source, Turn
 from groot_fast.sources.registry.reference import parse_reference
-from groot_fast.telemetry.metrics import NANOS
+from groot_fast.telemetry import NANOS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

@@ -7,10 +7,7 @@ import os
 from groot_fast import _core
 from groot_fast._core import Logger, Metrics
 
-__all__ = ["BYTES", "NANOS", "Metrics", "Several", "open_metrics", "open_traces"]
-
-NANOS, BYTES = "nanos", "bytes"
-"""Units."""
+__all__ = ["Metrics", "Several", "open_metrics", "open_traces"]
 
 
 class Several(Metrics):

@@ -6,14 +6,11 @@ Only the command line draws, on stderr, and only when that is a terminal. No col
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections.abc import Callable
 
 from groot_fast.telemetry.progress import Listener
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable
 
 INTERVAL = 0.2
 NAME_WIDTH = 19

@@ -17,8 +17,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from groot_fast._core import Metrics
+from groot_fast.telemetry import NANOS
 from groot_fast.telemetry.lager import Logger, divert
-from groot_fast.telemetry.metrics import NANOS, Metrics
 
 PHASES = {
     "ImageResolveTime": "resolve",

@@ -34,8 +34,8 @@ from groot_fast._core import (
     Store,
 )
 from groot_fast.idmap.trees import Trees
-
-ERROR, WARNING, NOTE = "error", "warning", "note"
+from groot_fast.upkeep.content import check_content
+from groot_fast.upkeep.findings import ERROR, NOTE, WARNING, Finding, is_chain_id, is_download
 
 CLEAN = "`grootfs clean` removes it"
 MOVE = "move it away if nobody needs it there"
@@ -56,39 +56,12 @@ RECORD_AGE = 60.0
 """Seconds after which a record without its name counts as left behind: it is renamed a moment after it is made."""
 
 
-class Finding:
-    """One thing that is not as it should be: what kind (`repair.REPAIRS` goes by it), where, what is wrong, what helps."""
-
-    __slots__ = ("cure", "kind", "path", "problem", "severity", "state")
-
-    def __init__(self, severity: str, kind: str, path: str, problem: str, cure: str = "") -> None:
-        self.severity = severity
-        self.kind = kind
-        self.path = path
-        self.problem = problem
-        self.cure = cure
-        self.state = "found"
-        """``found``, ``would be repaired``, ``repaired`` or ``remains``."""
-
-    @property
-    def counts(self) -> bool:
-        """Whether the store is worse for it, as it is now."""
-        return self.severity != NOTE and self.state != "repaired"
-
-    @property
-    def name(self) -> str:
-        """Last component of the path."""
-        return os.path.basename(self.path)
-
-
 def check(store: Store, trees: Trees, *, deep: bool = False) -> list[Finding]:
     """Look at the whole store, with ``deep`` at the content of its volumes too. Raises OSError if it may not be read."""
     found = [*_check_folders(store), *_check_volumes(store), *_check_images(store)]
     found += [*_check_records(store), *_check_temporary(store), *_check_locks(store), *_check_subvolumes(store)]
     found += [*_check_accounting(store), *_check_origin(store)]
     if deep:
-        from groot_fast.upkeep.content import check_content
-
         found += check_content(store, trees)
     return found
 
@@ -119,11 +92,6 @@ def _check_folders(store: Store) -> Iterator[Finding]:
 
 
 # -- volumes ------------------------------------------------------------------------------
-
-
-def is_chain_id(name: str) -> bool:
-    """Whether a volume of ours or of the original's later releases can have this name."""
-    return len(name) == 64 and not set(name) - set("0123456789abcdef")
 
 
 def _check_volumes(store: Store) -> Iterator[Finding]:
@@ -369,11 +337,6 @@ def _check_temporary(store: Store) -> Iterator[Finding]:
                 yield Finding(WARNING, "leaked-blob", path, f"{size} bytes that the original left", CLEAN)
         elif age > RECORD_AGE:
             yield Finding(WARNING, "leftover", path, "a temporary file that nobody came back for", CLEAN)
-
-
-def is_download(name: str) -> bool:
-    """Whether a file in ``tmp`` is one of our downloads: ``blob-`` and 64 hex digits."""
-    return name.startswith("blob-") and is_chain_id(name.removeprefix("blob-"))
 
 
 def _is_of_the_living(name: str) -> bool:

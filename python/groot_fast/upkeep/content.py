@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from groot_fast._core import Store
 from groot_fast.errors import BadLayer
 from groot_fast.idmap.trees import Trees
-from groot_fast.upkeep.check import ERROR, NOTE, WARNING, Finding, is_chain_id
+from groot_fast.upkeep.findings import ERROR, NOTE, WARNING, Finding, is_chain_id
 
 NAMED = 3
 """How many volumes a remark names."""

@@ -15,7 +15,8 @@ from groot_fast._core import GARBAGE_LOCK, GLOBAL_LOCK, KEEP_DOWNLOADS, SIZE_ATT
 from groot_fast.errors import GrootError
 from groot_fast.idmap.trees import Trees
 from groot_fast.telemetry.lager import Logger
-from groot_fast.upkeep.check import Finding, check, is_chain_id
+from groot_fast.upkeep.check import check
+from groot_fast.upkeep.findings import Finding, is_chain_id
 
 CLEAN_DEADLINE = 30.0
 """Seconds to wait for a running clean."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from groot_fast._core import Store
 from groot_fast.errors import ImageNotFound, QuotaError
-from groot_fast.upkeep.check import is_download
+from groot_fast.upkeep.findings import is_download
 
 Report = dict[str, object]
 
