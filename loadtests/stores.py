@@ -99,7 +99,7 @@ def settle(system: FileSystem) -> None:
         # A sync wakes the kernel's cleaner too, which else sleeps up to 30 s.
         _sync(system)
         if not system.count_subvolumes("-d"):
-            # What the last of them shared is accounted for in the commit behind.
+            # What the last of them shared is accounted for in the commit after it.
             _sync(system)
             return
         if time.monotonic() > end:

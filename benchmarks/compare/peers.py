@@ -2,8 +2,8 @@
 
 What each leaves undone when its command has ended, in a cold create:
 
-- GrootFS: blobs, digests and diff ids are checked. The snapshot commits all layers' data; what comes behind it is dirty.
-- buildah: digests and diff ids are checked. Its snapshots commit the layers below; what comes behind is dirty. No disk limit. Driver
+- GrootFS: blobs, digests and diff ids are checked. The snapshot commits all layers' data; what comes after it is dirty.
+- buildah: digests and diff ids are checked. Its snapshots commit the layers below; what comes after is dirty. No disk limit. Driver
   btrfs, the faster of its two.
 - umoci: digests and diff ids are checked; data is written back later. One bundle, nothing is kept for a second create; no limit.
 - containerd: its daemon runs already; the image is imported from a tar of the layout (it reads no layouts), unpacked, and a

@@ -34,7 +34,7 @@ def draw(folder: Path, name: str, results: Results) -> list[Path]:
 
 
 def cold(results: Results) -> Figure | None:
-    """Bars of seconds, an image beside the other; the flush behind the command on top."""
+    """Bars of seconds, an image beside the other; the flush after the command on top."""
     images = images_of(results, "cold oci")
     if not images:
         return None
@@ -48,7 +48,7 @@ def cold(results: Results) -> Figure | None:
         axis.barh(who, flush, left=took, color="#dddddd")
         axis.invert_yaxis()
         axis.set_title(f"cold create, {image}")
-        axis.set_xlabel("seconds (light: flush behind it)")
+        axis.set_xlabel("seconds (light: flush after it)")
     return figure
 
 

@@ -23,7 +23,7 @@ METHOD = """\
 Whole processes, from `exec` to exit. Contestants take turns within a round, in another order each round; a ratio is the
 median of the ratios of neighbours in a round. *Cold*: a file system made for this one command, the input in the page cache,
 `containerd` running already. Before a command everything dirty on the machine is flushed and the kernel is done with what was deleted.
-*flush* is `sync -f` right behind the command, timed apart; *written* is what reached the loop device until after that flush,
+*flush* is `sync -f` right after the command, timed apart; *written* is what reached the loop device until after that flush,
 *commits* are those of the file system until the command's end. *Peak* is the largest process of a command's tree, added up
 over a pipeline, with the daemon's own for `containerd`. buildah, umoci, containerd and ours check digests and diff ids; the
 floors check nothing, take whiteouts for files and make no snapshot. *python + snapshot*: `python3 -I -S -c pass`, then a

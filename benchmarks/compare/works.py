@@ -1,6 +1,6 @@
 """The works. Contestants take turns within a round, in another order each round; a sample says what one command cost.
 
-Before each measured command everything dirty is flushed and deletions are finished; behind it the flush is timed apart,
+Before each measured command everything dirty is flushed and deletions are finished; after it the flush is timed apart,
 so that nobody wins by leaving data unwritten. Cold means a file system made for this one command; the input is in the
 page cache.
 """
@@ -29,7 +29,7 @@ BASE = 10
 
 @dataclass(frozen=True)
 class Sample:
-    """One command: seconds, CPU seconds, peak memory (KiB), seconds of the flush behind it, bytes written until after the
+    """One command: seconds, CPU seconds, peak memory (KiB), seconds of the flush after it, bytes written until after the
     flush, commits until before it. ``images`` is how many the store held, where that matters."""
 
     work: str

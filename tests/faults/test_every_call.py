@@ -1,7 +1,7 @@
 """Commands that are interrupted at their N-th store-changing system call, for every N (`--full`) or a sample of them.
 
 Killed with all its processes, killed alone, stopped by a signal, or refused that one call: after each the same checks.
-Nobody sees half an image, the next command works, the id can be used again, and behind delete and clean the store is
+Nobody sees half an image, the next command works, the id can be used again, and after delete and clean the store is
 what it was: no file, subvolume, quota group, mount or loop device more or less.
 """
 
@@ -49,7 +49,7 @@ JUNK = [Archive().file("junk", "1"), Archive().file("junk", "2").file("more", "3
 
 @dataclass
 class Case:
-    """A command on a store: how to come to where it starts, what may be seen behind it, and what it is called again for."""
+    """A command on a store: how to come to where it starts, what may be seen after it, and what it is called again for."""
 
     store: Store
     argv: tuple[str, ...]

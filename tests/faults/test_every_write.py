@@ -173,7 +173,7 @@ def test_power_cut_at_every_write(history: History, points: Points, scratch: Pat
                     check_deeply(store)
                     check_use(store, history)
             except (AssertionError, OSError, ValueError) as error:
-                raise AssertionError(f"power cut behind write {index - first} of {len(log.records) - first}: {error}") from error
+                raise AssertionError(f"power cut after write {index - first} of {len(log.records) - first}: {error}") from error
         finally:
             mounts.tool("umount", point)
         points.covered("power cut at commits" if history.committing else "power cut at writes", count)

@@ -77,7 +77,7 @@ class Pair:
 
 
 PAIRS: dict[str, tuple[str, str, bool, tuple[str, ...], set[str]]] = {
-    # paused, meanwhile, are the volumes there, images before, images behind both
+    # paused, meanwhile, are the volumes there, images before, images after both
     "cold create, clean": ("create first", "clean", False, (), {"first"}),
     "warm create, clean": ("create first", "clean", True, (), {"first"}),
     "clean, warm create": ("clean", "create first", True, (), {"first"}),

@@ -257,7 +257,7 @@ def test_clean_interrupted_between_marking_and_destroying(store: Store, image: C
 
 
 def test_killed_create_does_not_hold_anything(store: Store, layout: str) -> None:
-    """Locks die with their process: a clean and a create right behind a kill wait for nobody."""
+    """Locks die with their process: a clean and a create right after a kill wait for nobody."""
     process = store.start("create", layout, "victim")
     wait_for(lambda: half_unpacked(store), "half unpacked", pause=0)
     kill(process)

@@ -137,7 +137,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "first bit": (lambda root: flip(root / "kept"), "`kept`: other content"),
     "last bit": (lambda root: flip(root / "big", 299_999), "`big`: other content"),
     "bit of an upper layer": (lambda root: flip(root / "way" / "through"), "`a/b/through`: other content"),
-    "bit behind a hole": (lambda root: flip(root / "holes", HOLE), "`holes`: other content"),
+    "bit after a hole": (lambda root: flip(root / "holes", HOLE), "`holes`: other content"),
     "bit in a hole": (lambda root: flip(root / "holes", 5000), "`holes`: other content"),
     "bit under three names": (lambda root: flip(root / "one"), "other content"),
     "longer": (lambda root: os.truncate(root / "holes", HOLE * 3), "3145728 bytes, not 1048582"),

@@ -1055,7 +1055,7 @@ def test_killed_before_its_first_change(machine: Machine) -> None:
 
 @about_simple
 def test_takes_back_what_it_began(machine: Machine) -> None:
-    """A step fails behind the making of the group: an administrator is faster with the next one."""
+    """A step fails after the making of the group: an administrator is faster with the next one."""
     volume = machine.make_image()
     before = machine.groups()
     argv = [machine.drax, "limit", "--volume-path", volume, "--disk-limit-bytes", str(LIMIT)]

@@ -124,9 +124,9 @@ def test_C3_empty_value_takes_an_override_back(attack: Attack) -> None:
         (Archive().pax({"path": "a"}).long_name("b").file("f"), "name given by GNU and by PAX headers"),
         (Archive().long_name("b").pax({"path": "a"}).file("f"), "name given by GNU and by PAX headers"),
         (Archive().pax({"linkpath": "a"}).long_name("b", b"K").symlink("f", "x"), "link target given by GNU and by PAX headers"),
-        (Archive().file("f").pax({"path": "a"}), "ends behind an extension header"),
-        (Archive().file("f").long_name("a"), "ends behind an extension header"),
-        (Archive().pax({"path": "a"}).raw(END).file("f"), "ends behind an extension header"),
+        (Archive().file("f").pax({"path": "a"}), "ends after an extension header"),
+        (Archive().file("f").long_name("a"), "ends after an extension header"),
+        (Archive().pax({"path": "a"}).raw(END).file("f"), "ends after an extension header"),
     ],
 )
 def test_C4_orphans_and_duplicates(attack: Attack, archive: Archive, message: str) -> None:
@@ -135,7 +135,7 @@ def test_C4_orphans_and_duplicates(attack: Attack, archive: Archive, message: st
 
 @pytest.mark.parametrize("archive", [Archive().file("f").pax({"path": "a"}), Archive().file("f").long_name("a")])
 def test_C4_pending_header_at_an_end_without_marker(attack: Attack, archive: Archive) -> None:
-    attack.refused(archive.open, match="ends behind an extension header")
+    attack.refused(archive.open, match="ends after an extension header")
 
 
 def test_C4_pax_and_gnu_for_different_fields(attack: Attack) -> None:
@@ -153,7 +153,7 @@ def test_C4_header_reaches_only_the_next_entry(attack: Attack) -> None:
 
 
 def test_C4_header_is_not_named_by_another_header(attack: Attack) -> None:
-    """A long name does not rename the PAX header behind it."""
+    """A long name does not rename the PAX header after it."""
     assert names(attack.contained(Archive().long_name("real").pax({"uid": "7"}).file("f", "x"))) == ["real"]
 
 
@@ -185,7 +185,7 @@ Map = list[tuple[int, int]]
 
 
 def gnu_sparse(name: str, regions: Map, real: int, *, data: bytes | None = None) -> Archive:
-    """Old GNU: four regions in the header, 21 in each block behind it."""
+    """Old GNU: four regions in the header, 21 in each block after it."""
     body = b"".join(bytes([65 + i % 26]) * length for i, (_, length) in enumerate(regions)) if data is None else data
     slots = b"".join(octal(offset, 12) + octal(length, 12) for offset, length in regions)
     more = [slots[i : i + 504] for i in range(96, len(slots), 504)]
@@ -437,7 +437,7 @@ def test_C10_cut_at_every_block_and_elsewhere(attack: Attack) -> None:
             apply(root, Layer(tar[:cut], "none"))
         except BadLayer as error:
             assert not fine, f"cut at {cut}: {error}"
-            assert "unexpected EOF" in str(error) or "ends behind an extension header" in str(error), f"cut at {cut}: {error}"
+            assert "unexpected EOF" in str(error) or "ends after an extension header" in str(error), f"cut at {cut}: {error}"
         else:
             assert fine, f"cut at {cut} was not noticed"
 

@@ -157,7 +157,7 @@ class Log:
         return sum(place + size <= position for _, _, place, size in self.records)
 
     def cuts(self, indices: list[int], image: Path) -> Iterator[int]:
-        """For each number of records (ascending), ``image`` becomes the disk as a power cut behind that record leaves it.
+        """For each number of records (ascending), ``image`` becomes the disk as a power cut after that record leaves it.
 
         What was written since the last flush is there, is not there, or partly: in turn, and at random.
         """

@@ -56,7 +56,7 @@ LINK = st.builds(Item, st.just("link"), PATH, PATH, content=st.sampled_from([b""
 DOOR = st.builds(Item, st.just("symlink"), st.sampled_from(["x", "y"]), TARGET, uid=DETAILS["uid"], mtime=DETAILS["mtime"])
 THROUGH = st.builds(Item, st.sampled_from(["file", "directory"]), st.sampled_from(["x/n", "y/n", "x/n2"]), **DETAILS)
 
-# What turns such a link into something else, and markers behind it.
+# What turns such a link into something else, and markers after it.
 REPLACED = st.builds(Item, st.sampled_from(["file", "directory", "whiteout"]), st.sampled_from(["x", "y"]), **DETAILS)
 BEHIND = st.one_of(
     st.builds(Item, st.just("whiteout"), st.sampled_from(["x/n", "y/n", "x/a", "y/b"])),

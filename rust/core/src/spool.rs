@@ -63,7 +63,7 @@ impl Piece {
         &self.memory[self.skip..self.skip + self.len]
     }
 
-    /// Copy what is at `offset` and behind it; none where that is not in this piece.
+    /// Copy what is at `offset` and after it; none where that is not in this piece.
     fn copy(&self, buffer: &mut [u8], offset: u64) -> usize {
         if offset < self.start || offset >= self.end() {
             return 0;
@@ -146,7 +146,7 @@ impl Spool {
         progress.kept.push_back(Arc::clone(&piece));
         if piece.start != progress.stored {
             // The length of the file says how much of the blob is there: no gaps.
-            return Err(Error::io("writing blob to tempfile behind what could not be written", rustix::io::Errno::IO));
+            return Err(Error::io("writing blob to tempfile after what could not be written", rustix::io::Errno::IO));
         }
         drop(progress);
         let direct = self.direct.as_ref().filter(|_| piece.len == PIECE);
@@ -359,7 +359,7 @@ mod tests {
         full.write(b"x").unwrap();
         assert!(full.finish().is_err());
         full.write(b"y").unwrap();
-        assert!(full.finish().unwrap_err().to_string().contains("behind what could not be written"));
+        assert!(full.finish().unwrap_err().to_string().contains("after what could not be written"));
     }
 
     #[test]

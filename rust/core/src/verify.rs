@@ -334,7 +334,7 @@ impl Walk<'_> {
                 return Err(Error::Cancelled);
             }
             if sparse {
-                // No data behind here: the rest is a hole.
+                // No data after this: the rest is a hole.
                 match rustix::fs::seek(file, SeekFrom::Data(offset)) {
                     Ok(next) => offset = next,
                     Err(Errno::NXIO) => break,

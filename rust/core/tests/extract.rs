@@ -310,7 +310,7 @@ fn tricks_with_links() {
     let place = Place::new();
     place.apply(&[symlink("s", "t"), hardlink("h", "s"), file("t", b"t")]).unwrap();
     assert_eq!(place.tree()["h"], "-> t");
-    // The kept directory is replaced by a link; what comes behind follows the link.
+    // The kept directory is replaced by a link; what comes after it follows the link.
     let place = Place::new();
     place.apply(&[dir("a", 0o755), dir("other", 0o755), file("a/1", b""), symlink("a", "other"), file("a/2", b"2")]).unwrap();
     assert_eq!(place.tree(), tree(&[("a", "-> other"), ("other", "/"), ("other/2", "2")]));
@@ -342,12 +342,12 @@ fn what_a_layer_takes_away_of_its_own_counts_in_full() {
 
 #[test]
 fn a_file_that_cannot_be_completed_stops_the_layer() {
-    // No file system takes an attribute without a name. Files behind it are made before that is known.
+    // No file system takes an attribute without a name. Files after it are made before that is known.
     let mut parts = vec![pax(&[("SCHILY.xattr.user.", "x")]), file("f", b"content")];
     parts.extend((0..1000).map(|i| file(&format!("behind/{i}"), b"x")));
     let text = Place::new().apply(&parts).unwrap_err().to_string();
     assert!(text.starts_with("extended attributes of `f`: setxattr `user.`"), "{text}");
-    // Also where nothing comes behind it.
+    // Also where nothing comes after it.
     let text = Place::new().apply(&parts[..2]).unwrap_err().to_string();
     assert!(text.starts_with("extended attributes of `f`: setxattr `user.`"), "{text}");
 }

@@ -103,12 +103,12 @@ fn broken_and_stray_extension_headers_are_refused() {
     assert!(refused(&[pax(&[("path", "a")]), pax(&[("path", "b")]), file("a", b"")]).contains("without an entry"));
     assert!(refused(&[long(), long(), file("a", b"")]).contains("without an entry"));
     assert!(refused(&[pax(&[("path", "a")]), long(), file("a", b"")]).contains("by GNU and by PAX"));
-    assert!(refused(&[long(), end()]).contains("behind an extension header"));
-    assert!(refused(&[pax(&[("path", "a")])]).contains("behind an extension header"));
+    assert!(refused(&[long(), end()]).contains("after an extension header"));
+    assert!(refused(&[pax(&[("path", "a")])]).contains("after an extension header"));
     let mut hidden = pax(&[("path", "a")]);
     let at = 512 + record("path", "a").len();
     hidden[at..at + 9].copy_from_slice(b"9 path=b\n");
-    assert!(refused(&[hidden, file("x", b"")]).contains("behind an extension header"));
+    assert!(refused(&[hidden, file("x", b"")]).contains("after an extension header"));
     assert!(refused(&[extension(b'L', b"na\0me\0"), file("a", b"")]).contains("malformed long name"));
     assert!(refused(&[extension(b'g', &record("path", "a")), file("a", b"")]).contains("global header sets `path`"));
     assert_eq!(read(&[extension(b'g', &record("comment", "c")), file("a", b"")]).unwrap().len(), 1);

@@ -61,7 +61,7 @@ impl<'a> Choices<'a> {
     }
 }
 
-/// Make the checksum of every block that says it is a header right: a mutation would break it, and then nothing behind
+/// Make the checksum of every block that says it is a header right: a mutation would break it, and then nothing after
 /// the check is ever reached.
 pub fn seal(archive: &mut [u8]) {
     for block in archive.chunks_exact_mut(BLOCK) {

@@ -16,7 +16,7 @@ pub(super) fn parse_unsigned(field: &[u8], name: &str) -> Result<u64> {
 }
 
 fn parse_octal(field: &[u8], name: &str) -> Result<i64> {
-    // Blanks, digits, then nothing but blanks and NULs: what stands behind a NUL is read by some and not by others.
+    // Blanks, digits, then nothing but blanks and NULs: what stands after a NUL is read by some and not by others.
     let digits = field.trim_ascii_start();
     let end = digits.iter().position(|&b| matches!(b, b' ' | 0)).unwrap_or(digits.len());
     let (digits, padding) = digits.split_at(end);

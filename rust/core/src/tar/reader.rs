@@ -126,7 +126,7 @@ impl TarReader {
                         let bytes = split_front(input, *padding);
                         // Some readers look for records up to the end of the block.
                         if bytes.iter().any(|&b| b != 0) {
-                            return Err(Error::layer("tar: data behind an extension header"));
+                            return Err(Error::layer("tar: data after an extension header"));
                         }
                         *padding -= bytes.len() as u64;
                         if *padding == 0 {
@@ -150,7 +150,7 @@ impl TarReader {
         }
     }
 
-    /// Right behind `Event::Entry`: bytes of the input that its body takes up. The caller leaves them out, and `Event::End` comes
+    /// Right after `Event::Entry`: bytes of the input that its body takes up. The caller leaves them out, and `Event::End` comes
     /// next. `None` for a sparse file, whose body has to be read.
     pub fn skip_body(&mut self) -> Option<u64> {
         match self.state {
@@ -173,7 +173,7 @@ impl TarReader {
             return Err(self.explain(&self.block, error));
         }
         if pending {
-            return Err(Error::layer("archive ends behind an extension header"));
+            return Err(Error::layer("archive ends after an extension header"));
         }
         Ok(())
     }
@@ -276,7 +276,7 @@ impl TarReader {
             }
             _ => {
                 let name = until_nul(&self.body).to_vec();
-                // Bytes behind the terminating NUL are a second opinion about the name.
+                // Bytes after the terminating NUL are a second opinion about the name.
                 if name.is_empty() || self.body[name.len()..].iter().any(|&b| b != 0) {
                     return Err(Error::layer("tar: malformed long name"));
                 }
@@ -344,7 +344,7 @@ impl TarReader {
                     return Err(Error::layer("sparse format is newer than 1.0"));
                 }
                 self.state = State::DataMap { entry, stored, text: MapText::default() };
-                // The map is counted as data: the padding behind the content follows from the stored size.
+                // The map is counted as data: the padding after the content follows from the stored size.
                 return Ok(None);
             }
             if pax.sparse.count.is_some_and(|count| count != pax.sparse.map.len() as u64) {

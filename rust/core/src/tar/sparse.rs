@@ -19,7 +19,7 @@ pub(super) fn push_gnu_slots(map: &mut Vec<Region>, slots: &[u8], limits: &Limit
     Ok(())
 }
 
-/// The map at the start of the data in format 1.0: decimal numbers, a newline behind each, padded to a block.
+/// The map at the start of the data in format 1.0: decimal numbers, a newline after each, padded to a block.
 #[derive(Debug, Default)]
 pub(super) struct MapText {
     number: Option<u64>,
