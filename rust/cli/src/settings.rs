@@ -4,6 +4,7 @@ use crate::call::{Environment, Given};
 use crate::configuration;
 use crate::failure::{Failure, Kind, message};
 use crate::options::{Command, GLOBALS};
+use groot_core::error::is_printable;
 use groot_document::{Value as Json, json};
 use groot_telemetry::Format;
 use std::collections::BTreeMap;
@@ -302,12 +303,6 @@ fn log_time_format(word: &OsStr) -> Result<Format, Failure> {
 fn correlation_id(text: OsString) -> Result<String, Failure> {
     let id = text.into_string().ok().filter(|id| id.chars().count() <= MAX_CORRELATION && id.chars().all(is_printable));
     id.ok_or_else(|| invalid(format!("invalid argument: a correlation id has at most {MAX_CORRELATION} printable characters")))
-}
-
-/// Neither control, format, private use, unassigned nor any space but the blank: what `escape_debug` leaves as it is after
-/// another character, but for quotes and the backslash, which it escapes for another reason.
-fn is_printable(c: char) -> bool {
-    matches!(c, '\'' | '"' | '\\') || String::from_iter(['x', c]).escape_debug().count() == 2
 }
 
 /// A host, or the URL of one, without what stands in front of it for a user and a password. Somebody wrote these where they do not work.

@@ -81,17 +81,17 @@ pub fn os_text(error: &io::Error) -> String {
     }
 }
 
-/// Bytes of a name for a message: valid UTF-8 stays, control characters and the rest are escaped, so that a hostile
+/// Bytes of a name for a message: characters that show stay, all else is escaped, so that a hostile
 /// archive cannot drive the terminal that shows a log (RUSTSEC-2025-0055).
 #[must_use]
 pub fn printable(name: &[u8]) -> String {
     let mut text = String::new();
     for chunk in name.utf8_chunks() {
         for c in chunk.valid().chars() {
-            if c.is_control() {
-                text.extend(c.escape_default());
-            } else {
+            if is_printable(c) {
                 text.push(c);
+            } else {
+                text.extend(c.escape_default());
             }
         }
         for byte in chunk.invalid() {
@@ -104,6 +104,13 @@ pub fn printable(name: &[u8]) -> String {
         text.push_str("...");
     }
     text
+}
+
+/// Neither control, format, private use, unassigned nor any space but the blank: what `escape_debug` leaves as it is after
+/// another character, but for quotes and the backslash, which it escapes for another reason.
+#[must_use]
+pub fn is_printable(c: char) -> bool {
+    matches!(c, '\'' | '"' | '\\') || String::from_iter(['x', c]).escape_debug().count() == 2
 }
 
 #[cfg(test)]
@@ -128,6 +135,7 @@ mod tests {
     #[test]
     fn names_cannot_drive_a_terminal() {
         assert_eq!(printable(b"a\x1b[31mb\xff\n"), "a\\u{1b}[31mb\\xff\\n");
+        assert_eq!(printable("'\"\\ü\u{202e}\u{d7fc}".as_bytes()), "'\"\\ü\\u{202e}\\u{d7fc}");
         assert!(printable(&vec![b'x'; 5000]).len() < 300);
     }
 }
