@@ -646,6 +646,22 @@ def test_adds_to_groups_without_leaving_others(machine: Machine) -> None:
     assert machine.write(volume / "more", 2 * LIMIT) <= MIB
 
 
+def test_attributes_mean_nothing(machine: Machine) -> None:
+    """What the owner writes on its image, and flags and properties that it can set, neither lead drax anywhere nor stop it."""
+    volume = machine.make_image()
+    foreign = machine.make_image("two", owner=4242)
+    before = machine.groups()
+    for path in (volume, volume.parent, machine.store):
+        for name, value in (("limit", b"1"), ("image-size", b"-1"), ("idmapped", b"1"), ("uncounted", os.fsencode(foreign))):
+            os.setxattr(path, f"user.grootfs.{name}", value)
+    tool("btrfs", "property", "set", volume, "ro", "true")
+    machine.limits(volume)
+    assert machine.group(volume) == (1, LIMIT, 0)
+    assert machine.call("destroy", "--volume-path", volume) == (0, "")
+    own = {f"0_{number(volume)}", f"1_{number(volume)}"}
+    assert {k: v for k, v in machine.groups().items() if k not in own} == {k: v for k, v in before.items() if k not in own}
+
+
 # Between check and use.
 
 SWAP = """
