@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 import sys
 import zlib
@@ -20,10 +21,11 @@ import pytest
 
 from support import mounts
 from support.accounts import User
-from support.command import REPOSITORY, Result
+from support.command import REPOSITORY, Result, Store
 from support.hostile import IMAGE, LARGEST, PLACES, SECRETS, SWAP, SWAPPER, TRICKS, Field, Place, lay_link, make_subvolume, remove, swapped
 from support.interruption import Points, trace
 from support.server import Server
+from support.tree import photograph
 
 TIMEOUT = 60.0
 """Seconds after which a command counts as hanging."""
@@ -288,6 +290,34 @@ def test_attributes(field: Field, name: str, attribute: str, full: bool) -> None
             result = field.store.run(*COMMANDS[name](field), timeout=TIMEOUT)
             assert not mounted or field.store.rootfs(IMAGE) in mounts.mounts_below(field.home), "the mount is gone"
             check_all(field, place, name, result)
+
+
+@pytest.mark.parametrize("kind", ["link of the user's", "file of the user's", "file that others may write", "FIFO", "directory"])
+def test_a_backing_file_that_is_not_roots(field: Field, kind: str) -> None:
+    """After a reboot init-store mounts the file beside the store, which may be in a directory of the user's: a file system of somebody
+    else's must not come up as the user's store."""
+    field.fresh()
+    private = field.scratch / "private.btrfs"
+    if not private.exists():
+        with private.open("wb") as file:
+            os.truncate(file.fileno(), 256 << 20)
+        mounts.tool("mkfs.btrfs", "--quiet", private)
+    before = photograph(private)
+    store = Store(field.home / "other")
+    if kind == "link of the user's":
+        store.backing.symlink_to(private)
+        os.chown(store.backing, field.user.uid, field.user.gid, follow_symlinks=False)
+    elif kind == "FIFO":
+        os.mkfifo(store.backing)
+    elif kind == "directory":
+        store.backing.mkdir()
+    else:
+        shutil.copyfile(private, store.backing)
+        os.chown(store.backing, field.user.uid if "user" in kind else 0, 0)
+        store.backing.chmod(0o600 if "user" in kind else 0o666)
+    result = store.run("init-store", "--store-size-bytes", str(256 << 20), *field.rootless, timeout=TIMEOUT).failed()
+    assert result.message == f"{store.backing} is not a file of root's own; it was not mounted"
+    assert not store.path.exists() and mounts.mounts_below(field.home) == [] and photograph(private) == before
 
 
 AFTER = 4

@@ -114,6 +114,8 @@ def _provide_filesystem(path: str, log: Logger, size: int, tools: str, quota: st
     if not _exists(file):
         _format(file, size, tools)
         made.add(lambda: os.unlink(file))
+    elif not _is_roots_own(file):
+        raise StoreError(f"{file} is not a file of root's own; it was not mounted", hint="move it away, or choose another store path")
     elif not _is_btrfs(file):
         raise StoreError(
             f"{file} exists and holds no BTRFS file system; it was not touched", hint="move it away, or choose another store path"
@@ -156,12 +158,17 @@ def _exists(path: str) -> bool:
 
 def _is_btrfs(file: str) -> bool:
     """By the magic of the first superblock (linux/btrfs_tree.h). Raises OSError."""
-    # Not waiting for whoever opens the other end, should it be a pipe.
-    with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as backing:
-        if not stat.S_ISREG(os.fstat(backing.fileno()).st_mode):
-            return False
+    with open(file, "rb") as backing:
         backing.seek(0x10040)
         return backing.read(8) == b"_BHRfS_M"
+
+
+def _is_roots_own(file: str) -> bool:
+    """Whether root put it there, a file or a link to one, and root alone can write it. Where others may write to the directory, they
+    could have a file system of somebody else's mounted for them. Raises OSError."""
+    found = os.stat(file)
+    is_roots = os.lstat(file).st_uid == 0 == found.st_uid
+    return is_roots and stat.S_ISREG(found.st_mode) and not found.st_mode & 0o022
 
 
 def _format(file: str, size: int, tools: str) -> None:
