@@ -261,8 +261,7 @@ fn give(fd: impl AsFd, stat: &Stat, owner: Option<(u32, u32)>) -> rustix::io::Re
 }
 
 /// Whether it is a regular file with one name. One with two may be somebody else's, linked into the store.
-#[must_use]
-pub fn is_own(stat: &Stat) -> bool {
+fn is_own(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink <= 1
 }
 
