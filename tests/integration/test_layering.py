@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from support.accounts import User
+from support.archive import Archive
 from support.command import Store, new_id
 from support.layout import write_layout
 from support.model import Model, Unusable
@@ -116,3 +118,33 @@ def test_place_of_markers_does_not_matter(place: Place) -> None:
             store.delete(image_id)
 
     holds()
+
+
+def test_more_levels_than_descriptors_a_process_has_by_default(place: Place) -> None:
+    """The soft limit is a default; what the caller may have is the hard one."""
+    store, scratch, _, _ = place
+    deep = "/".join("d" * 1100)
+    url = write_layout(scratch / new_id(), Archive().file(f"{deep}/f", "x"), Archive().whiteout("d/d"))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
+    try:
+        rootfs = store.create(url, new_id())
+        store.run("check", "--deep").ok()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert os.listdir(rootfs / "d") == []
+
+
+def test_attributes_whose_names_cannot_be_listed(place: Place) -> None:
+    """The kernel sets more of them than it lists; `check --deep` could not tell such a file from a damaged one."""
+    store, scratch, _, _ = place
+
+    def layer(count: int) -> Archive:
+        archive = Archive()
+        archive.pax({f"SCHILY.xattr.user.{i:0240}": "x" for i in range(count)})
+        return archive.file("f", "x")
+
+    refused = store.refuse(write_layout(scratch / new_id(), layer(275)), new_id())
+    assert "extended attributes whose names exceed 61440 bytes together" in refused.message
+    store.create(write_layout(scratch / new_id(), layer(245)), new_id())
+    store.run("check", "--deep").ok()

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from groot_fast import _core, idmap
 from groot_fast._core import Layer, parse_mappings
-from groot_fast.errors import Cancelled, UsageError
-from groot_fast.idmap import read_subordinate
+from groot_fast.config import Settings
+from groot_fast.errors import Cancelled, StoreError, UsageError
+from groot_fast.idmap import namespace, read_subordinate
 from groot_fast.idmap.namespaced import Namespaced
 from support.plain import plain_store
 
@@ -118,10 +119,20 @@ def test_subordinate_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_range_that_is_given_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "subuid"
-    file.write_text("root:100000:65536\nroot:100000:65536\n")
+    file.write_text("root:100000:65536\nroot:100000:65536\n0:100000:65536\n")
     read = _core.read_ranges
     monkeypatch.setattr(idmap._core, "read_ranges", lambda _path: read(str(file)))
     assert read_subordinate("root", "root")[0] == [(0, 0, 1), (1, 100000, 65536)]
+
+
+@pytest.mark.parametrize("line", ["root:120000:65536", "root:0:1", "root:4294967290:10"])
+def test_ranges_in_files_are_checked_as_those_of_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    file = tmp_path / "subuid"
+    file.write_text(f"root:100000:65536\n{line}\n")
+    read = _core.read_ranges
+    monkeypatch.setattr(idmap._core, "read_ranges", lambda _path: read(str(file)))
+    with pytest.raises(UsageError, match=r"ranges in /etc/subuid and /etc/subgid cannot be used: .*(overlap|out of range)"):
+        read_subordinate("root", "root")
 
 
 def test_subordinate_of_nobody_known() -> None:
@@ -155,3 +166,14 @@ def test_what_a_stopped_child_was_writing_goes(tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         trees.unpack(cast(Any, Volume()), Layer(chain_id="a"), Layer(chain_id="a", path=blob).open(), listing)
     assert not leftover.exists()
+
+
+def test_a_child_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namespace, "CHILD", "import sys; sys.stderr.write('starting\\n'); import no_such_module")
+    child = namespace.Namespace([(0, 0, 1)], [(0, 0, 1)], Settings({}))
+    message = r"ended unexpectedly \(exit status 1\): starting; ModuleNotFoundError: No module named 'no_such_module'$"
+    with pytest.raises(StoreError, match=message):
+        child.remove(0, "x")
+    monkeypatch.setattr(namespace, "CHILD", "import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(StoreError, match=r"ended unexpectedly \(killed by signal 9\)$"):
+        child.remove(0, "x")

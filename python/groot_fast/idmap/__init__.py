@@ -28,14 +28,18 @@ def read_subordinate(user: str, group: str) -> tuple[Ranges, Ranges]:
         gid = grp.getgrnam(group).gr_gid
     except KeyError:
         raise UsageError(f"error reading mappings for group '{group}': no matching entries in group file") from None
-    return _subordinate("/etc/subuid", user, uid), _subordinate("/etc/subgid", group, gid)
+    try:
+        return _core.parse_mappings(_subordinate("/etc/subuid", user, uid), _subordinate("/etc/subgid", group, gid))
+    except UsageError as error:
+        raise UsageError(f"the ranges in /etc/subuid and /etc/subgid cannot be used: {error}") from None
 
 
-def _subordinate(path: str, name: str, own: int) -> Ranges:
-    mappings = [(0, own, 1)]
+def _subordinate(path: str, name: str, own: int) -> list[str]:
+    """Mappings as the flags give them."""
+    mappings = [f"0:{own}:1"]
     inside = 1
-    for who, start, count in dict.fromkeys(_core.read_ranges(path)):  # a range that is given twice is one
-        if who in (name, str(own)):
-            mappings.append((inside, start, count))
-            inside += count
+    # A range that is given twice, once by name and once by number perhaps, is one.
+    for start, count in dict.fromkeys((start, count) for who, start, count in _core.read_ranges(path) if who in (name, str(own))):
+        mappings.append(f"{inside}:{start}:{count}")
+        inside += count
     return mappings

@@ -10,7 +10,7 @@ import os
 import socket
 import subprocess
 import sys
-from typing import Any
+from typing import IO, Any
 
 from groot_fast import _core, errors, interrupts
 from groot_fast._core import format_json, parse_json
@@ -19,7 +19,10 @@ from groot_fast.errors import GrootError, StoreError
 from groot_fast.idmap import Ranges
 
 CHILD = "import sys; sys.path[:] = {path!r}; from groot_fast.idmap.worker import main; main({fd})"
+ENDED = "the process in the user namespace ended unexpectedly"
 MAX_REPLY = 16 << 20
+MAX_COMPLAINT = 4096
+LAST_LINES = 3
 
 
 class Namespace:
@@ -30,6 +33,8 @@ class Namespace:
         self._settings = settings
         self._child: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self._complaints: IO[bytes] | None = None
+        """What the child and its interpreter say on stderr."""
         # Inside, the kernel translates: the core only has to refuse what no range holds.
         self._ranges: dict[str, Any] = {
             "uids": [(inside, inside, size) for inside, _, size in uids],
@@ -73,6 +78,9 @@ class Namespace:
             self._child.kill()
             self._child.wait()
             self._child = None
+        if self._complaints is not None:
+            self._complaints.close()
+            self._complaints = None
 
     def _kill(self) -> None:
         """Have whoever waits for the child see its end."""
@@ -85,7 +93,7 @@ class Namespace:
         assert self._socket is not None
         request = format_json({"call": name, "arguments": arguments}).encode() + b"\n"
         try:
-            socket.send_fds(self._socket, [request], fds)
+            self._send(request, fds)
             with interrupts.ended_by(self._kill):
                 reply = self._receive()
         except BaseException:
@@ -96,22 +104,46 @@ class Namespace:
             raise _error(reply["error"])
         return reply.get("result")
 
+    def _send(self, data: bytes, fds: list[int]) -> None:
+        assert self._socket is not None
+        try:
+            socket.send_fds(self._socket, [data], fds)
+        except (BrokenPipeError, ConnectionResetError):
+            raise StoreError(ENDED + self._reason()) from None
+
     def _receive(self) -> dict[str, object]:
         assert self._socket is not None
         line = bytearray()
         while not line.endswith(b"\n"):
             part = self._socket.recv(1 << 16)
             if not part or len(line) > MAX_REPLY:
-                raise StoreError("the process in the user namespace ended unexpectedly")
+                raise StoreError(ENDED + self._reason())
             line += part
         reply = parse_json(bytes(line))
         if not isinstance(reply, dict):
             raise StoreError("the process in the user namespace gave nonsense")
         return reply
 
+    def _reason(self) -> str:
+        """The last lines of what the child said, and how it ended, as the rest of a message."""
+        assert self._child is not None and self._complaints is not None
+        try:
+            status = self._child.wait(1)
+        except subprocess.TimeoutExpired:
+            status = 0
+        length = self._complaints.seek(0, os.SEEK_END)
+        self._complaints.seek(max(length - MAX_COMPLAINT, 0))
+        lines = self._complaints.read().decode(errors="replace").splitlines()
+        # Of what the interpreter says of an error its last line is what happened; the others are indented, or announce these.
+        said = "; ".join([line for line in lines if line.strip() and not line.startswith((" ", "Traceback"))][-LAST_LINES:])
+        how = f" (killed by signal {-status})" if status < 0 else f" (exit status {status})" if status else ""
+        return f"{how}: {said}" if said else how
+
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         self._socket = ours
+        # A file rather than a pipe: nobody has to read it while the child works.
+        self._complaints = open(os.memfd_create("complaints"), "w+b")  # noqa: SIM115 - `close` does
         try:
             code = CHILD.format(path=sys.path, fd=theirs.fileno())
             self._child = subprocess.Popen(
@@ -119,7 +151,7 @@ class Namespace:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=self._complaints,
                 cwd="/",
                 env={},
             )
@@ -127,7 +159,7 @@ class Namespace:
             self._expect("entered")
             for kind, helper in (("uid", self._settings.newuidmap_bin), ("gid", self._settings.newgidmap_bin)):
                 self._write_map(kind, helper, self._maps[kind])
-            ours.sendall(b"mapped\n")
+            self._send(b"mapped\n", [])
             self._expect("ready")
         except BaseException:
             theirs.close()

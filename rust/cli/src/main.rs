@@ -5,12 +5,14 @@ mod start;
 use groot_cli::failure::{catch_panics, of_panic};
 use groot_cli::program::become_program;
 use groot_cli::{Call, Environment, hot, run, stdout};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     start::reset_child_signal();
+    raise_descriptors();
     catch_panics();
     let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let failure = match catch_unwind(AssertUnwindSafe(|| done(&mut arguments))) {
@@ -21,6 +23,12 @@ fn main() -> ExitCode {
     let mut text = failure.text();
     text.push("\n");
     stdout::say(&text, failure.code()).into()
+}
+
+/// A tree is walked with a descriptor a level, and a server has many connections: what the caller may have is no more than a default.
+fn raise_descriptors() {
+    let limits = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
 }
 
 /// The exit code of a call that is done here; else its password, which is not in the arguments any more then.

@@ -15,6 +15,9 @@ pub struct Limits {
     pub max_sparse_regions: usize,
     /// Extended attributes of one entry, as many as fit a leaf several times over.
     pub max_xattrs: usize,
+    /// Bytes of the names of one entry's extended attributes: the kernel sets more than 65536 and then lists none. What it adds
+    /// itself (labels) needs room, too.
+    pub max_xattr_names: usize,
     /// Bytes of one extended attribute's value, the kernel's own bound.
     pub max_xattr_value: usize,
     /// Zero bytes after the end of the archive: writers pad to a record, bombs pad for ever.
@@ -34,6 +37,7 @@ impl Default for Limits {
             max_extensions_per_entry: 8,
             max_sparse_regions: 1 << 18,
             max_xattrs: 1000,
+            max_xattr_names: 60 << 10,
             max_xattr_value: 1 << 16,
             max_trailing: 64 << 20,
             max_content: None,

@@ -97,6 +97,10 @@ impl Pax {
         if self.xattrs.len() >= limits.max_xattrs {
             return Err(Error::Limit(format!("more than {} extended attributes", limits.max_xattrs)));
         }
+        let names = self.xattrs.iter().map(|(known, _)| known.len() + 1).sum::<usize>() + attribute.len() + 1;
+        if names > limits.max_xattr_names {
+            return Err(Error::Limit(format!("extended attributes whose names exceed {} bytes together", limits.max_xattr_names)));
+        }
         self.xattrs.push((attribute.to_vec(), value.to_vec()));
         Ok(())
     }
