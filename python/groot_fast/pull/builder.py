@@ -112,8 +112,10 @@ class Builder:
         except BaseException:
             if below is not None:
                 # Complete, so it is valid cache for the next attempt.
-                self._store.publish(below, durable=False)
-                below.release()
+                try:
+                    self._store.publish(below, durable=False)
+                finally:
+                    below.release()
             raise
         finally:
             _release(plan.held)

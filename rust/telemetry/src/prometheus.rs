@@ -342,6 +342,14 @@ mod tests {
             metrics.close();
         }
         assert_eq!(case.counts("grootfs_layer_unpack_seconds_count{store=\"/\u{fffd}\\\"\"}"), Some(2.0));
+        // What other languages take for the end of a line.
+        let odd = "/\u{b}\u{c}\u{1c}\u{85}\u{2028}\r";
+        for _ in 0..2 {
+            let metrics = MetricsFile::new(&case.path, OsStr::new(odd), case.log());
+            metrics.send("UnpackTime", 1e9, NANOS);
+            metrics.close();
+        }
+        assert_eq!(case.counts(&format!("grootfs_layer_unpack_seconds_count{{store=\"{odd}\"}}")), Some(2.0));
     }
 
     #[test]
