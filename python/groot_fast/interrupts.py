@@ -12,7 +12,7 @@ operation in a thread of its own, as a server has them, is stopped by its `Stop`
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -146,6 +146,28 @@ def ended_by(end: Callable[[], None]) -> Iterator[None]:
     except Exception:
         _here.stop.check()  # what was ended has nothing else to say
         raise
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """The result of ``work``, in an event loop of its own in this thread. A stop cancels it, and Cancelled is raised."""
+    import asyncio
+
+    async def stoppable() -> T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def end() -> None:
+            loop.call_soon_threadsafe(task.cancel)
+
+        with ended_by(end):
+            return await work
+
+    with Waiting():
+        try:
+            return asyncio.run(stoppable())
+        except asyncio.CancelledError:
+            check()
+            raise
 
 
 class Committing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from fake_registry import FakeRegistry, Fault
-from support.command import MIB, Store
+from support import mounts
+from support.command import MIB, Store, wait_for
 from support.pulls import blob_gets, layer, publish, trusting
 
 MakeStore = Callable[..., Store]
@@ -91,3 +93,43 @@ def test_what_a_mirror_sends_wrongly_comes_from_the_registry(store: Store, regis
         assert (rootfs / "big").read_bytes() in big.tar
         assert mirror.gets(f"/blobs/{image.layers[0]}")
         assert registry.gets(f"/blobs/{image.layers[0]}")[-1].headers.get("Range") is None, "from the beginning"
+
+
+def test_who_waits_for_an_answer_that_could_not_be_kept_asks(store: Store, registry: FakeRegistry) -> None:
+    """Else the image is what the name stood for before it was moved."""
+    old = publish(registry, layer("old"))
+    store.create(old.url, "first", *trusting(registry))
+    [record] = (store.path / "meta" / "sources").iterdir()
+    mounts.tool("chattr", "+i", record)
+    new = publish(registry, layer("new"))
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def hold(_handler: object) -> bool:
+        is_asked.set()
+        may_answer.wait(20)
+        return False
+
+    registry.fault("/manifests/", Fault(hook=hold))
+    try:
+        asking = store.start("create", *trusting(registry), new.url, "asks")
+        assert is_asked.wait(20)
+        waiting = store.start("create", *trusting(registry), new.url, "waits")
+        turn = store.path / "locks"
+        wait_for(lambda: any(is_open(waiting.pid, one) for one in turn.glob("pull-*")), "the second waits for its turn", pause=0)
+        may_answer.set()
+        for process in (asking, waiting):
+            store.finish(process).ok()
+    finally:
+        may_answer.set()
+        mounts.tool("chattr", "-i", record)
+    for image_id in ("asks", "waits"):
+        assert (store.rootfs(image_id) / "new").exists(), image_id
+
+
+def is_open(pid: int, path: Path) -> bool:
+    """Whether a process has a file open."""
+    links = Path(f"/proc/{pid}/fd")
+    try:
+        return any(os.readlink(links / fd) == str(path) for fd in os.listdir(links))
+    except FileNotFoundError:
+        return False

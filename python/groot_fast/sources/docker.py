@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -38,12 +37,16 @@ class _Queue(Turn):
     """A turn to ask the registry. A storm of creates of one image costs one request.
 
     ``verify`` asks only whether the caller may have what the store remembers; it is called in the turn, and says whether it asked.
+    ``is_remembered`` says whether the store has the answer: who waits takes it from there.
     """
 
-    def __init__(self, store: Store, question: str, metrics: Metrics, verify: Callable[[], bool]) -> None:
+    def __init__(
+        self, store: Store, question: str, metrics: Metrics, verify: Callable[[], bool], is_remembered: Callable[[], bool]
+    ) -> None:
         self._store = store
         self._question = question
         self._verify = verify
+        self._is_remembered = is_remembered
         self._metrics = metrics
         self._held_since = 0
         self._turn: _core.Turn | None = None
@@ -67,7 +70,7 @@ class _Queue(Turn):
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         if self._turn is not None:
-            self._turn.end(kind is None)
+            self._turn.end(kind is None and self._is_remembered())
             if self._turn.waited is not None:
                 self._metrics.send("PullLockHoldTime", time.monotonic_ns() - self._held_since, NANOS)
 
@@ -86,6 +89,7 @@ class DockerSource(Source):
         self._network: Network | None = None
         self._client: RegistryClient | None = None
         self._queue: _Queue | None = None
+        self._resolved: Image | None = None
 
     @property
     def name(self) -> str:
@@ -116,7 +120,7 @@ class DockerSource(Source):
     def _may_have_it(self, store: Store) -> bool:
         if self._settings.image_verification != CACHED:
             return self._settings.image_verification == NEVER
-        return store.has_proof(asyncio.run(self._shown()), self._settings.verification_lifetime)
+        return store.has_proof(interrupts.run(self._shown()), self._settings.verification_lifetime)
 
     async def _shown(self) -> list[str]:
         """What a proof is about. Raises ConfigError."""
@@ -151,7 +155,8 @@ class DockerSource(Source):
             mirrors=list(settings.registry_mirrors.items()),
             response_timeout=settings.response_timeout,
         )
-        self._queue = _Queue(store, question.key(self.name), metrics, lambda: self._verify(store, question))
+        key = question.key(self.name)
+        self._queue = _Queue(store, key, metrics, lambda: self._verify(store, question), lambda: self._is_remembered(store))
         return self._queue
 
     def _verify(self, store: Store, question: Question) -> bool:
@@ -168,7 +173,7 @@ class DockerSource(Source):
             if not self._means_what_is_here and remembered[-1] != answer[0]:
                 return False  # the name was moved
             if self._settings.image_verification == CACHED:
-                self._keep_proof(asyncio.run(self._shown()))
+                self._keep_proof(interrupts.run(self._shown()))
             return True
         if not self._means_what_is_here:
             return False
@@ -178,6 +183,13 @@ class DockerSource(Source):
         except GrootError as error:
             raise self._explain(error) from error
         return True
+
+    def _is_remembered(self, store: Store) -> bool:
+        """Whether the store has what the registry said. If it could not be written, an older image may be under the name."""
+        if self._resolved is None:
+            return True
+        remembered, found = store.recall(self.name), self._resolved.parts
+        return remembered is not None and (remembered[0], remembered[-1]) == (found[0], found[-1])
 
     def _report(self, answer: Answer) -> None:
         _, exchanges, failed_mirrors = answer
@@ -238,9 +250,10 @@ class DockerSource(Source):
         network, client = self._connect()
         self._asking()
         try:
-            return network.run(self._resolve(client))
+            self._resolved = network.run(self._resolve(client))
         except GrootError as error:
             raise self._explain(error) from error
+        return self._resolved
 
     async def _resolve(self, client: RegistryClient) -> Image:
         manifest = await self._manifest(client)

@@ -11,12 +11,13 @@ import os
 import select
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 from groot_fast import _core
 
-from ...errors import BadImage, ConfigError, LimitExceeded
+from ...errors import BadImage, Cancelled, ConfigError, LimitExceeded
 from ...telemetry.lager import Logger
 
 HELPER_TIMEOUT = 10.0
@@ -113,10 +114,12 @@ async def _ask_helper(name: str, server: str) -> Credential:
     program = f"docker-credential-{name}"
     # in a thread, because asyncio's child watchers and pipes differ too much between event loops
     started: list[subprocess.Popen[bytes]] = []
+    unwanted = threading.Event()
     try:
-        status, output = await asyncio.to_thread(_run_helper, program, server, started)
+        status, output = await asyncio.to_thread(_run_helper, program, server, started, unwanted)
     except asyncio.CancelledError:
-        # The thread goes on, and ends when it sees that the helper has.
+        # The thread goes on, and ends when it sees that the helper has. It may be about to start it.
+        unwanted.set()
         for process in started:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -135,9 +138,9 @@ async def _ask_helper(name: str, server: str) -> Credential:
     return Credential(identity_token=secret) if username == _TOKEN_USER else Credential(username, secret)
 
 
-def _run_helper(program: str, server: str, started: list[subprocess.Popen[bytes]]) -> tuple[int, bytes]:
-    """Status and output of a helper, which is put into ``started``; one that takes too long or says too much is killed with its
-    process group."""
+def _run_helper(program: str, server: str, started: list[subprocess.Popen[bytes]], unwanted: threading.Event) -> tuple[int, bytes]:
+    """Status and output of a helper, which is put into ``started``; one that takes too long, says too much or is ``unwanted`` by
+    then is killed with its process group."""
     reading, writing = os.pipe()
     with open(reading, "rb") as question:
         with open(writing, "wb") as pen:
@@ -151,6 +154,8 @@ def _run_helper(program: str, server: str, started: list[subprocess.Popen[bytes]
     started.append(process)
     with process:
         try:
+            if unwanted.is_set():
+                raise Cancelled("cancelled")
             return _listen(process, program)
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
