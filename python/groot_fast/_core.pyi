@@ -121,6 +121,10 @@ def read_configuration(path: StrPath) -> dict[str, _Setting]:
 def configuration_keys() -> dict[str, list[str]]:
     """Spellings of each setting's key in the file, the newest first."""
 
+def say(text: str, code: int) -> int:
+    """Write a result to stdout; on a terminal what terminals obey is escaped. Gives the exit code: 1 if it could not be written, with a
+    line on stderr unless it is the reader that went away."""
+
 def check_settings(values: dict[str, _Setting]) -> dict[str, Any]:
     """All settings of a run (the attributes of `groot_fast.config.Settings`), from values by setting. Raises ConfigError."""
 

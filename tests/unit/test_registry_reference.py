@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -111,7 +112,8 @@ def test_any_text_is_a_reference_or_a_source_error(text: str) -> None:
         try:
             found = parse_reference(url)
         except SourceError as error:
-            assert str(error).isprintable()
+            # what this interpreter's Unicode does not know yet may be a letter to the core
+            assert all(c.isprintable() or unicodedata.category(c) == "Cn" for c in str(error))
         else:
             assert isinstance(found, Reference)
             path = f"/v2/{found.repository}/manifests/{found.target}"

@@ -60,7 +60,7 @@ def open_progress() -> Listener:
 def delete(request: Request) -> str:
     """Remove an image. What is not there is not worth an error: Garden asks every store for every container."""
     if len(request.positional) != 1:
-        raise UsageError("id was not specified")
+        raise UsageError("id was not specified", hint="delete takes one id")
     try:
         image_id = request.groot().delete(request.positional[0])
     except ImageNotFound as error:

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from groot_fast import interrupts
-from groot_fast._core import Call, PanicException, read_call
+from groot_fast._core import Call, PanicException, read_call, say
 from groot_fast.cli.commands import COMMANDS, Request
 from groot_fast.config import Settings
 from groot_fast.errors import Cancelled, GrootError, UsageError, line_of
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None, *, password: str | None = None) -> int:
         call = read_call(sys.argv[1:] if argv is None else argv, dict(os.environ))
         if isinstance(call, Call):
             return _run(call, password)
-        code = _say(call.out, call.code)
+        code = say(os.fsdecode(call.out), call.code)
         os.write(2, call.err)
         return code
     except Cancelled as error:
@@ -107,7 +107,7 @@ def _run(call: Call, password: str | None) -> int:
         log.info("ending")
         metrics.ended(call.command, code, failure)
     try:
-        return _say(os.fsencode(f"{text}\n"), code) if text else code
+        return say(f"{text}\n", code) if text else code
     finally:
         # The caller has its answer; a metrics file that is busy holds up nobody but us.
         metrics.close()
@@ -130,17 +130,3 @@ def _password_of(call: Call, handed: str | None) -> dict[str, str]:
     if not password or len(password) > MAX_PASSWORD:
         raise UsageError("no password came on stdin" if not password else "the password on stdin is too long")
     return {"password": os.fsdecode(password)}
-
-
-def _say(data: bytes, code: int) -> int:
-    """Write to stdout as bytes, as names on disk need not be text; gives the exit code. A result that cannot be written is a
-    failure, with a line on stderr unless it is the reader that went away."""
-    try:
-        while data:
-            data = data[os.write(1, data) :]
-    except BrokenPipeError:
-        return 1
-    except OSError as error:
-        os.write(2, f"standard output: {(error.strerror or str(error)).lower()}\n".encode())
-        return 1
-    return code

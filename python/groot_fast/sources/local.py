@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,10 @@ from groot_fast.sources.base import Source
 
 if TYPE_CHECKING:
     from groot_fast.config import Settings
+
+_SCHEME = re.compile("://")
+_HUB_NAME = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
+"""What may be an image's name, and looks like no file's."""
 
 
 class LocalSource(Source):
@@ -60,9 +65,16 @@ class LocalSource(Source):
 
 
 def _hint(path: str) -> str | None:
-    """The cure for a path that is the name of an image in a registry without its scheme."""
-    name = path.removeprefix("docker:").lstrip("/") if path.startswith("docker:") else path
-    host = name.split("/", 1)[0]
-    if "@" in host or "/" not in name or path.startswith(("/", ".")) or not (name != path or "." in host or ":" in host):
+    """The cure for a path that is the name of an image elsewhere, without its scheme or with half of it."""
+    scheme, colon, rest = path.partition(":")
+    if colon and scheme == "oci" and rest.startswith("/"):
+        return f"an OCI layout is written oci://{rest}"
+    name = rest.lstrip("/") if colon and scheme == "docker" else path
+    if "@" in name.split("/", 1)[0] or path.startswith(("/", ".")) or not name or _SCHEME.search(name):
         return None
-    return f"for an image in a registry write docker://{name}"
+    host, slash, _ = name.partition("/")
+    if slash and (name != path or "." in host or ":" in host or host == "localhost"):
+        return f"for an image in a registry write docker://{name}"
+    if not slash and (name != path or _HUB_NAME.fullmatch(name)):
+        return f"for an image of Docker Hub write docker:///{name}"
+    return None

@@ -207,3 +207,9 @@ fn from_dict(dict: &Bound<'_, PyDict>) -> PyResult<Values> {
     }
     Ok(values)
 }
+
+/// Print a result; gives the exit code.
+#[pyfunction]
+pub fn say(py: Python<'_>, text: OsString, code: u8) -> u8 {
+    py.detach(|| groot_cli::stdout::say(&text, code))
+}

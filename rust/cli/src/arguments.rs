@@ -12,7 +12,9 @@ use std::os::unix::ffi::OsStrExt;
 pub enum Stop {
     /// `--help` was given.
     HelpWanted,
-    /// An unknown option, or a value of the wrong form; the caller shows the help with this text.
+    /// An option that there is not; its name.
+    UnknownFlag(OsString),
+    /// A value of the wrong form, or none; what is wrong.
     BadFlag(OsString),
 }
 
@@ -51,7 +53,7 @@ pub fn parse(
             return Err(Stop::HelpWanted);
         }
         let Some(flag) = flags.iter().find(|flag| flag.name.as_bytes() == name) else {
-            return Err(Stop::BadFlag(message(["flag provided but not defined: -".as_ref(), OsStr::from_bytes(name)])));
+            return Err(Stop::UnknownFlag(OsStr::from_bytes(name).to_owned()));
         };
         if flag.form == Form::Switch {
             given.put(flag.name, Value::Switch(value.map_or(Ok(true), |value| truth(flag, value))?));
@@ -68,7 +70,8 @@ pub fn parse(
             given.secrets.push(place);
         }
         match flag.form {
-            Form::Integer | Form::Count => given.put(flag.name, Value::Integer(number(flag, &value)?)),
+            Form::Integer => given.put(flag.name, Value::Integer(number(flag, &value, size)?)),
+            Form::Count => given.put(flag.name, Value::Integer(number(flag, &value, integer)?)),
             Form::List => given.append(flag.name, value),
             Form::Text | Form::Path | Form::Switch => given.put(flag.name, Value::Text(value)),
         }
@@ -84,11 +87,25 @@ fn truth(flag: &Flag, value: &OsStr) -> Result<bool, Stop> {
     }
 }
 
-fn number(flag: &Flag, value: &OsStr) -> Result<i64, Stop> {
+fn number(flag: &Flag, value: &OsStr, read: fn(&str) -> Option<i64>) -> Result<i64, Stop> {
     value
         .to_str()
-        .and_then(integer)
+        .and_then(read)
         .ok_or_else(|| Stop::BadFlag(message(["invalid value \"".as_ref(), value, "\" for flag -".as_ref(), flag.name.as_ref()])))
+}
+
+/// A number of bytes, with a unit as `truncate --size` takes it: `10G` and `10GiB` are 10 * 1024^3, `10GB` is 10 * 1000^3.
+pub fn size(text: &str) -> Option<i64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let mut letters = unit.chars();
+    let power = letters.next().and_then(|letter| "KMGTP".find(letter.to_ascii_uppercase()));
+    let base: i64 = match (power, letters.as_str()) {
+        (Some(_), "" | "iB" | "ib") => 1024,
+        (Some(_), "B" | "b") => 1000,
+        _ => return integer(text),
+    };
+    number.parse::<i64>().ok()?.checked_mul(base.checked_pow(power? as u32 + 1)?)
 }
 
 /// Go's syntax: decimal, `0x`, `0o`, `0b`, a leading `0` for octal, single underscores between digits; 64 bits with sign.
@@ -177,16 +194,16 @@ mod tests {
     #[test]
     fn refused() {
         for (argv, why) in [
-            (&["--nope"][..], "flag provided but not defined: -nope"),
-            (&["---yes"], "flag provided but not defined: --yes"),
-            (&["--=x"], "flag provided but not defined: -"),
-            (&["--text"], "flag needs an argument: -text"),
+            (&["--text"][..], "flag needs an argument: -text"),
             (&["--count", "x"], "invalid value \"x\" for flag -count"),
             (&["--yes=maybe"], "invalid boolean value \"maybe\" for -yes"),
             (&["--yes="], "invalid boolean value \"\" for -yes"),
             (&["--yes=TRue"], "invalid boolean value \"TRue\" for -yes"),
         ] {
             assert_eq!(split(argv, false), Err(Stop::BadFlag(why.into())));
+        }
+        for (argv, name) in [(&["--nope"][..], "nope"), (&["---yes"], "-yes"), (&["--=x"], "")] {
+            assert_eq!(split(argv, false), Err(Stop::UnknownFlag(name.into())));
         }
         for argv in [&["-h"][..], &["--help"], &["x", "--help"], &["--yes", "-help"]] {
             assert_eq!(split(argv, false), Err(Stop::HelpWanted));
@@ -198,6 +215,29 @@ mod tests {
         let odd = || OsStr::from_bytes(b"/\xff").to_owned();
         let (given, positional) = parse([OsString::from("--text"), odd(), odd()], crate::options::test_flags(), false).unwrap();
         assert_eq!((given.get("text"), positional), (Some(&Value::Text(odd())), vec![odd()]));
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("10", 10),
+            ("010", 8),
+            ("-5", -5),
+            ("1K", 1024),
+            ("1k", 1024),
+            ("1KiB", 1024),
+            ("1kB", 1000),
+            ("20GiB", 20 << 30),
+            ("20G", 20 << 30),
+            ("20GB", 20_000_000_000),
+            ("3TiB", 3 << 40),
+            ("7P", 7 << 50),
+        ] {
+            assert_eq!(size(text), Some(bytes), "{text}");
+        }
+        for text in ["", "G", "1.5G", "-1G", "10X", "10 G", "10Gi", "10GiBs", "9000P", "1e3", "0x1G"] {
+            assert_eq!(size(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -4,12 +4,13 @@ use crate::arguments::{Stop, parse};
 use crate::failure::{Failure, Kind, message};
 use crate::options::{self, Command, GLOBALS, SECRET};
 use crate::settings::{self, Settings, Value, Values};
-use crate::{VERSION, help};
-use groot_core::error::os_text;
+use crate::{VERSION, advice, help};
+use groot_core::error::{os_text, printable};
 use groot_document::{Value as Json, json};
 use groot_telemetry::{Logger, Metrics, Sink, new_correlation_id};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::ffi::OsStringExt;
 
 /// The exit code of an unknown command (contract, section 5).
@@ -136,6 +137,9 @@ impl Call {
         if globals.has("version") || globals.has("v") {
             return Err(said(format!("grootfs version {VERSION}")));
         }
+        if rest.first().is_some_and(|name| name == "version") {
+            return Err(said(format!("grootfs version {VERSION}")));
+        }
         if rest.is_empty() || rest[0] == "help" || rest[0] == "h" {
             return Err(rest.get(1).map_or_else(|| said(help::app()), |name| help_of(name)));
         }
@@ -205,25 +209,35 @@ fn said(text: impl Into<OsString>) -> Answer {
 }
 
 fn help_of(name: &OsStr) -> Answer {
-    match options::find(name) {
-        Some(command) => said(help::command(command)),
-        None => Answer { code: UNKNOWN_COMMAND, ..said(message(["No help topic for '".as_ref(), name, "'".as_ref()])) },
+    if let Some(command) = options::find(name) {
+        return said(help::command(command));
     }
+    let hint = advice::of_command(name);
+    let text = message(["No help topic for '".as_ref(), &shown(name), "'\n\nhint: ".as_ref(), hint.as_ref()]);
+    Answer { code: UNKNOWN_COMMAND, ..said(text) }
 }
 
 fn stopped(stop: Stop, command: Option<&Command>) -> Answer {
-    let text = command.map_or_else(help::app, help::command);
-    match stop {
-        Stop::HelpWanted => said(text),
-        Stop::BadFlag(why) => {
-            Answer { code: 1, ..said(message(["Incorrect Usage.\n\nhint: ".as_ref(), &why, "\n\n".as_ref(), text.as_ref()])) }
+    let name = command.map(|command| command.name);
+    let (why, advice) = match stop {
+        Stop::HelpWanted => return said(command.map_or_else(help::app, help::command)),
+        Stop::UnknownFlag(flag) => {
+            let advice = advice::of_option(flag.as_bytes(), command.map_or(GLOBALS, |command| command.flags), name);
+            (message(["flag provided but not defined: -".as_ref(), &shown(&flag)]), advice)
         }
-    }
+        Stop::BadFlag(why) => (shown(&why), advice::help_of(name)),
+    };
+    Answer { code: 1, ..said(message(["Incorrect Usage.\n\nhint: ".as_ref(), &why, "; ".as_ref(), advice.as_ref()])) }
 }
 
-/// Before the command starts: message, help, and the message once more on stderr (contract, section 2).
+/// What a caller wrote, for eyes: it may hold what a terminal obeys.
+fn shown(text: &OsStr) -> OsString {
+    printable(text.as_bytes()).into()
+}
+
+/// Before the command starts: the message, and once more on stderr (contract, section 2; without the whole help, which hides it).
 fn too_early(failure: &Failure) -> Answer {
-    let out = message([&failure.message, "\n\n".as_ref(), help::app().as_ref(), "\n".as_ref()]);
+    let out = message([&failure.text(), "\n".as_ref()]);
     Answer { out, err: message([&failure.message, "\n".as_ref()]), code: failure.code() }
 }
 
@@ -254,25 +268,38 @@ mod tests {
         for argv in [&["help", "list"][..], &["list", "--help"], &["list", "x", "-h"]] {
             assert_eq!(out(argv), list, "{argv:?}");
         }
-        for argv in [&["--version"][..], &["-v", "list"], &["-version"]] {
+        for argv in [&["--version"][..], &["-v", "list"], &["-version"], &["version"]] {
             assert_eq!(out(argv), (format!("grootfs version {VERSION}\n"), String::new(), 0), "{argv:?}");
         }
         for argv in [&["bogus"][..], &["help", "bogus"]] {
-            assert_eq!(out(argv), ("No help topic for 'bogus'\n".to_owned(), String::new(), 3), "{argv:?}");
+            let text = "No help topic for 'bogus'\n\nhint: `grootfs --help` shows all commands\n";
+            assert_eq!(out(argv), (text.to_owned(), String::new(), 3), "{argv:?}");
         }
     }
 
     #[test]
     fn wrong_options() {
-        let (text, err, code) = out(&["--nope", "list"]);
-        assert!(text.starts_with("Incorrect Usage.\n\nhint: flag provided but not defined: -nope\n\nNAME:\n   grootfs - "), "{text}");
-        assert_eq!((err.as_str(), code), ("", 1));
-        let (text, _, code) = out(&["delete", "--nope"]);
-        assert!(
-            text.starts_with("Incorrect Usage.\n\nhint: flag provided but not defined: -nope\n\nNAME:\n   grootfs delete - "),
-            "{text}"
-        );
-        assert_eq!(code, 1);
+        for (argv, hint) in [
+            (&["--nope", "list"][..], "flag provided but not defined: -nope; `grootfs --help` shows all options"),
+            (
+                &["--strore", "/s", "list"],
+                "flag provided but not defined: -strore; did you mean --store? `grootfs --help` shows all options",
+            ),
+            (&["delete", "--nope"], "flag provided but not defined: -nope; `grootfs delete --help` shows all options"),
+            (
+                &["clean", "--threshold-bytes", "10x\x1b"],
+                "invalid value \"10x\\u{1b}\" for flag -threshold-bytes; `grootfs clean --help` shows all options",
+            ),
+        ] {
+            assert_eq!(out(argv), (format!("Incorrect Usage.\n\nhint: {hint}\n"), String::new(), 1));
+        }
+    }
+
+    #[test]
+    fn names_that_other_programs_use() {
+        for (alias, name) in [("ls", "list"), ("images", "list"), ("rm", "delete")] {
+            assert_eq!(read(&[alias]).unwrap().command.name, name);
+        }
     }
 
     #[test]
@@ -283,7 +310,7 @@ mod tests {
             &["create", "--disk-limit-size-bytes", "-1", "a", "b"],
         ] {
             let (text, err, code) = out(argv);
-            assert_eq!((text, code), (format!("{err}\n{}\n", help::app()), 1));
+            assert_eq!((&text, code), (&err, 1));
             assert!(err.ends_with('\n') && err.lines().count() == 1, "{err}");
         }
     }

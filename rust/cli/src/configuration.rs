@@ -3,6 +3,7 @@
 //! Every spelling that any release used is read: the flat keys of the blog's era, the nested ones of the last BTRFS release, and
 //! those that came and went between them (the table's `KEYS`). Unknown keys are ignored.
 
+use crate::arguments::size;
 use crate::failure::{Failure, Kind, message};
 use crate::options::{KEYS, KeyForm};
 use crate::settings::{Value, Values};
@@ -59,6 +60,7 @@ fn convert(node: &Node, form: KeyForm) -> Option<Value> {
     Some(match form {
         KeyForm::Switch => Value::Switch(node.as_bool().or_else(|| truth(node.as_str()?))?),
         KeyForm::Integer => Value::Integer(node.as_i64()?),
+        KeyForm::Bytes => Value::Integer(node.as_i64().or_else(|| size(node.as_str()?))?),
         KeyForm::List => Value::List(texts(node)?.into_iter().map(Into::into).collect()),
         KeyForm::Lists => {
             let lists = node.as_object()?.iter().map(|(name, items)| Some((name.clone(), texts(items)?)));
@@ -94,6 +96,7 @@ fn name_of(form: KeyForm) -> &'static str {
     match form {
         KeyForm::Switch => "true or false",
         KeyForm::Integer => "a whole number",
+        KeyForm::Bytes => "a number of bytes",
         KeyForm::List => "a list of strings",
         KeyForm::Lists => "a mapping of names to lists of strings",
         KeyForm::Text => "a string",
@@ -116,7 +119,7 @@ mod tests {
             let sample = match key.form {
                 KeyForm::Text => ["a", "b"],
                 KeyForm::Switch => ["true", "false"],
-                KeyForm::Integer => ["1", "2"],
+                KeyForm::Integer | KeyForm::Bytes => ["1", "2"],
                 KeyForm::List => ["[a]", "[b]"],
                 KeyForm::Lists => ["{a: [b]}", "{c: [d]}"],
             };
@@ -139,6 +142,7 @@ mod tests {
     #[test]
     fn words_and_kinds() {
         for (text, setting, value) in [
+            ("create: {disk_limit_size_bytes: 1GiB}", "disk_limit", Value::Integer(1 << 30)),
             ("clean_on_create: yes", "with_clean", Value::Switch(true)),
             ("clean_on_create: Off", "with_clean", Value::Switch(false)),
             ("store: 5", "store", Value::Text("5".into())),
@@ -164,8 +168,8 @@ mod tests {
             ("store: true\n", "invalid config file: `store` must be a string"),
             ("create: {json: 1}\n", "invalid config file: `create.json` must be true or false"),
             ("create: {json: maybe}\n", "invalid config file: `create.json` must be true or false"),
-            ("create: {disk_limit_size_bytes: 1.5}\n", "invalid config file: `create.disk_limit_size_bytes` must be a whole number"),
-            ("disk_limit_size_bytes: true\n", "invalid config file: `disk_limit_size_bytes` must be a whole number"),
+            ("create: {disk_limit_size_bytes: 1.5}\n", "invalid config file: `create.disk_limit_size_bytes` must be a number of bytes"),
+            ("disk_limit_size_bytes: true\n", "invalid config file: `disk_limit_size_bytes` must be a number of bytes"),
             ("insecure_registries: a\n", "invalid config file: `insecure_registries` must be a list of strings"),
             ("insecure_registries: [[a]]\n", "invalid config file: `insecure_registries` must be a list of strings"),
             ("registry_mirrors: [a]\n", "invalid config file: `registry_mirrors` must be a mapping of names to lists of strings"),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! options      THE table: commands, their options, the keys of the configuration file
+//! advice       what somebody may have meant
 //! arguments    argv in Go's syntax -> options and positional arguments
 //! configuration   the YAML file -> values
 //! settings     file, options and environment joined, checked: `Settings`
@@ -26,6 +27,7 @@
 //!
 //! Ids, paths and texts of messages are bytes (`OsStr`): names on disk need not be text.
 
+pub mod advice;
 pub mod arguments;
 pub mod call;
 pub mod completion;

@@ -16,7 +16,7 @@ pub enum Form {
     Text,
     /// A text that is a path, which completion knows.
     Path,
-    /// A number of bytes, in Go's syntax.
+    /// A number of bytes, in Go's syntax or with a unit.
     Integer,
     /// A number of something else.
     Count,
@@ -65,6 +65,8 @@ impl Flag {
 pub struct Command {
     /// Its name.
     pub name: &'static str,
+    /// What other programs call the same.
+    pub aliases: &'static [&'static str],
     /// What it does, in some words.
     pub summary: &'static str,
     /// Its positional arguments, as help shows them.
@@ -88,6 +90,8 @@ pub enum KeyForm {
     Switch,
     /// A whole number.
     Integer,
+    /// A number of bytes, or a string with a unit.
+    Bytes,
     /// A list of strings.
     List,
     /// A mapping of names to lists of strings.
@@ -108,7 +112,7 @@ pub struct Key {
 /// The command of this name.
 #[must_use]
 pub fn find(name: &std::ffi::OsStr) -> Option<&'static Command> {
-    COMMANDS.iter().find(|command| command.name == name)
+    COMMANDS.iter().find(|command| command.name == name || command.aliases.iter().any(|alias| *alias == name))
 }
 
 /// The commands that help, completion and manual show.
@@ -153,6 +157,7 @@ pub const GLOBALS: &[Flag] = &[
 pub const COMMANDS: &[Command] = &[
     Command {
         name: "init-store",
+        aliases: &[],
         summary: "Make a store, or check one that is there",
         arguments: "",
         description: "Needs root. Running it again is harmless and repairs missing folders; nothing that exists is ever formatted.",
@@ -172,6 +177,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "create",
+        aliases: &[],
         summary: "Make an image (a root file system) for a container",
         arguments: "<image> <id>",
         description: concat!(
@@ -213,6 +219,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "delete",
+        aliases: &["rm"],
         summary: "Remove an image",
         arguments: "<id|image path>",
         description: "Cached layers stay until clean. Removing what is not there succeeds.",
@@ -222,6 +229,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "stats",
+        aliases: &[],
         summary: "Print the disk usage of an image",
         arguments: "<id|image path>",
         description: concat!(
@@ -234,6 +242,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "clean",
+        aliases: &[],
         summary: "Remove the layers that no image uses",
         arguments: "",
         description: "",
@@ -250,6 +259,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "list",
+        aliases: &["ls", "images"],
         summary: "Print the directories of all images",
         arguments: "",
         description: "With --json one array of objects: id, path, rootfs, layers, image_size_bytes, quota_size_bytes.",
@@ -259,6 +269,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "capacity",
+        aliases: &[],
         summary: "Print the configured size of the store",
         arguments: "",
         description: "As Garden asks for it: `init.store_size_bytes` of the configuration file, 0 where it says nothing.",
@@ -268,6 +279,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "doctor",
+        aliases: &[],
         summary: "Say what keeps this machine, user or store from working, and the cure",
         arguments: "",
         description: concat!(
@@ -280,6 +292,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "migrate",
+        aliases: &[],
         summary: "Turn on simple quotas for a store that has full ones or none",
         arguments: "",
         description: concat!(
@@ -292,6 +305,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "delete-store",
+        aliases: &[],
         summary: "Remove a store with everything in it",
         arguments: "",
         description: "A store in a file of its own is unmounted and the file removed; any other file system stays, without the store.",
@@ -301,6 +315,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "serve",
+        aliases: &[],
         summary: "Serve the HTTP interface on a socket",
         arguments: "",
         description: concat!(
@@ -317,6 +332,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "completion",
+        aliases: &[],
         summary: "Print the completion file of a shell",
         arguments: "<bash|zsh|fish>",
         description: "`make install` puts all three in place.",
@@ -326,6 +342,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "man-page",
+        aliases: &[],
         summary: "Print the manual page",
         arguments: "",
         description: "",
@@ -335,6 +352,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "generate-volume-size-metadata",
+        aliases: &[],
         summary: "Record the sizes of volumes that have no record",
         arguments: "",
         description: "",
@@ -344,6 +362,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "check",
+        aliases: &[],
         summary: "Look for damage and leftovers in the store",
         arguments: "",
         description: concat!(
@@ -381,7 +400,7 @@ pub const KEYS: &[Key] = &[
     Key { setting: "with_clean", form: KeyForm::Switch, spellings: &["create.with_clean", "clean_on_create"] },
     Key { setting: "without_mount", form: KeyForm::Switch, spellings: &["create.without_mount"] },
     Key { setting: "json", form: KeyForm::Switch, spellings: &["create.json"] },
-    Key { setting: "disk_limit", form: KeyForm::Integer, spellings: &["create.disk_limit_size_bytes", "disk_limit_size_bytes"] },
+    Key { setting: "disk_limit", form: KeyForm::Bytes, spellings: &["create.disk_limit_size_bytes", "disk_limit_size_bytes"] },
     Key {
         setting: "exclude_image",
         form: KeyForm::Switch,
@@ -403,15 +422,11 @@ pub const KEYS: &[Key] = &[
         form: KeyForm::Text,
         spellings: &["create.remote_layer_client_certificates_path", "create.blobstore_client_certificates_path"],
     },
-    Key {
-        setting: "threshold",
-        form: KeyForm::Integer,
-        spellings: &["clean.threshold_bytes", "clean.cache_bytes", "clean_threshold_bytes"],
-    },
+    Key { setting: "threshold", form: KeyForm::Bytes, spellings: &["clean.threshold_bytes", "clean.cache_bytes", "clean_threshold_bytes"] },
     Key { setting: "ignore_images", form: KeyForm::List, spellings: &["clean.ignore_images", "ignore_base_images"] },
     Key { setting: "uid_mappings", form: KeyForm::List, spellings: &["create.uid_mappings", "uid_mappings"] },
     Key { setting: "gid_mappings", form: KeyForm::List, spellings: &["create.gid_mappings", "gid_mappings"] },
-    Key { setting: "store_size", form: KeyForm::Integer, spellings: &["init.store_size_bytes"] },
+    Key { setting: "store_size", form: KeyForm::Bytes, spellings: &["init.store_size_bytes"] },
 ];
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use groot_core::error::os_text;
 use rustix::io::{Errno, write};
-use std::ffi::OsStr;
+use rustix::termios::isatty;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 
@@ -19,10 +20,17 @@ fn put(text: &OsStr) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Write a text; gives the exit code. If stdout is full or closed that is 1, with a line on stderr, unless it is the reader that
+/// Write a text; gives the exit code. Names in it may be a hostile user's, and a terminal obeys: there they are escaped. If stdout is full or closed that is 1, with a line on stderr, unless it is the reader that
 /// went away, who needs no line.
 #[must_use]
 pub fn say(text: &OsStr, code: u8) -> u8 {
+    let escaped;
+    let text = if isatty(rustix::stdio::stdout()) {
+        escaped = OsString::from(groot_core::error::escaped(text.as_bytes(), &['\n', '\t']));
+        &escaped
+    } else {
+        text
+    };
     match put(text) {
         Ok(()) => code,
         Err(Errno::PIPE) => 1,

@@ -85,10 +85,22 @@ pub fn os_text(error: &io::Error) -> String {
 /// archive cannot drive the terminal that shows a log (RUSTSEC-2025-0055).
 #[must_use]
 pub fn printable(name: &[u8]) -> String {
-    let mut text = String::new();
-    for chunk in name.utf8_chunks() {
+    let mut text = escaped(name, &[]);
+    if text.len() > 256 {
+        let end = (0..=256).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+        text.truncate(end);
+        text.push_str("...");
+    }
+    text
+}
+
+/// The same for a whole text that a terminal gets; the characters in `kept` stay too.
+#[must_use]
+pub fn escaped(bytes: &[u8], kept: &[char]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
-            if is_printable(c) {
+            if is_printable(c) || kept.contains(&c) {
                 text.push(c);
             } else {
                 text.extend(c.escape_default());
@@ -97,11 +109,6 @@ pub fn printable(name: &[u8]) -> String {
         for byte in chunk.invalid() {
             let _ = write!(text, "\\x{byte:02x}");
         }
-    }
-    if text.len() > 256 {
-        let end = (0..=256).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
-        text.truncate(end);
-        text.push_str("...");
     }
     text
 }

@@ -93,11 +93,11 @@ impl Store {
     pub fn open(path: &Path, options: Options) -> Result<Self> {
         let top = match Folder::open_path(path) {
             Ok(top) => top,
-            Err(Errno::NOENT | Errno::NOTDIR) => return Err(not_initialised()),
+            Err(Errno::NOENT | Errno::NOTDIR) => return Err(not_initialised(path)),
             Err(errno) => return Err(unreadable(path, errno)),
         };
         if !is_initialised(&top)? {
-            return Err(not_initialised());
+            return Err(not_initialised(path));
         }
         let mappings = read_namespace(&top)?;
         Ok(Self::held(path, top, mappings, options))
@@ -234,8 +234,16 @@ pub fn is_image_id(id: &[u8]) -> bool {
     (1..=MAX_NAME).contains(&id.len()) && !matches!(id, b"." | b"..") && !id.contains(&b'/') && !id.contains(&0)
 }
 
-fn not_initialised() -> Error {
-    Error::store("Store path is not initialized. Please run init-store.")
+/// There is no store.
+#[must_use]
+pub fn not_initialised(path: &Path) -> Error {
+    Error::store("Store path is not initialized. Please run init-store.").hint(how_to_make(path))
+}
+
+/// How to make a store there.
+#[must_use]
+pub fn how_to_make(path: &Path) -> String {
+    format!("as root: `grootfs --store {} init-store --store-size-bytes 20GiB`, or without a size on a BTRFS", path.display())
 }
 
 fn unreadable(path: &Path, errno: Errno) -> Error {
@@ -364,7 +372,8 @@ pub(crate) fn image_folder(store: &Store, id: &[u8]) -> Result<Option<Folder>> {
 pub fn check_new_id(id: &[u8]) -> Result<()> {
     let text = String::from_utf8_lossy(id);
     if id.contains(&b'/') {
-        return Err(Error::store(format!("id `{text}` contains invalid characters: `/`")));
+        let refused = Error::store(format!("id `{text}` contains invalid characters: `/`"));
+        return Err(if text.contains("://") { refused.hint("the image comes first, then the id") } else { refused });
     }
     if !is_image_id(id) || id.len() > MAX_NEW_ID {
         return Err(Error::store(format!(

@@ -5,14 +5,14 @@ use crate::call::Call;
 use crate::failure::{Failure, Kind, message};
 use groot_core::error::os_text;
 use groot_document::{Value as Json, format_json, json};
-use groot_store::layout::{Options, is_initialised, no_image};
+use groot_store::layout::{Options, how_to_make, is_initialised, no_image};
 use groot_store::{Error, Store, folder::Folder};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// Remove an image. What is not there is not worth an error: Garden asks every store for every container.
 pub fn delete(call: &Call) -> Done {
-    let [argument] = &call.positional[..] else { return Some(Err(usage_error("id was not specified"))) };
+    let [argument] = &call.positional[..] else { return Some(Err(usage_error("id was not specified").hint("delete takes one id"))) };
     let data = json!({"id": argument.to_string_lossy()});
     let deleted = session(&call.log, "groot-deleting", data, |log| {
         let attempt = || -> Result<Vec<u8>, Error> {
@@ -74,7 +74,7 @@ fn store_of(call: &Call, id: &[u8]) -> Result<Store, Error> {
 #[allow(clippy::unnecessary_wraps)] // as every hot command
 pub fn list(call: &Call) -> Done {
     if let Some(text) = missing_store(call) {
-        return Some(Err(Failure::new(Kind::StoreError, text)));
+        return Some(Err(Failure::new(Kind::StoreError, text).hint(how_to_make(&call.settings.store))));
     }
     let failed =
         |reason: String| Failure::new(Kind::StoreError, format!("Failed to retrieve list of images: failed to list store path: {reason}"));
