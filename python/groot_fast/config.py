@@ -62,9 +62,10 @@ class Settings:
     username: str
     password: str
 
-    def __init__(self, values: Mapping[str, Value]) -> None:
-        """Check values by setting, as options give them and `load` reads them. Raises ConfigError."""
-        self._values = dict(values)
+    def __init__(self, values: Mapping[str, Value] | None = None, /, **named: Value) -> None:
+        """Check values by setting, as options give them and `load` reads them. Raises ConfigError, for a name that is no setting's too:
+        what was meant would have its default."""
+        self._values = {**(values or {}), **named}
         vars(self).update(_core.check_settings(self._values))
 
     def override(self, options: Mapping[str, Value]) -> Settings:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from groot_fast import _core, interrupts
 from groot_fast.config import Settings
@@ -58,13 +59,23 @@ class Created:
         return _core.describe_image(self.image.parts, self.path, self.mounted)
 
 
+class ImageUsage(NamedTuple):
+    """What an image uses, in bytes: everything that one sees in it, and what is its own."""
+
+    total: int
+    exclusive: int
+
+
 class Groot:
-    """Operations on one store. Stateless between calls; any number of processes may work on the store at once."""
+    """Operations on one store. Stateless between calls; any number of processes may work on the store at once.
+
+    Without a ``log`` nothing is logged.
+    """
 
     def __init__(
         self,
         settings: Settings,
-        log: Logger,
+        log: Logger | None = None,
         progress: Listener | None = None,
         metrics: Metrics | None = None,
         admission: Admission | None = None,
@@ -72,7 +83,7 @@ class Groot:
     ) -> None:
         """``cancel`` stops what is done in a thread (`interrupts.Stop`); without it signals do."""
         self._settings = settings
-        self._log = log
+        self._log = log or Logger.silent()
         self._progress = progress or Listener()
         self._metrics = metrics or Metrics()
         self._admission = admission or Admission()
@@ -213,12 +224,12 @@ class Groot:
             log.debug("deleted", id=image_id)
             return image_id
 
-    def stats(self, argument: str) -> tuple[int, int]:
-        """(all bytes, own bytes) of an image. Raises ImageNotFound, StoreError, QuotaError."""
+    def stats(self, argument: str) -> ImageUsage:
+        """What an image uses. Raises ImageNotFound, StoreError, QuotaError."""
         with self._log.session("groot-stats", id=argument):
             image_id = _core.image_id_of(self._settings.store, argument)
             with self._open_for(image_id) as (store, _), self._timed("ImageStatsTime"):
-                return store.image_usage(image_id)
+                return ImageUsage(*store.image_usage(image_id))
 
     @contextmanager
     def _open_for(self, image_id: str) -> Iterator[tuple[_core.Store, Trees]]:

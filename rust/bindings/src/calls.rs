@@ -2,6 +2,7 @@
 
 use crate::errors::failure_to_python;
 use crate::telemetry::{Logger, Metrics};
+use groot_cli::advice::check_setting;
 use groot_cli::options::KEYS;
 use groot_cli::{Environment, Settings, Value, Values, configuration, run};
 use pyo3::IntoPyObjectExt;
@@ -108,7 +109,9 @@ pub fn configuration_keys(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 /// All settings of a run, from the values of options and file.
 #[pyfunction]
 pub fn check_settings<'py>(py: Python<'py>, values: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>> {
-    let settings = Settings::of(&from_dict(values)?).map_err(|failure| failure_to_python(py, &failure))?;
+    let values = from_dict(values)?;
+    let settings = values.keys().try_for_each(|name| check_setting(name)).and_then(|()| Settings::of(&values));
+    let settings = settings.map_err(|failure| failure_to_python(py, &failure))?;
     let all = PyDict::new(py);
     for (name, path) in [
         ("socket", &settings.socket),

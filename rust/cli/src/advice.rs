@@ -1,6 +1,8 @@
 //! What somebody may have meant who wrote something that there is not.
 
+use crate::failure::{Failure, Kind};
 use crate::options::{self, Flag};
+use groot_core::error::printable;
 use std::ffi::OsStr;
 
 /// Names that are farther away than this part of their length are no help.
@@ -42,6 +44,21 @@ pub fn of_option(name: &[u8], flags: &[Flag], command: Option<&str>) -> String {
     }
 }
 
+/// Refuse a setting that there is not: a library's caller would work with a default and not know it.
+pub fn check_setting(name: &str) -> Result<(), Failure> {
+    let names: Vec<_> = options::settings().collect();
+    if names.iter().any(|known| known == name) {
+        return Ok(());
+    }
+    let spelled = options::KEYS.iter().find(|key| key.spellings.iter().any(|key| key.rsplit('.').next() == Some(name)));
+    let found = spelled.map(|key| key.setting).or_else(|| nearest(name, names.iter().map(AsRef::as_ref)));
+    let refused = Failure::new(Kind::ConfigError, format!("there is no setting `{}`", printable(name.as_bytes())));
+    Err(match found {
+        Some(found) => refused.hint(format!("did you mean `{found}`?")),
+        None => refused,
+    })
+}
+
 /// Where the rest is said.
 #[must_use]
 pub fn help_of(command: Option<&str>) -> String {
@@ -70,6 +87,19 @@ mod tests {
         for typed in ["", "x", "frobnicate", "push"] {
             assert_eq!(of_command(typed.as_ref()), "`grootfs --help` shows all commands", "{typed}");
         }
+    }
+
+    #[test]
+    fn settings() {
+        for name in ["store", "disk_limit", "without_mount", "username"] {
+            check_setting(name).unwrap();
+        }
+        for (typed, meant) in [("stroe", "store"), ("disk_limit_size_bytes", "disk_limit"), ("insecure_registry", "insecure_registries")] {
+            let refused = check_setting(typed).unwrap_err();
+            assert_eq!(refused.message, *format!("there is no setting `{typed}`"));
+            assert_eq!(refused.hint, Some(format!("did you mean `{meant}`?")));
+        }
+        assert_eq!(check_setting("colour").unwrap_err().hint, None);
     }
 
     #[test]

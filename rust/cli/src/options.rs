@@ -115,6 +115,12 @@ pub fn find(name: &std::ffi::OsStr) -> Option<&'static Command> {
     COMMANDS.iter().find(|command| command.name == name || command.aliases.iter().any(|alias| *alias == name))
 }
 
+/// The names of all settings: of keys of the file and of options.
+pub fn settings() -> impl Iterator<Item = Cow<'static, str>> {
+    let flags = COMMANDS.iter().flat_map(|command| command.flags).chain(GLOBALS);
+    KEYS.iter().map(|key| key.setting.into()).chain(flags.map(Flag::setting))
+}
+
 /// The commands that help, completion and manual show.
 pub fn visible() -> impl Iterator<Item = &'static Command> + Clone {
     COMMANDS.iter().filter(|command| !command.hidden)
