@@ -88,6 +88,47 @@ class Answer:
         """The exit code."""
 
 @final
+class Rules:
+    """What is so in the era whose callers are served; what each means is said in the table, ``rust/cli/src/era.rs``."""
+
+    def __new__(cls, word: str) -> Rules:
+        """Of an era. Raises ConfigError for what is no word of one."""
+    @property
+    def word(self) -> str: ...
+    @property
+    def tells_commands(self) -> bool: ...
+    @property
+    def has_volumes(self) -> bool: ...
+    @property
+    def counts_limits(self) -> bool: ...
+    @property
+    def cleans_apart(self) -> bool: ...
+    @property
+    def shows_limits(self) -> bool: ...
+    @property
+    def gauges_layers(self) -> bool: ...
+    @property
+    def measures_newly(self) -> bool: ...
+    @property
+    def hints(self) -> bool: ...
+    @property
+    def takes_directories(self) -> bool: ...
+    @property
+    def tells_sizes(self) -> bool: ...
+    @property
+    def stops_at_limit(self) -> bool: ...
+    @property
+    def quotes_refusals(self) -> bool: ...
+    @property
+    def keeps_empty_store(self) -> bool: ...
+    @property
+    def not_deleted(self) -> tuple[str, str]: ...
+    @property
+    def not_measured(self) -> tuple[str, str] | None: ...
+    @property
+    def outside(self) -> str: ...
+
+@final
 class Call:
     """One call of a command. Its log has ``starting`` already, and its metrics have ``began``."""
 
@@ -112,11 +153,19 @@ class Call:
     def perform(self) -> str | None:
         """Do it without Python; gives what to print, or None if it cannot be done so. Raises GrootError."""
 
-def read_call(argv: list[str], environment: dict[str, str]) -> Call | Answer:
-    """Read a call: argv without the program's name. A password in it no longer shows in the process list."""
+def read_call(argv: list[str], environment: dict[str, str], program: StrPath) -> Call | Answer:
+    """Read a call of the command installed at ``program`` (empty where that is not known): argv without the program's name. A
+    password in it no longer shows in the process list."""
 
 def read_configuration(path: StrPath) -> dict[str, _Setting]:
     """The values of a configuration file, by setting. Raises ConfigError."""
+
+def unknown_keys(path: StrPath) -> list[str]:
+    """Keys of a configuration file that nothing reads, dotted. Raises ConfigError."""
+
+def start_clean(values: dict[str, _Setting], log: Logger, program: list[str]) -> None:
+    """Start the clean that follows a create as a process of its own, by a program and its first arguments, and do not wait for it.
+    Raises ConfigError."""
 
 def configuration_keys() -> dict[str, list[str]]:
     """Spellings of each setting's key in the file, the newest first."""
@@ -145,6 +194,8 @@ class Logger:
     @staticmethod
     def silent() -> Logger:
         """One that writes nothing."""
+    def in_sink(self, sink: Sink) -> Logger:
+        """The same session, with its lines elsewhere."""
     def session(self, name: str, /, **data: object) -> Logger:
         """A child session."""
     def debug(self, action: str, /, **data: object) -> None:
@@ -166,6 +217,8 @@ class Metrics:
         """Whether the values that cost something to find out are wanted."""
     def send(self, name: str, value: float, unit: str) -> None:
         """Report one value."""
+    def send_apart(self, name: str, value: float, adding: float, unit: str) -> None:
+        """Report what is a value of its own for metron, and adds up for Prometheus."""
     def began(self, command: str) -> None:
         """A command begins."""
     def ended(self, command: str, code: int, message: str) -> None:
@@ -559,6 +612,7 @@ class Store:
         limit: int,
         exclude_image: bool,
         without_mount: bool,
+        without_volumes: bool,
         idmapped: tuple[Ranges, Ranges] | None,
         source: str,
         log: object,
@@ -579,6 +633,12 @@ class Store:
         """The disk limit of an image in bytes."""
     def kernel_limits(self, id: str) -> tuple[int | None, int | None]:
         """Limits that the kernel has for an image: on all it refers to, and on what is its own."""
+    def committed_to(self, id: str) -> int:
+        """Bytes that an image may write, as it was created; 0 without a limit. Raises ImageNotFound."""
+    def committed_bytes(self) -> int:
+        """The sum of that over all images."""
+    def measured_bytes(self, counts_limits: bool) -> int:
+        """What a threshold is compared with: bytes in layers, and if that counts those that are committed to images."""
     def committed_limits(self) -> int:
         """Sum of the disk limits of all images."""
     def image_attribute(self, id: str, attribute: str) -> bytes | None:
@@ -648,7 +708,17 @@ class Store:
     def turn(self, question: str, cancel: Cancel) -> Turn:
         """Wait for a turn to ask a question (`Question.key`). Raises Cancelled, StoreError."""
 
-    def clean(self, *, threshold: int, ignore_images: list[str], on_create: bool, log: object, metrics: object, cancel: Cancel) -> str:
+    def clean(
+        self,
+        *,
+        threshold: int,
+        rules: Rules,
+        ignore_images: list[str],
+        on_create: bool,
+        log: object,
+        metrics: object,
+        cancel: Cancel,
+    ) -> str:
         """Remove what is unused: ``done``, ``below threshold`` or ``running`` (another clean). Raises StoreError if something
         could not be removed; all else is gone then."""
     def doom(self, volumes: list[str], log: object) -> None:
@@ -726,7 +796,7 @@ def image_id_of(store: StrPath, argument: str) -> str:
 def check_compressed(compressed: int, limit: int, exclude_image: bool) -> None:
     """Refuse a limit that the blobs of an image alone exceed. Raises QuotaError."""
 
-def describe_image(image_parts: ImageParts, path: StrPath, mounted: bool) -> str:
+def describe_image(image_parts: ImageParts, path: StrPath, mounted: bool, rules: Rules) -> str:
     """The partial runtime specification of an image, as JSON (contract, section 7.3)."""
 
 def mounts() -> list[tuple[str, str, str, list[str]]]:

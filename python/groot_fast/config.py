@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from groot_fast import _core
+from groot_fast._core import Rules
 
 ALWAYS, MISSING = "always", "missing"
 """Pull policies: ask the registry what a tag means now, or use what the store already has under that name."""
@@ -24,6 +25,9 @@ KEYS: dict[str, list[str]] = _core.configuration_keys()
 class Settings:
     """All settings of one run, frozen by convention: nothing changes them once they are made."""
 
+    rules: Rules
+    config: str
+    site_file: str
     socket: str
     store: str
     driver: str
@@ -38,6 +42,7 @@ class Settings:
     log_time_format: str
     correlation_id: str
     with_clean: bool
+    clean_log_file: str
     mount: bool
     json: bool
     disk_limit: int
@@ -59,6 +64,7 @@ class Settings:
     uid_mappings: list[str]
     gid_mappings: list[str]
     store_size: int
+    direct_io: bool
     username: str
     password: str
 
@@ -67,6 +73,11 @@ class Settings:
         what was meant would have its default."""
         self._values = {**(values or {}), **named}
         vars(self).update(_core.check_settings(self._values))
+
+    @property
+    def values(self) -> dict[str, Value]:
+        """What they were made from, by setting."""
+        return dict(self._values)
 
     def override(self, options: Mapping[str, Value]) -> Settings:
         """The same settings with ``options`` on top. Raises ConfigError."""

@@ -27,7 +27,7 @@ from groot_fast.pull.builder import Builder
 from groot_fast.sources import open_source
 from groot_fast.sources.base import Source
 from groot_fast.telemetry import BYTES, NANOS
-from groot_fast.telemetry.lager import Logger
+from groot_fast.telemetry.lager import Logger, open_sink
 from groot_fast.telemetry.metrics import Metrics
 from groot_fast.telemetry.progress import Listener
 from groot_fast.upkeep.check import check
@@ -47,23 +47,32 @@ FULL_HINT = "the store is full, also without unused layers: delete images, or ma
 class Created:
     """A new image: its directory, and what it was made of."""
 
-    __slots__ = ("image", "mounted", "path")
+    __slots__ = ("image", "mounted", "path", "rules")
 
-    def __init__(self, path: str, image: _core.Image, *, mounted: bool) -> None:
+    def __init__(self, path: str, image: _core.Image, *, mounted: bool, rules: _core.Rules) -> None:
+        self.rules = rules
         self.path = path
         self.image = image
         self.mounted = mounted
 
     def spec(self) -> str:
         """The partial runtime specification that Garden reads, as JSON (contract, section 7.3)."""
-        return _core.describe_image(self.image.parts, self.path, self.mounted)
+        return _core.describe_image(self.image.parts, self.path, self.mounted, self.rules)
 
 
 class ImageUsage(NamedTuple):
-    """What an image uses, in bytes: everything that one sees in it, and what is its own."""
+    """What an image uses, in bytes: everything that one sees in it, and what is its own; with the limit of its own and what it may
+    come to, if the rules of an era show them."""
 
     total: int
     exclusive: int
+    limit: int | None = None
+    committed: int | None = None
+
+    def document(self) -> dict[str, int]:
+        """The same under the names that `stats` prints."""
+        names = ("total_bytes_used", "exclusive_bytes_used", "quota_size_bytes", "committed_space_bytes")
+        return {name: value for name, value in zip(names, self, strict=True) if value is not None}
 
 
 class Groot:
@@ -152,17 +161,22 @@ class Groot:
                                 return recalled
                         return create.resolved()
 
-    def create_and_clean(self, image: str, image_id: str) -> Created:
-        """Make an image, clean if that is wanted, and report what the store holds then. Raises GrootError."""
+    def create_and_clean(self, image: str, image_id: str, *, program: Sequence[str] = ()) -> Created:
+        """Make an image, clean if that is wanted, and report what the store holds then. Where the clean is a process of its own,
+        ``program`` and its first arguments are this one's; without it the clean is done here. Raises GrootError."""
         created = self.create(image, image_id)
-        if self._settings.with_clean:
+        settings = self._settings
+        if settings.with_clean and settings.rules.cleans_apart and program:
+            _core.start_clean(settings.values, self._log, list(program))
+        elif settings.with_clean:
             try:
                 self.clean(on_create=True)
             except Cancelled:
                 self._log.info("cleanup-stopped")  # the image is made, and that is what was asked for
             except GrootError as error:
                 self._log.error("failed-to-cleanup-store", error)
-                raise type(error)(f"failed-to-cleanup-store: {error}", hint=error.hint) from error
+                if not settings.rules.cleans_apart:
+                    raise type(error)(f"failed-to-cleanup-store: {error}", hint=error.hint) from error
         self.report_sizes()
         return created
 
@@ -183,19 +197,27 @@ class Groot:
         """Send what the store holds, after a create and the clean that may follow it."""
         if not self._metrics.is_active:
             return  # the sums cost a look at every record
+        rules = self._settings.rules
         with self._open() as (store, _):
             self._send_usage(store)
-            self._send_unused(store)
-            self._metrics.send("DownloadedLayersSizeInBytes", self._content, BYTES)
-            self._metrics.send("CommittedQuotaInBytes", store.committed_limits(), BYTES)
+            # The newest leaves it to the clean that it has begun.
+            if not (rules.cleans_apart and self._settings.with_clean):
+                self._send_layers(store)
+            layers = store.measured_bytes(counts_limits=False) if rules.gauges_layers else self._content
+            self._metrics.send_apart("DownloadedLayersSizeInBytes", layers, self._content, BYTES)
+            committed = store.committed_bytes() if rules.measures_newly else store.committed_limits()
+            self._metrics.send("CommittedQuotaInBytes", committed, BYTES)
 
     def _send_usage(self, store: _core.Store) -> None:
         size, free, _, _ = store.space()
-        self._metrics.send("StoreUsage", size - free, BYTES)
+        self._metrics.send("UsedBackingStoreInBytes" if self._settings.rules.measures_newly else "StoreUsage", size - free, BYTES)
 
-    def _send_unused(self, store: _core.Store) -> None:
+    def _send_layers(self, store: _core.Store) -> None:
         if self._metrics.is_active:
-            self._metrics.send("UnusedLayersSize", store.unused_bytes(), BYTES)
+            unused = store.unused_bytes()
+            self._metrics.send("UnusedLayersSize", unused, BYTES)
+            if self._settings.rules.measures_newly:
+                self._metrics.send("UsedLayersSize", store.measured_bytes(counts_limits=False) - unused, BYTES)
 
     def _check_mappings(self, store: _core.Store) -> IdMaps | None:
         """What the mappings given to create are for. The blog's era repeats those of the store (contract, section 12.2);
@@ -220,7 +242,7 @@ class Groot:
             with self._open_for(image_id) as (store, _):
                 with self._timed("ImageDeletionTime"), interrupts.Waiting():
                     store.delete_image(image_id, self._cancel)
-                self._send_unused(store)
+                self._send_layers(store)
             log.debug("deleted", id=image_id)
             return image_id
 
@@ -229,7 +251,11 @@ class Groot:
         with self._log.session("groot-stats", id=argument):
             image_id = _core.image_id_of(self._settings.store, argument)
             with self._open_for(image_id) as (store, _), self._timed("ImageStatsTime"):
-                return ImageUsage(*store.image_usage(image_id))
+                usage = ImageUsage(*store.image_usage(image_id))
+                if self._settings.rules.shows_limits:
+                    limit = store.committed_to(image_id)
+                    return usage._replace(limit=limit, committed=store.image_size(image_id) + limit)
+                return usage
 
     @contextmanager
     def _open_for(self, image_id: str) -> Iterator[tuple[_core.Store, Trees]]:
@@ -243,10 +269,14 @@ class Groot:
     def clean(self, *, on_create: bool = False, threshold: int | None = None) -> bool:
         """Remove unused volumes. False if the threshold, the configured one if None, is not reached. Raises StoreError."""
         settings = self._settings
-        with self._log.session("groot-cleaning") as log, self._open() as (store, _):
+        command = self._log
+        if on_create and settings.clean_log_file:
+            command = command.in_sink(open_sink(settings.clean_log_file, settings.log_level, settings.log_time_format))
+        with command.session("groot-cleaning") as log, self._open() as (store, _):
             with self._timed("ImageCleanTime"):
                 outcome = store.clean(
                     threshold=settings.threshold if threshold is None else threshold,
+                    rules=settings.rules,
                     ignore_images=settings.ignore_images,
                     on_create=on_create,
                     log=log,
@@ -254,9 +284,10 @@ class Groot:
                     cancel=self._cancel,
                 )
             if not on_create:
-                if outcome != "below threshold":
+                # The newest measures its disk on create alone.
+                if outcome != "below threshold" and not settings.rules.measures_newly:
                     self._send_usage(store)
-                self._send_unused(store)
+                self._send_layers(store)
             return outcome != "below threshold"
 
     def check(self, *, deep: bool = False, repair: bool = False, dry_run: bool = False) -> list[Finding]:
@@ -285,7 +316,7 @@ class Groot:
     def describe_store(self) -> Report:
         """What `stats --store` prints: see `upkeep.report.describe_store`. Raises StoreError, OSError."""
         with self._log.session("groot-store-stats"), self._open() as (store, _):
-            return describe_store(store, self._settings.threshold)
+            return describe_store(store, self._settings.threshold, counts_limits=self._settings.rules.counts_limits)
 
     def init_store(self, *, rootless: str = "", quota: str | None = None) -> None:
         """Make the store, or check one that is there. Raises StoreError, UsageError."""
@@ -303,7 +334,15 @@ class Groot:
                 mappings = read_subordinate(user, group)
             else:
                 mappings = _core.parse_mappings(settings.uid_mappings, settings.gid_mappings)
-            init_store(settings.store, mappings, log, size=settings.store_size, tools=settings.btrfs_progs_path, quota=quota)
+            init_store(
+                settings.store,
+                mappings,
+                log,
+                size=settings.store_size,
+                tools=settings.btrfs_progs_path,
+                quota=quota,
+                direct_io=settings.direct_io,
+            )
 
     def migrate(self, quota: str) -> str:
         """Turn on simple quotas for the store (``quota`` is ``simple``), or say what that would do (nothing given). Gives
@@ -315,7 +354,7 @@ class Groot:
         """Remove the store with everything in it. Raises StoreError."""
         with self._log.session("groot-delete-store") as log:
             check_driver(self._settings.driver)
-            delete_store(self._settings.store, log, self._cancel)
+            delete_store(self._settings.store, log, self._cancel, keep_empty=self._settings.rules.keeps_empty_store)
 
     def record_volume_sizes(self) -> None:
         """Write the size records that are missing. Raises StoreError."""
@@ -393,6 +432,9 @@ class _Create:
         groot = self._groot
         for attempt in range(1, PULL_ATTEMPTS + 1):
             builder = Builder(self._store, self._trees, self._cancel, pulling, groot._progress, self._metrics, groot._admission)
+            builder.rules = self._settings.rules
+            if not self._settings.exclude_image:
+                builder.limit = self._settings.disk_limit
             blobs = self._source.blobs(self._store, pulling, groot._progress, self._metrics)
             self._locked_since = builder.locked_since
             try:
@@ -418,10 +460,11 @@ class _Create:
                 limit=settings.disk_limit,
                 exclude_image=settings.exclude_image,
                 without_mount=not settings.mount,
+                without_volumes=not settings.rules.has_volumes,
                 idmapped=self._idmapped,
                 source=self._source.name,
                 log=self._log,
                 metrics=self._metrics,
                 cancel=self._cancel,
             )
-        return Created(path, image, mounted=settings.mount or self._idmapped is not None)
+        return Created(path, image, mounted=settings.mount or self._idmapped is not None, rules=settings.rules)

@@ -80,7 +80,8 @@ def test_options_win_and_lists_are_replaced(tmp_path: Path) -> None:
     ["", "---\n", "# only a comment\n", "null", "unknown: [1, {a: b}]\nother:\n  deep: true\n", "create:\n", "create: text\n", "store:\n"],
 )
 def test_harmless_files(tmp_path: Path, text: str) -> None:
-    assert vars(read(tmp_path, text)) == vars(load(None, {}))
+    seen, default = (vars(settings) | {"rules": settings.rules.word} for settings in (read(tmp_path, text), load(None, {})))
+    assert seen == default
 
 
 @pytest.mark.parametrize(

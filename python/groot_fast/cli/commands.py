@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from groot_fast._core import Logger, Metrics, format_json
+from groot_fast._core import Logger, Metrics, format_json, image_id_of
 from groot_fast.config import Settings, Value
 from groot_fast.errors import ImageNotFound, StoreError, Unhealthy, UsageError
 from groot_fast.groot import Groot
@@ -28,6 +29,9 @@ class Request:
         return Groot(self.settings, self.log, progress, self.metrics)
 
 
+THIS_PROGRAM = (sys.executable, "-I", "-Xutf8", "-m", "groot_fast")
+"""How the installed command starts it."""
+
 MAX_OPERATIONS = 32
 """Operations that a server runs at once; about ten snapshots share a commit then."""
 
@@ -42,7 +46,7 @@ def create(request: Request) -> str:
     progress = open_progress()
     groot = request.groot(progress)
     try:
-        created = groot.create_and_clean(*request.positional)
+        created = groot.create_and_clean(*request.positional[:2], program=THIS_PROGRAM)
     finally:
         progress.close()
     return created.spec() if request.settings.json else created.path
@@ -63,14 +67,19 @@ def delete(request: Request) -> str:
         raise UsageError("id was not specified", hint="delete takes one id")
     try:
         image_id = request.groot().delete(request.positional[0])
-    except ImageNotFound as error:
+    except ImageNotFound:
         request.log.debug("id-not-found-skipping", id=request.positional[0], storePath=request.settings.store)
-        return str(error)
+        return _missing(request, request.settings.rules.not_deleted)
     except StoreError as error:
         if str(error).endswith("is outside store path"):
-            return str(error)
+            return f"{error}{request.settings.rules.outside}"
         raise
     return f"Image {image_id} deleted"
+
+
+def _missing(request: Request, around: tuple[str, str]) -> str:
+    """What is said of an image that is not there."""
+    return around[0] + image_id_of(request.settings.store, request.positional[0]) + around[1]
 
 
 def stats(request: Request) -> str:
@@ -81,8 +90,11 @@ def stats(request: Request) -> str:
         return format_json(request.groot().describe_store())
     if len(request.positional) != 1:
         raise UsageError("invalid arguments - usage: stats [options] <id|image path>")
-    total, exclusive = request.groot().stats(request.positional[0])
-    return format_json({"disk_usage": {"total_bytes_used": total, "exclusive_bytes_used": exclusive}})
+    try:
+        return format_json({"disk_usage": request.groot().stats(request.positional[0]).document()})
+    except ImageNotFound as error:
+        around = request.settings.rules.not_measured
+        raise ImageNotFound(_missing(request, around) if around else str(error), hint=error.hint) from None
 
 
 def clean(request: Request) -> str:

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None, *, password: str | None = None) -> int:
     """Run one command; gives the exit code. ``password`` is the call's, if its arguments only say that there is one."""
     catch_signals()
     try:
-        call = read_call(sys.argv[1:] if argv is None else argv, dict(os.environ))
+        call = read_call(sys.argv[1:] if argv is None else argv, dict(os.environ), _program())
         if isinstance(call, Call):
             return _run(call, password)
         code = say(os.fsdecode(call.out), call.code)
@@ -53,6 +53,12 @@ def main(argv: list[str] | None = None, *, password: str | None = None) -> int:
         return code
     except Cancelled as error:
         return error.exit_code  # while the result was printed or counted
+
+
+def _program() -> str:
+    """Where the installed command is that this program belongs to; nothing if it belongs to none."""
+    place = "/lib/groot_fast/venv"
+    return f"{sys.prefix.removesuffix(place)}/bin/grootfs" if sys.prefix.endswith(place) else ""
 
 
 def catch_signals() -> None:
@@ -77,7 +83,7 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
 
 
 def _run(call: Call, password: str | None) -> int:
-    log, metrics = call.log, call.metrics
+    log, metrics, rules = call.log, call.metrics, Settings(call.values).rules
     traces = open_traces(log)
     for receiver in traces:
         receiver.began(call.command)
@@ -97,14 +103,14 @@ def _run(call: Call, password: str | None) -> int:
         code, text = getattr(error, "exit_code", 1), line_of(error)
         failure = text
         hint = getattr(error, "hint", None)
-        if hint:
+        if hint and rules.hints:
             text += f"\n\nhint: {hint}"
-        log.error("failed", failure)
+        log.error("failed", failure, **({"hint": hint} if hint and not rules.hints else {}))
     except (Exception, PanicException) as error:
         text = failure = line_of(error)
         log.error("failed", text, trace=traceback.format_exc())
     finally:
-        log.info("ending")
+        (log.info if rules.tells_commands else log.debug)("ending")
         metrics.ended(call.command, code, failure)
     try:
         return say(f"{text}\n", code) if text else code

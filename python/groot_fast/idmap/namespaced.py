@@ -37,10 +37,12 @@ class Namespaced:
             self._started = Namespace(self._store.uids, self._store.gids, self._settings)
         return self._started
 
-    def unpack(self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
+    def unpack(
+        self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, listing: _core.Listing, most: int | None = None
+    ) -> _core.Unpacked:
         """See `Trees`. The child gets everything by descriptors: it may not be able to open the file."""
         try:
-            return self._unpack(volume, layer, blob, listing)
+            return self._unpack(volume, layer, blob, listing, most)
         except BaseException:
             # A child that was stopped was killed, and may have been writing this record.
             parts = listing.parts()
@@ -52,13 +54,15 @@ class Namespaced:
                     pass
             raise
 
-    def _unpack(self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
+    def _unpack(
+        self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, listing: _core.Listing, most: int | None = None
+    ) -> _core.Unpacked:
         if isinstance(blob, str):
             return self._namespace.copy_directory(volume.fileno(), blob, listing)
         if isinstance(blob, Blob):
-            arguments = {**unpack_arguments(layer), "length": blob.length}
+            arguments = {**unpack_arguments(layer, most), "length": blob.length}
             return self._namespace.unpack(volume.fileno(), blob.fileno(), listing, arguments)
-        return self._unpack_growing(volume.fileno(), blob, listing, unpack_arguments(layer))
+        return self._unpack_growing(volume.fileno(), blob, listing, unpack_arguments(layer, most))
 
     def verify(self, root: int, listings: list[tuple[str, int]]) -> tuple[int, int, list[str]]:
         """See `Trees`."""

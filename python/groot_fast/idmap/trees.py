@@ -16,8 +16,11 @@ from groot_fast._core import Blob, Layer
 class Trees(Protocol):
     """What the pull and `check --deep` need done to trees."""
 
-    def unpack(self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
-        """Unpack a layer (or, if ``blob`` is a path, copy that directory) into a volume. Raises BadLayer and its kin, OSError."""
+    def unpack(
+        self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, listing: _core.Listing, most: int | None = None
+    ) -> _core.Unpacked:
+        """Unpack a layer (or, if ``blob`` is a path, copy that directory) into a volume, of ``most`` bytes of content at most. Raises
+        BadLayer and its kin, OSError."""
 
     def verify(self, root: int, listings: list[tuple[str, int]]) -> tuple[int, int, list[str]]:
         """Compare a volume with its listings (`_core.verify`)."""
@@ -33,11 +36,13 @@ class Direct:
         self._ids: dict[str, Any] = {"uids": store.uids, "gids": store.gids}
         self._cancel = cancel
 
-    def unpack(self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, listing: _core.Listing) -> _core.Unpacked:
+    def unpack(
+        self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, listing: _core.Listing, most: int | None = None
+    ) -> _core.Unpacked:
         """See `Trees`."""
         if isinstance(blob, str):
             return _core.copy_directory(volume.fileno(), blob, listing=listing, cancel=self._cancel, **self._ids)
-        return _core.unpack(volume.fileno(), blob, listing=listing, cancel=self._cancel, **unpack_arguments(layer), **self._ids)
+        return _core.unpack(volume.fileno(), blob, listing=listing, cancel=self._cancel, **unpack_arguments(layer, most), **self._ids)
 
     def verify(self, root: int, listings: list[tuple[str, int]]) -> tuple[int, int, list[str]]:
         """See `Trees`."""
@@ -47,7 +52,7 @@ class Direct:
         """See `Trees`."""
 
 
-def unpack_arguments(layer: Layer) -> dict[str, Any]:
+def unpack_arguments(layer: Layer, most: int | None) -> dict[str, Any]:
     """What `_core.unpack` wants to know about a layer."""
     return {
         "digest": layer.digest if layer.is_verified else None,
@@ -55,5 +60,5 @@ def unpack_arguments(layer: Layer) -> dict[str, Any]:
         "diff_id": layer.diff_id,
         "media_type": layer.media_type,
         "base": layer.base_directory,
-        "max_content": None,
+        "max_content": most,
     }

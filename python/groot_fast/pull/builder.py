@@ -8,6 +8,7 @@ and so is all below it, so that no clean takes away what the image is made of be
 from __future__ import annotations
 
 import errno
+import os
 import time
 from dataclasses import dataclass
 
@@ -57,6 +58,10 @@ class Builder:
         self._metrics = metrics
         self._admission = admission
         self.content = 0
+        self.rules: _core.Rules | None = None
+        """What callers of the original's releases expect, if anything."""
+        self.limit = 0
+        """Bytes that the image may have; 0 for any number. Whether that is looked at here is the rules' to say."""
         self.locked_since: list[int] = []
         """When it got the exclusive lock on each volume that it builds; the locks are let go with the volume."""
 
@@ -158,12 +163,12 @@ class Builder:
         try:
             listing = self._store.listing(layer.chain_id, below.chain_id if below else None)
             with interrupts.Waiting():
-                unpacked = self._trees.unpack(volume, layer, blob, listing)
+                unpacked = self._trees.unpack(volume, layer, blob, listing, self._room(below))
         except Cancelled:
             raise
         except (GrootError, OSError) as error:
             reason = blobs.failure(layer)
-            raise self._explain(layer, error, reason) from (reason or error)
+            raise self._explain(layer, self._as_told(layer, blob, error), reason) from (reason or error)
         content, removed, entries, left_out, notes = unpacked
         for note in notes:
             log.info("note", note=note)
@@ -182,6 +187,22 @@ class Builder:
             return max(content - removed, 0)
         base = self._store.read_size(below.chain_id)
         return None if base is None or base[1] is None else max(base[1] + content - removed, 0)
+
+    def _room(self, below: _core.Volume | None) -> int | None:
+        """Bytes of content that may come on top of a volume, if that has a bound."""
+        if self.rules is None or not self.rules.stops_at_limit or not self.limit:
+            return None
+        size = self._store.read_size(below.chain_id) if below is not None else None
+        return max(self.limit - (size[1] or size[0] if size else 0), 0)
+
+    def _as_told(self, layer: Layer, blob: str | Blob | _core.Spool, error: Exception) -> Exception:
+        """The same error, in the words of the release whose callers are served."""
+        if self.rules is None or not self.rules.tells_sizes or isinstance(blob, str):
+            return error
+        if not isinstance(error, BadBlob) or not str(error).startswith("layer size is "):
+            return error
+        actual = blob.written if isinstance(blob, _core.Spool) else blob.length or os.fstat(blob.fileno()).st_size
+        return BadBlob(f"layer size is different from the value in the manifest; expected: {layer.size}, actual {actual}")
 
     def _explain(self, layer: Layer, error: Exception, reason: Exception | None) -> Exception:
         """The error with the chain of prefixes that callers of the original match on (contract, section 7.4)."""

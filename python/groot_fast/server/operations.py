@@ -201,8 +201,7 @@ def _delete(groot: Groot, _settings: Settings, arguments: list[str]) -> object:
 
 
 def _stats(groot: Groot, _settings: Settings, arguments: list[str]) -> object:
-    total, exclusive = groot.stats(*arguments)
-    return {"disk_usage": {"total_bytes_used": total, "exclusive_bytes_used": exclusive}}
+    return {"disk_usage": groot.stats(*arguments).document()}
 
 
 def _list(groot: Groot, _settings: Settings, _arguments: list[str]) -> object:

@@ -229,6 +229,7 @@ class DockerSource(Source):
                 trusted_hosts=tuple(settings.trusted_hosts),
                 response_timeout=settings.response_timeout,
                 log=self._log,
+                quotes_refusals=settings.rules.quotes_refusals,
                 platform=settings.platform,
                 mirrors={host: tuple(mirrors) for host, mirrors in settings.registry_mirrors.items()},
                 remote_layer_certificates=Path(certificates) if certificates else None,

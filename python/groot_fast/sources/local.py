@@ -48,6 +48,8 @@ class LocalSource(Source):
             raise self._lost(error) from None
         except ValueError:
             raise SourceError(f"fetching image timestamp: stat {self.path!r}: invalid path") from None
+        if stat.S_ISDIR(found.st_mode) and not self._settings.rules.takes_directories:
+            raise SourceError("invalid base image: directory provided instead of a tar file")
         if stat.S_ISDIR(found.st_mode) and self.path == self._image:
             key = f"{os.path.abspath(self.path)}-{fingerprint(self.path, self._cancel)}"
             return Image.of_directory(sha256(os.fsencode(key)), self.path)

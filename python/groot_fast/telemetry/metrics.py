@@ -26,6 +26,11 @@ class Several(Metrics):
         for receiver in self._receivers:
             receiver.send(name, value, unit)
 
+    def send_apart(self, name: str, value: float, adding: float, unit: str) -> None:
+        """See `Metrics`."""
+        for receiver in self._receivers:
+            receiver.send_apart(name, value, adding, unit)
+
     def began(self, command: str) -> None:
         """See `Metrics`."""
         for receiver in self._receivers:

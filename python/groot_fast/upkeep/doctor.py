@@ -277,8 +277,20 @@ def _threshold(patient: Patient) -> Finding | None:
     return Finding("clean threshold", OK, f"clean starts at {threshold >> 20} MiB of layers")
 
 
+def _configuration(patient: Patient) -> Finding | None:
+    """Keys that nothing reads: of somebody else, or misspelt."""
+    files = [path for path in (patient.settings.site_file, patient.settings.config) if path]
+    if not files:
+        return None
+    unknown = [f"{path}: {', '.join(keys)}" for path in files if (keys := _core.unknown_keys(path))]
+    if unknown:
+        return Finding("configuration", WARN, f"keys that nothing reads: {'; '.join(unknown)}", "correct their spelling, or leave them out")
+    return Finding("configuration", OK, f"{' and '.join(files)}, compatibility {patient.settings.rules.word}")
+
+
 CHECKS: tuple[Callable[[Patient], Finding | None], ...] = (
     _kernel,
+    _configuration,
     _store,
     _mount,
     _loop,

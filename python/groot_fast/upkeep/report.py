@@ -39,11 +39,12 @@ def describe_images(store: Store) -> list[Report]:
     return described
 
 
-def describe_store(store: Store, threshold: int) -> Report:
+def describe_store(store: Store, threshold: int, *, counts_limits: bool = False) -> Report:
     """What `stats --store` says; all sizes in bytes, largest first. Raises OSError.
 
     ``exclusive_bytes_used`` is what a container wrote (None if nobody counts), ``reclaimable_bytes`` what `clean`
-    would free: layers without images and downloads. ``threshold`` is the configured one, 0 without.
+    would free: layers without images and downloads. ``threshold`` is the configured one, 0 without; ``counts_limits``: it is
+    compared with committed limits too.
     """
     # Counters move at commits only; one serves all images.
     store.sync()
@@ -72,7 +73,7 @@ def describe_store(store: Store, threshold: int) -> Report:
         "downloads": {"count": len(downloads), "size_bytes": sum(downloads)},
         "reclaimable_bytes": unused_bytes + sum(downloads),
         "threshold_bytes": threshold,
-        "is_above_threshold": layer_bytes >= threshold if threshold else None,
+        "is_above_threshold": store.measured_bytes(counts_limits=counts_limits) >= threshold if threshold else None,
         "by_image": by_image,
         "by_layer": by_layer,
     }

@@ -42,12 +42,14 @@ def init_store(
     size: int = 0,
     tools: str = "",
     quota: str | None = None,
+    direct_io: bool = True,
 ) -> None:
     """Make a directory a store, or check and repair one that is. Never formats anything that exists.
 
     With ``size`` > 0 and no BTRFS at ``path``, a loop file of that size is made beside it, formatted and mounted; one
     that is already there is only mounted. Accounting is turned on where we made the file system (simple, or full before
     Linux 6.7); elsewhere only when ``quota`` says so (``simple`` or ``full``). ``tools`` is the directory of `mkfs.btrfs`.
+    ``direct_io``: whether the store's own loop device writes past the page cache.
     Raises StoreError and OSError; what was made is taken back.
     """
     if os.geteuid() != 0:
@@ -62,6 +64,7 @@ def init_store(
     made = _Undo()
     try:
         _provide_filesystem(path, log, size, tools, quota, made)
+        _tune_loop(path, log, direct_io)
         if not os.path.isdir(path):
             os.mkdir(path, 0o755)
             made.add(lambda: os.rmdir(path))
@@ -95,7 +98,6 @@ def _provide_filesystem(path: str, log: Logger, size: int, tools: str, quota: st
     # The accounting mode of a file system that we did not make is its operator's business.
     if os.path.isdir(checked) and _is_on_btrfs(checked):
         log.debug("store-already-initialized", path=checked)
-        _tune_loop(path, log)
         if _core.accounting(checked) is None:
             if _is_mounted_from(path, backing_file(path)):
                 _enable_quota(checked, quota)  # somebody was killed between mounting it and this
@@ -107,30 +109,30 @@ def _provide_filesystem(path: str, log: Logger, size: int, tools: str, quota: st
             f"Store path filesystem ({checked}) is incompatible with requested driver",
             hint="give --store-size-bytes to keep the store in a file, or put it on BTRFS",
         )
+    file = backing_file(path)
+    if _exists(file) and not _is_roots_own(file):
+        raise StoreError(f"{file} is not a file of root's own; it was not mounted", hint="move it away, or choose another store path")
+    if _exists(file) and not _is_btrfs(file):
+        raise _foreign(file)
     if not os.path.isdir(path):
         os.mkdir(path, 0o755)
         made.add(lambda: os.rmdir(path))
-    file = backing_file(path)
+    elif {"images", "volumes"} & set(os.listdir(path)):
+        # It would be hidden below the new one, with all that runs on it.
+        raise StoreError(f"{path} holds a store on a file system that is not BTRFS; it was not touched", hint=CHANGE_OVER)
     if not _exists(file):
         _format(file, size, tools)
         made.add(lambda: os.unlink(file))
-    elif not _is_roots_own(file):
-        raise StoreError(f"{file} is not a file of root's own; it was not mounted", hint="move it away, or choose another store path")
-    elif not _is_btrfs(file):
-        raise StoreError(
-            f"{file} exists and holds no BTRFS file system; it was not touched", hint="move it away, or choose another store path"
-        )
     _run("mount", "-t", "btrfs", "-o", f"loop,{MOUNT_OPTIONS}", file, path)
     made.add(lambda: _run("umount", path))
-    _tune_loop(path, log)
     if _core.accounting(path) is None:
         _enable_quota(path, quota)
 
 
-def _tune_loop(path: str, log: Logger) -> None:
-    """Where the store is on its own loop device, have that write past the host's page cache, which would hold every byte once
-    more. The scheduler first: it joins neighbouring requests, as the page cache did; without it a create costs the disk five
-    times as many (``docs/kernel.md``). What cannot be done is left: the store works without."""
+def _tune_loop(path: str, log: Logger, direct_io: bool) -> None:
+    """Where the store is on its own loop device, have that write past the host's page cache (if ``direct_io``), which would hold
+    every byte once more. The scheduler first: it joins neighbouring requests, as the page cache did; without it a create costs the
+    disk five times as many (``docs/kernel.md``). What cannot be done is left: the store works without."""
     device = loop_device(path, backing_file(path))
     if device is None:
         return
@@ -139,7 +141,7 @@ def _tune_loop(path: str, log: Logger) -> None:
             scheduler.write(SCHEDULER)
         opened = os.open(device, os.O_RDWR | os.O_CLOEXEC)
         try:
-            fcntl.ioctl(opened, LOOP_SET_DIRECT_IO, 1)
+            fcntl.ioctl(opened, LOOP_SET_DIRECT_IO, int(direct_io))
         finally:
             os.close(opened)
     except OSError as error:
@@ -169,6 +171,16 @@ def _is_roots_own(file: str) -> bool:
     found = os.stat(file)
     is_roots = os.lstat(file).st_uid == 0 == found.st_uid
     return is_roots and stat.S_ISREG(found.st_mode) and not found.st_mode & 0o022
+
+
+def _foreign(file: str) -> StoreError:
+    """What is said of a backing file that is not ours."""
+    with open(file, "rb") as backing:
+        if backing.read(4) == b"XFSB":  # XFS_SB_MAGIC
+            return StoreError(f"{file} exists and holds an XFS file system, not BTRFS; it was not touched", hint=CHANGE_OVER)
+    return StoreError(
+        f"{file} exists and holds no BTRFS file system; it was not touched", hint="move it away, or choose another store path"
+    )
 
 
 def _format(file: str, size: int, tools: str) -> None:
@@ -210,6 +222,8 @@ def _run(*argv: str) -> None:
         raise StoreError(f"{os.path.basename(argv[0])}: {said or f'exit status {done.returncode}'}")
 
 
+CHANGE_OVER = "it is not taken over: drain the cell, remove it with the grootfs that made it, and try again (docs/newest.md)"
+
 FOREIGN = (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 """How other file systems answer a call of BTRFS."""
 
@@ -225,8 +239,9 @@ def _is_on_btrfs(path: str) -> bool:
     return True
 
 
-def delete_store(path: str, log: Logger, cancel: Cancel) -> None:
-    """Remove a store with everything in it; a loop file that `init_store` made goes too. Missing is fine.
+def delete_store(path: str, log: Logger, cancel: Cancel, *, keep_empty: bool = False) -> None:
+    """Remove a store with everything in it; a loop file that `init_store` made goes too. Missing is fine. ``keep_empty``: an empty
+    directory is no store, and stays.
 
     Raises StoreError for a directory that is no store: nothing in it is touched; and if something could not be removed: all else
     is gone then. An interrupted call is finished by the next: the mappings go last, and after them only what is empty.
@@ -243,13 +258,18 @@ def delete_store(path: str, log: Logger, cancel: Cancel) -> None:
                 place, reason = left[0]
                 more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
                 raise StoreError(f"deleting store path: {place}{more}: {reason}", hint="the log names all of them (`--log-level error`)")
-        elif not (names <= {"meta"} and set(store.names("meta") if names else ()) <= {NAMESPACE}):
+        elif not _is_remainder(store, names) or (keep_empty and not names and not os.path.ismount(path)):
             missing = "images" if "images" not in names else "meta"
             raise StoreError(f"listing images: open {path}/{missing}: no such file or directory")
         store.forget_mappings()
         del store  # it holds the directory, which could not be unmounted
         _dismount(path)
     _remove_dismounted(path)
+
+
+def _is_remainder(store: Store, names: set[str]) -> bool:
+    """Whether these names are all that an interrupted `delete_store` leaves."""
+    return names <= {"meta"} and set(store.names("meta") if names else ()) <= {NAMESPACE}
 
 
 def _dismount(path: str) -> None:

@@ -3,6 +3,7 @@
 use crate::errors::failure_to_python;
 use crate::telemetry::{Logger, Metrics};
 use groot_cli::advice::check_setting;
+use groot_cli::era::Era;
 use groot_cli::options::KEYS;
 use groot_cli::{Environment, Settings, Value, Values, configuration, run};
 use pyo3::IntoPyObjectExt;
@@ -31,6 +32,104 @@ impl Answer {
     #[getter]
     fn code(&self) -> u8 {
         self.0.code
+    }
+}
+
+/// What is so in the era whose callers are served.
+#[pyclass(frozen)]
+pub struct Rules(pub &'static groot_cli::era::Rules);
+
+#[pymethods]
+impl Rules {
+    /// Of an era's word.
+    #[new]
+    fn new(py: Python<'_>, word: OsString) -> PyResult<Self> {
+        Era::of(&word).map(|era| Self(era.rules())).map_err(|failure| failure_to_python(py, &failure))
+    }
+
+    #[getter]
+    fn word(&self) -> &'static str {
+        self.0.word
+    }
+
+    #[getter]
+    fn tells_commands(&self) -> bool {
+        self.0.tells_commands
+    }
+
+    #[getter]
+    fn has_volumes(&self) -> bool {
+        self.0.has_volumes
+    }
+
+    #[getter]
+    fn counts_limits(&self) -> bool {
+        self.0.counts_limits
+    }
+
+    #[getter]
+    fn cleans_apart(&self) -> bool {
+        self.0.cleans_apart
+    }
+
+    #[getter]
+    fn shows_limits(&self) -> bool {
+        self.0.shows_limits
+    }
+
+    #[getter]
+    fn gauges_layers(&self) -> bool {
+        self.0.gauges_layers
+    }
+
+    #[getter]
+    fn measures_newly(&self) -> bool {
+        self.0.measures_newly
+    }
+
+    #[getter]
+    fn hints(&self) -> bool {
+        self.0.hints
+    }
+
+    #[getter]
+    fn takes_directories(&self) -> bool {
+        self.0.takes_directories
+    }
+
+    #[getter]
+    fn tells_sizes(&self) -> bool {
+        self.0.tells_sizes
+    }
+
+    #[getter]
+    fn stops_at_limit(&self) -> bool {
+        self.0.stops_at_limit
+    }
+
+    #[getter]
+    fn quotes_refusals(&self) -> bool {
+        self.0.quotes_refusals
+    }
+
+    #[getter]
+    fn keeps_empty_store(&self) -> bool {
+        self.0.keeps_empty_store
+    }
+
+    #[getter]
+    fn not_deleted(&self) -> (&'static str, &'static str) {
+        self.0.not_deleted.into()
+    }
+
+    #[getter]
+    fn not_measured(&self) -> Option<(&'static str, &'static str)> {
+        self.0.not_measured.map(Into::into)
+    }
+
+    #[getter]
+    fn outside(&self) -> &'static str {
+        self.0.outside
     }
 }
 
@@ -78,9 +177,9 @@ impl Call {
 
 /// Read a call.
 #[pyfunction]
-pub fn read_call(py: Python<'_>, argv: Vec<OsString>, environment: &Bound<'_, PyDict>) -> PyResult<Py<PyAny>> {
+pub fn read_call(py: Python<'_>, argv: Vec<OsString>, environment: &Bound<'_, PyDict>, program: PathBuf) -> PyResult<Py<PyAny>> {
     let variable = |name: &str| environment.get_item(name).ok().flatten()?.extract().ok();
-    match groot_cli::Call::read(argv, &Environment::of(variable)) {
+    match groot_cli::Call::read(argv, &Environment::of(program, variable)) {
         Ok(call) => {
             call.undertake();
             Call(call).into_py_any(py)
@@ -94,6 +193,20 @@ pub fn read_call(py: Python<'_>, argv: Vec<OsString>, environment: &Bound<'_, Py
 pub fn read_configuration(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
     let values = py.detach(|| configuration::read(&path)).map_err(|failure| failure_to_python(py, &failure))?;
     to_dict(py, values.iter().map(|(name, value)| (name.as_str(), value)))
+}
+
+/// Keys of a configuration file that nothing reads.
+#[pyfunction]
+pub fn unknown_keys(py: Python<'_>, path: PathBuf) -> PyResult<Vec<String>> {
+    py.detach(|| configuration::unknown_keys(&path)).map_err(|failure| failure_to_python(py, &failure))
+}
+
+/// Begin the clean that follows a create, by a program and its first arguments.
+#[pyfunction]
+pub fn start_clean(py: Python<'_>, values: &Bound<'_, PyDict>, log: &Logger, program: Vec<OsString>) -> PyResult<()> {
+    let settings = Settings::of(&from_dict(values)?).map_err(|failure| failure_to_python(py, &failure))?;
+    py.detach(|| groot_cli::hot::sweep::start_clean(&settings, &log.0, &program));
+    Ok(())
 }
 
 /// The keys of the configuration file, by setting, the newest first.
@@ -114,6 +227,9 @@ pub fn check_settings<'py>(py: Python<'py>, values: &Bound<'py, PyDict>) -> PyRe
     let settings = settings.map_err(|failure| failure_to_python(py, &failure))?;
     let all = PyDict::new(py);
     for (name, path) in [
+        ("config", &settings.config),
+        ("site_file", &settings.site_file),
+        ("clean_log_file", &settings.clean_log_file),
         ("socket", &settings.socket),
         ("store", &settings.store),
         ("drax_bin", &settings.drax_bin),
@@ -144,6 +260,7 @@ pub fn check_settings<'py>(py: Python<'py>, values: &Bound<'py, PyDict>) -> PyRe
         ("exclude_image", settings.exclude_image),
         ("skip_layer_validation", settings.skip_layer_validation),
         ("idmapped_mount", settings.idmapped_mount),
+        ("direct_io", settings.direct_io),
     ] {
         all.set_item(name, truth)?;
     }
@@ -156,6 +273,7 @@ pub fn check_settings<'py>(py: Python<'py>, values: &Bound<'py, PyDict>) -> PyRe
     ] {
         all.set_item(name, texts)?;
     }
+    all.set_item("rules", Py::new(py, Rules(settings.rules()))?)?;
     all.set_item("log_time_format", settings.log_time_format.word())?;
     all.set_item("correlation_id", settings.correlation_id)?;
     all.set_item("pull_policy", settings.pull_policy.word())?;

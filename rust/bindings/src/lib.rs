@@ -31,7 +31,9 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use super::calls::{Answer, Call, check_settings, configuration_keys, read_call, read_configuration, say};
+    use super::calls::{
+        Answer, Call, Rules, check_settings, configuration_keys, read_call, read_configuration, say, start_clean, unknown_keys,
+    };
     #[pymodule_export]
     use super::documents::{format_json, parse_json, parse_yaml, sha256};
     #[pymodule_export]

@@ -301,7 +301,7 @@ impl Store {
         Ok(found.map(|(_, tree)| String::from_utf8_lossy(tree).into_owned()))
     }
 
-    #[pyo3(signature = (volume, id, image_parts, *, limit, exclude_image, without_mount, idmapped, source, log, metrics, cancel))]
+    #[pyo3(signature = (volume, id, image_parts, *, limit, exclude_image, without_mount, without_volumes, idmapped, source, log, metrics, cancel))]
     #[allow(clippy::too_many_arguments)]
     fn create_image(
         &self,
@@ -312,6 +312,7 @@ impl Store {
         limit: u64,
         exclude_image: bool,
         without_mount: bool,
+        without_volumes: bool,
         idmapped: Option<(Ranges, Ranges)>,
         source: &str,
         log: Py<PyAny>,
@@ -319,7 +320,7 @@ impl Store {
         cancel: &Cancel,
     ) -> PyResult<OsString> {
         let observer = PyObserver { log, metrics };
-        let wishes = Wishes { limit, exclude_image, without_mount, idmapped: idmapped.map(mappings) };
+        let wishes = Wishes { limit, exclude_image, without_mount, idmapped: idmapped.map(mappings), without_volumes };
         let image = image(image_parts);
         let volume = open(&volume.0).take().ok_or_else(|| store_error(py, gone()))?;
         let work = || self.0.create_image(volume, id.as_bytes(), &image, &wishes, source, &observer, &cancel.0);
@@ -355,6 +356,18 @@ impl Store {
 
     fn committed_limits(&self, py: Python<'_>) -> PyResult<u64> {
         self.call(py, groot_store::Store::committed_limits)
+    }
+
+    fn committed_to(&self, py: Python<'_>, id: OsString) -> PyResult<u64> {
+        self.call(py, |store| store.committed_to(id.as_bytes()))
+    }
+
+    fn committed_bytes(&self, py: Python<'_>) -> PyResult<u64> {
+        self.call(py, groot_store::Store::committed_bytes)
+    }
+
+    fn measured_bytes(&self, py: Python<'_>, counts_limits: bool) -> PyResult<u64> {
+        self.call(py, |store| store.measured_bytes(counts_limits))
     }
 
     fn image_attribute<'py>(&self, py: Python<'py>, id: OsString, attribute: &str) -> PyResult<Option<Bound<'py, PyBytes>>> {
@@ -520,12 +533,14 @@ impl Store {
 
     // -- upkeep --------------------------------------------------------------
 
-    #[pyo3(signature = (*, threshold, ignore_images, on_create, log, metrics, cancel))]
+    #[pyo3(signature = (*, threshold, rules, ignore_images, on_create, log, metrics, cancel))]
+    #[allow(clippy::too_many_arguments)]
     #[allow(clippy::too_many_arguments)]
     fn clean(
         &self,
         py: Python<'_>,
         threshold: u64,
+        rules: &crate::calls::Rules,
         ignore_images: Vec<String>,
         on_create: bool,
         log: Py<PyAny>,
@@ -533,7 +548,8 @@ impl Store {
         cancel: &Cancel,
     ) -> PyResult<&'static str> {
         let observer = PyObserver { log, metrics };
-        let wishes = clean::Wishes { threshold, ignore_images, on_create };
+        let (counts_limits, spares_equal) = (rules.0.counts_limits, rules.0.spares_equal);
+        let wishes = clean::Wishes { threshold, counts_limits, spares_equal, ignore_images, on_create };
         Ok(match run_store(py, &cancel.0, || self.0.clean(&wishes, &observer, &cancel.0))? {
             Outcome::Done => "done",
             Outcome::BelowThreshold => "below threshold",
@@ -905,8 +921,9 @@ pub fn check_compressed(py: Python<'_>, compressed: u64, limit: u64, exclude_ima
 
 /// The partial runtime specification of an image, as JSON.
 #[pyfunction]
-pub fn describe_image(image_parts: ImageParts, path: PathBuf, mounted: bool) -> String {
-    groot_document::format_json(&groot_store::spec::describe(&image(image_parts), &path, mounted))
+pub fn describe_image(image_parts: ImageParts, path: PathBuf, mounted: bool, rules: &crate::calls::Rules) -> String {
+    let shape = groot_store::spec::Shape { mounted, volumes: rules.0.has_volumes, args: rules.0.has_args };
+    groot_document::format_json(&groot_store::spec::describe(&image(image_parts), &path, shape))
 }
 
 /// What is mounted where: (mount point, type, source, options) each.

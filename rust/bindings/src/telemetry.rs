@@ -43,6 +43,10 @@ impl Logger {
         Self(groot_telemetry::Logger::silent())
     }
 
+    fn in_sink(&self, sink: &Sink) -> Self {
+        Self(self.0.in_sink(Arc::clone(&sink.0)))
+    }
+
     #[pyo3(signature = (name, /, **data))]
     fn session(&self, name: &str, data: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         Ok(Self(self.0.session(name, object(data)?)))
@@ -113,6 +117,10 @@ impl Metrics {
 
     fn send(&self, name: &str, value: f64, unit: &str) {
         self.0.send(name, value, unit);
+    }
+
+    fn send_apart(&self, name: &str, value: f64, adding: f64, unit: &str) {
+        self.0.send_apart(name, value, adding, unit);
     }
 
     fn began(&self, command: &str) {

@@ -1,10 +1,12 @@
 //! From argv to a call that can be run, or to the answer that is given instead.
 
+use crate::advice;
 use crate::arguments::{Stop, parse};
+use crate::era::Era;
 use crate::failure::{Failure, Kind, message};
+use crate::help;
 use crate::options::{self, Command, GLOBALS, SECRET};
 use crate::settings::{self, Settings, Value, Values};
-use crate::{VERSION, advice, help};
 use groot_core::error::{os_text, printable};
 use groot_document::{Value as Json, json};
 use groot_telemetry::{Logger, Metrics, Sink, new_correlation_id};
@@ -12,6 +14,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 /// The exit code of an unknown command (contract, section 5).
 const UNKNOWN_COMMAND: u8 = 3;
@@ -31,6 +34,16 @@ const FLAGS: &[options::Flag] = &{
 /// What a call takes from its environment.
 #[derive(Debug, Default, Clone)]
 pub struct Environment {
+    /// Where this program is installed: `<prefix>/bin/grootfs`; empty if that is not known.
+    pub program: PathBuf,
+    /// `GROOTFS_DEFAULTS`.
+    pub defaults: OsString,
+    /// `GROOTFS_CONFIG`.
+    pub config: OsString,
+    /// `GROOTFS_STORE`.
+    pub store: OsString,
+    /// `GROOTFS_COMPATIBILITY`.
+    pub compatibility: OsString,
     /// `GROOTFS_CORRELATION_ID`.
     pub correlation_id: OsString,
     /// `GROOTFS_SOCKET`.
@@ -40,11 +53,17 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// From a way to look up variables.
-    pub fn of(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+    /// Of the program at a place, and from a way to look up variables.
+    pub fn of(program: PathBuf, variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let text = |name| variable(name).unwrap_or_default();
         Self {
-            correlation_id: variable("GROOTFS_CORRELATION_ID").unwrap_or_default(),
-            socket: variable("GROOTFS_SOCKET").unwrap_or_default(),
+            program,
+            defaults: text("GROOTFS_DEFAULTS"),
+            config: text("GROOTFS_CONFIG"),
+            store: text("GROOTFS_STORE"),
+            compatibility: text("GROOTFS_COMPATIBILITY"),
+            correlation_id: text("GROOTFS_CORRELATION_ID"),
+            socket: text("GROOTFS_SOCKET"),
             wants_traces: variable("OTEL_EXPORTER_OTLP_ENDPOINT").is_some_and(|value| !value.is_empty()),
         }
     }
@@ -79,6 +98,15 @@ impl Given {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.values.get(name)
+    }
+
+    /// Its value, if it is a text that is not empty.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&OsString> {
+        match self.get(name) {
+            Some(Value::Text(text)) if !text.is_empty() => Some(text),
+            _ => None,
+        }
     }
 
     /// Whether a switch is on.
@@ -132,24 +160,22 @@ impl Call {
     pub fn read(arguments: Vec<OsString>, environment: &Environment) -> Result<Self, Answer> {
         let (globals, mut rest) = match parse(arguments, FLAGS, true) {
             Ok(parsed) => parsed,
-            Err(stop) => return Err(stopped(stop, None)),
+            Err(stop) => return Err(stopped(stop, None, &|| settings::era_of(&Given::default(), environment))),
         };
-        if globals.has("version") || globals.has("v") {
-            return Err(said(format!("grootfs version {VERSION}")));
-        }
-        if rest.first().is_some_and(|name| name == "version") {
-            return Err(said(format!("grootfs version {VERSION}")));
+        let era = || settings::era_of(&globals, environment);
+        if globals.has("version") || globals.has("v") || rest.first().is_some_and(|name| name == "version") {
+            return Err(said(format!("grootfs version {}", era().rules().version)));
         }
         if rest.is_empty() || rest[0] == "help" || rest[0] == "h" {
-            return Err(rest.get(1).map_or_else(|| said(help::app()), |name| help_of(name)));
+            return Err(rest.get(1).map_or_else(|| said(help::app()), |name| help_of(name, &era)));
         }
-        let Some(command) = options::find(&rest[0]) else { return Err(help_of(&rest[0])) };
+        let Some(command) = options::find(&rest[0]) else { return Err(help_of(&rest[0], &era)) };
         let count = rest.len() - 1;
-        let (mut given, positional) = parse(rest.drain(1..), command.flags, false).map_err(|stop| stopped(stop, Some(command)))?;
+        let (mut given, positional) = parse(rest.drain(1..), command.flags, false).map_err(|stop| stopped(stop, Some(command), &era))?;
         // From the end: what stands in front of them is another program's business.
         given.secrets.iter_mut().for_each(|(argument, _)| *argument = count - *argument);
         groot_core::process::hide_in_arguments(&given.secrets);
-        Self::open(command, &globals, given, positional, environment).map_err(|failure| too_early(&failure))
+        Self::open(command, &globals, given, positional, environment).map_err(|failure| too_early(&failure, era()))
     }
 
     fn open(
@@ -170,7 +196,7 @@ impl Call {
         // One id for all lines of a command, the caller's if it has one: to find what belongs together in the logs of a cell.
         let id = if settings.correlation_id.is_empty() { new_correlation_id() } else { settings.correlation_id.clone() };
         let log = Logger::new(sink, "grootfs", json!({"correlationID": id})).session(command.name, Json::Null);
-        log.info("starting", Json::Null);
+        tell(&settings, &log, "starting");
         if log.writes(groot_telemetry::Level::Debug) {
             log.debug("config", json!({"config": settings.public()}));
         }
@@ -202,31 +228,42 @@ impl Call {
     }
 }
 
+/// Log the beginning or the end of a command.
+pub(crate) fn tell(settings: &Settings, log: &Logger, action: &str) {
+    if settings.rules().tells_commands { log.info(action, Json::Null) } else { log.debug(action, Json::Null) }
+}
+
 fn said(text: impl Into<OsString>) -> Answer {
     let mut out = text.into();
     out.push("\n");
     Answer { out, err: OsString::new(), code: 0 }
 }
 
-fn help_of(name: &OsStr) -> Answer {
+fn help_of(name: &OsStr, era: &dyn Fn() -> Era) -> Answer {
     if let Some(command) = options::find(name) {
         return said(help::command(command));
     }
-    let hint = advice::of_command(name);
-    let text = message(["No help topic for '".as_ref(), &shown(name), "'\n\nhint: ".as_ref(), hint.as_ref()]);
+    let mut text = message(["No help topic for '".as_ref(), &shown(name), "'".as_ref()]);
+    if era().rules().hints {
+        text.push(format!("\n\nhint: {}", advice::of_command(name)));
+    }
     Answer { code: UNKNOWN_COMMAND, ..said(text) }
 }
 
-fn stopped(stop: Stop, command: Option<&Command>) -> Answer {
+fn stopped(stop: Stop, command: Option<&Command>, era: &dyn Fn() -> Era) -> Answer {
     let name = command.map(|command| command.name);
+    let text = || command.map_or_else(help::app, help::command);
     let (why, advice) = match stop {
-        Stop::HelpWanted => return said(command.map_or_else(help::app, help::command)),
+        Stop::HelpWanted => return said(text()),
         Stop::UnknownFlag(flag) => {
             let advice = advice::of_option(flag.as_bytes(), command.map_or(GLOBALS, |command| command.flags), name);
             (message(["flag provided but not defined: -".as_ref(), &shown(&flag)]), advice)
         }
         Stop::BadFlag(why) => (shown(&why), advice::help_of(name)),
     };
+    if !era().rules().hints {
+        return Answer { code: 1, ..said(format!("Incorrect Usage.\n\n{}", text())) };
+    }
     Answer { code: 1, ..said(message(["Incorrect Usage.\n\nhint: ".as_ref(), &why, "; ".as_ref(), advice.as_ref()])) }
 }
 
@@ -235,18 +272,28 @@ fn shown(text: &OsStr) -> OsString {
     printable(text.as_bytes()).into()
 }
 
-/// Before the command starts: the message, and once more on stderr (contract, section 2; without the whole help, which hides it).
-fn too_early(failure: &Failure) -> Answer {
-    let out = message([&failure.text(), "\n".as_ref()]);
-    Answer { out, err: message([&failure.message, "\n".as_ref()]), code: failure.code() }
+/// Before the command starts: the message, for some with the whole help, and once more on stderr (contract, section 2).
+fn too_early(failure: &Failure, era: Era) -> Answer {
+    let rules = era.rules();
+    let mut out = if rules.hints { failure.text() } else { failure.message.clone() };
+    if rules.early_help {
+        out.push(format!("\n\n{}", help::app()));
+    }
+    let err = if rules.early_twice { message([&failure.message, "\n".as_ref()]) } else { OsString::new() };
+    Answer { err, code: failure.code(), ..said(out) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Without a site file.
+    fn quiet() -> Environment {
+        Environment { defaults: "/dev/null".into(), ..Environment::default() }
+    }
+
     fn read(argv: &[&str]) -> Result<Call, Answer> {
-        read_in(argv, &Environment::default())
+        read_in(argv, &quiet())
     }
 
     fn read_in(argv: &[&str], environment: &Environment) -> Result<Call, Answer> {
@@ -269,7 +316,7 @@ mod tests {
             assert_eq!(out(argv), list, "{argv:?}");
         }
         for argv in [&["--version"][..], &["-v", "list"], &["-version"], &["version"]] {
-            assert_eq!(out(argv), (format!("grootfs version {VERSION}\n"), String::new(), 0), "{argv:?}");
+            assert_eq!(out(argv), (format!("grootfs version {}\n", crate::VERSION), String::new(), 0), "{argv:?}");
         }
         for argv in [&["bogus"][..], &["help", "bogus"]] {
             let text = "No help topic for 'bogus'\n\nhint: `grootfs --help` shows all commands\n";
@@ -353,7 +400,7 @@ mod tests {
         let path = directory.path().join("c.yml");
         std::fs::write(&path, "store: /file\nsocket: /file\ncreate: {insecure_registries: [a, b]}\nclean: {threshold_bytes: 9}\n").unwrap();
         let path = path.to_str().unwrap();
-        let environment = Environment { socket: "/variable".into(), correlation_id: "id".into(), wants_traces: false };
+        let environment = Environment { socket: "/variable".into(), correlation_id: "id".into(), ..quiet() };
         let call = read_in(&["--config", path, "create", "--insecure-registry", "c", "x", "y"], &environment).unwrap();
         let settings = &call.settings;
         assert_eq!((settings.store.to_str(), settings.socket.to_str()), (Some("/file"), Some("/variable")));
@@ -362,6 +409,38 @@ mod tests {
         let call =
             read_in(&["--socket=/o", "--correlation-id", "", "--config", path, "clean", "--threshold-bytes", "0"], &environment).unwrap();
         assert_eq!((call.settings.socket.to_str(), call.settings.correlation_id.as_str(), call.settings.threshold), (Some("/o"), "id", 0));
+    }
+
+    #[test]
+    fn the_site_file_comes_first_and_has_the_last_word_on_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let [site, config] = ["site.yml", "config.yml"].map(|name| directory.path().join(name));
+        std::fs::write(&site, "compatibility: newest\nstore: /site\nclean: {threshold_bytes: 7}\ndriver: x\n").unwrap();
+        std::fs::write(&config, "store: /file\ndriver: overlay-xfs\n").unwrap();
+        let environment = Environment { defaults: site.into(), ..Environment::default() };
+        let call = read_in(&["clean"], &environment).unwrap();
+        assert_eq!((call.settings.store.to_str(), call.settings.threshold, call.settings.json), (Some("/site"), 7, true));
+        let environment = Environment { config: config.clone().into(), ..environment };
+        let call = read_in(&["clean"], &environment).unwrap();
+        assert_eq!((call.settings.store.to_str(), call.settings.threshold), (Some("/file"), 7));
+        assert_eq!((call.settings.config.as_path(), call.settings.driver.to_str()), (config.as_path(), Some("btrfs")));
+        let environment = Environment { store: "/variable".into(), compatibility: "btrfs".into(), ..environment };
+        let call = read_in(&["--driver", "btrfs", "clean"], &environment).unwrap();
+        assert_eq!((call.settings.store.to_str(), call.settings.compatibility), (Some("/variable"), Era::Btrfs));
+        let call = read_in(&["--compatibility", "none", "--driver", "x", "--config", "/dev/null", "clean"], &environment).unwrap();
+        assert_eq!((call.settings.compatibility, call.settings.driver.to_str()), (Era::None, Some("x")));
+    }
+
+    #[test]
+    fn the_newest_fails_in_one_line() {
+        for argv in [&["--config", "/no/such", "list"][..], &["clean", "--threshold-bytes", "-1"], &["--log-file", "/no/such/log", "list"]]
+        {
+            let argv = [&["--compatibility", "newest"][..], argv].concat();
+            let (text, err, code) = out(&argv);
+            assert_eq!((text.lines().count(), err.as_str(), code), (1, "", 1), "{text}");
+        }
+        assert_eq!(out(&["--compatibility", "newest", "--version"]).0, "grootfs version 0.30.1\n");
+        assert!(!out(&["--compatibility", "newest", "list", "--nope"]).0.contains("hint"));
     }
 
     #[test]

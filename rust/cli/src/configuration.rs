@@ -5,11 +5,11 @@
 
 use crate::arguments::size;
 use crate::failure::{Failure, Kind, message};
-use crate::options::{KEYS, KeyForm};
+use crate::options::{KEYS, KeyForm, WITHOUT_MEANING};
 use crate::settings::{Value, Values};
 use groot_core::error::os_text;
 use groot_document::{Value as Node, parse_yaml};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Read;
 use std::path::Path;
 
@@ -18,18 +18,50 @@ pub const MAX_BYTES: u64 = 1 << 20;
 
 /// The values that the file at `path` holds, by setting. Fails with a `ConfigError`.
 pub fn read(path: &Path) -> Result<Values, Failure> {
-    let mut data = Vec::new();
-    let opened = File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut data));
-    if let Err(error) = opened {
-        let reason = os_text(&error);
-        let text = message(["invalid config path: open ".as_ref(), path.as_os_str(), ": ".as_ref(), reason.as_ref()]);
-        return Err(Failure::new(Kind::ConfigError, text));
+    pick(&document(path)?.0)
+}
+
+/// The same, with what the file is.
+pub fn read_open(path: &Path) -> Result<(Values, Metadata), Failure> {
+    let (document, file) = document(path)?;
+    Ok((pick(&document)?, file))
+}
+
+/// The keys in the file at `path` that nothing reads, dotted and in its order, but for those that some release wrote or read and that
+/// mean nothing here. Fails with a `ConfigError`.
+pub fn unknown_keys(path: &Path) -> Result<Vec<String>, Failure> {
+    let (document, _) = document(path)?;
+    let known = || KEYS.iter().flat_map(|key| key.spellings).chain(WITHOUT_MEANING).copied();
+    let is_section = |name: &str| known().any(|key| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')));
+    let mut unknown = Vec::new();
+    for (name, node) in document.as_object().into_iter().flatten() {
+        match node.as_object().filter(|_| is_section(name)) {
+            Some(section) => {
+                unknown.extend(section.keys().map(|key| format!("{name}.{key}")).filter(|dotted| !known().any(|key| key == dotted)));
+            }
+            None if known().any(|key| key == name) || is_section(name) => {}
+            None => unknown.push(name.clone()),
+        }
     }
+    Ok(unknown)
+}
+
+fn document(path: &Path) -> Result<(Node, Metadata), Failure> {
+    let mut data = Vec::new();
+    let opened = File::open(path).and_then(|file| {
+        let metadata = file.metadata()?;
+        file.take(MAX_BYTES + 1).read_to_end(&mut data)?;
+        Ok(metadata)
+    });
+    let metadata = opened.map_err(|error| {
+        let reason = os_text(&error);
+        Failure::new(Kind::ConfigError, message(["invalid config path: open ".as_ref(), path.as_os_str(), ": ".as_ref(), reason.as_ref()]))
+    })?;
     if data.len() as u64 > MAX_BYTES {
         return Err(refused(format!("larger than {MAX_BYTES} bytes")));
     }
     let text = str::from_utf8(&data).map_err(|error| refused(error.to_string()))?;
-    pick(&parse_yaml(text).map_err(|error| refused(error.to_string()))?)
+    Ok((parse_yaml(text).map_err(|error| refused(error.to_string()))?, metadata))
 }
 
 fn refused(why: impl AsRef<str>) -> Failure {
@@ -196,6 +228,16 @@ mod tests {
             let text = read(&path).unwrap_err().message.into_string().unwrap();
             assert!(text.contains(why) && !text.contains('\n'), "{text}");
         }
+    }
+
+    #[test]
+    fn keys_that_nothing_reads() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.yml");
+        let text = "store: /s\nstroe: /t\ncreate: {json: true, jason: true}\ninit: {owneruser: vcap, store_size_bytes: 1}\n\
+                    log_timestamp_format: rfc3339\nclean: 5\nother: {a: 1}\n";
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(unknown_keys(&path).unwrap(), ["stroe", "create.jason", "other"]);
     }
 
     proptest! {

@@ -3,8 +3,10 @@
 //! ```text
 //! options      THE table: commands, their options, the keys of the configuration file
 //! advice       what somebody may have meant
+//! era          THE other table: where the releases of the original differ
 //! arguments    argv in Go's syntax -> options and positional arguments
 //! configuration   the YAML file -> values
+//! site         the one beside the program
 //! settings     file, options and environment joined, checked: `Settings`
 //! call         argv + environment -> `Call`, or the `Answer` to give instead (help, version, a wrong call)
 //! hot          the commands that are done here
@@ -32,6 +34,7 @@ pub mod arguments;
 pub mod call;
 pub mod completion;
 pub mod configuration;
+pub mod era;
 pub mod failure;
 pub mod help;
 pub mod hot;
@@ -40,6 +43,7 @@ pub mod options;
 pub mod program;
 pub mod run;
 pub mod settings;
+pub mod site;
 pub mod stdout;
 mod sys;
 
@@ -47,5 +51,5 @@ pub use call::{Answer, Call, Environment, Given};
 pub use failure::{Failure, Kind};
 pub use settings::{Settings, Value, Values};
 
-/// What `--version` prints.
+/// What `--version` prints, unless an era has its own.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -33,7 +33,8 @@ fn raise_descriptors() {
 
 /// The exit code of a call that is done here; else its password, which is not in the arguments any more then.
 fn done(arguments: &mut [OsString]) -> Result<u8, Option<OsString>> {
-    match Call::read(arguments.to_vec(), &Environment::of(|name| std::env::var_os(name))) {
+    let program = std::fs::read_link("/proc/self/exe").unwrap_or_default();
+    match Call::read(arguments.to_vec(), &Environment::of(program, |name| std::env::var_os(name))) {
         Ok(call) => run::run(&call).ok_or_else(|| call.take_password(arguments)),
         Err(answer) => Ok(run::answer(&answer)),
     }

@@ -143,6 +143,7 @@ pub const GLOBALS: &[Flag] = &[
     Flag::new("config", Form::Path, "configuration file (YAML)"),
     Flag::new("store", Form::Path, "directory of the store").default("/var/lib/grootfs"),
     Flag::new("socket", Form::Path, "where `serve` listens"),
+    Flag::new("compatibility", Form::Text, "whose output, texts and defaults: none, blog, btrfs or newest").default("none"),
     Flag::new("driver", Form::Text, "storage driver").default("btrfs"),
     Flag::new("log-level", Form::Text, "debug, info, error or fatal").default("fatal"),
     Flag::new("log-file", Form::Path, "write the log there instead of to stderr"),
@@ -179,6 +180,8 @@ pub const COMMANDS: &[Command] = &[
             Flag::new("store-size-bytes", Form::Integer, "keep the store in a file of this size beside it").sets("store_size"),
             Flag::new("quota", Form::Text, "accounting to turn on where there is none: simple or full")
                 .default("simple on file systems it makes"),
+            Flag::new("with-direct-io", Form::Switch, "have the store's own loop device write past the page cache")
+                .default("true; false with `--compatibility newest`"),
         ],
     },
     Command {
@@ -213,6 +216,7 @@ pub const COMMANDS: &[Command] = &[
             Flag::new("json", Form::Switch, "print a partial runtime specification"),
             Flag::new("with-clean", Form::Switch, "clean up unused layers afterwards"),
             Flag::new("without-clean", Form::Switch, "do not clean, whatever the configuration says"),
+            Flag::new("clean-log-file", Form::Path, "write the log of that clean there"),
             THRESHOLD,
             Flag::new("with-mount", Form::Switch, "make the root file system in place (default)"),
             Flag::new("without-mount", Form::Switch, "leave rootfs empty; the output says what to bind there"),
@@ -391,6 +395,7 @@ pub const COMMANDS: &[Command] = &[
 pub const KEYS: &[Key] = &[
     Key { setting: "store", form: KeyForm::Text, spellings: &["store", "store_path"] },
     Key { setting: "socket", form: KeyForm::Text, spellings: &["socket"] },
+    Key { setting: "compatibility", form: KeyForm::Text, spellings: &["compatibility"] },
     Key { setting: "driver", form: KeyForm::Text, spellings: &["driver"] },
     Key { setting: "drax_bin", form: KeyForm::Text, spellings: &["drax_bin"] },
     Key { setting: "tardis_bin", form: KeyForm::Text, spellings: &["tardis_bin"] },
@@ -404,6 +409,7 @@ pub const KEYS: &[Key] = &[
     Key { setting: "log_file", form: KeyForm::Text, spellings: &["log_file"] },
     Key { setting: "log_time_format", form: KeyForm::Text, spellings: &["log_time_format"] },
     Key { setting: "with_clean", form: KeyForm::Switch, spellings: &["create.with_clean", "clean_on_create"] },
+    Key { setting: "clean_log_file", form: KeyForm::Text, spellings: &["create.clean_log_file"] },
     Key { setting: "without_mount", form: KeyForm::Switch, spellings: &["create.without_mount"] },
     Key { setting: "json", form: KeyForm::Switch, spellings: &["create.json"] },
     Key { setting: "disk_limit", form: KeyForm::Bytes, spellings: &["create.disk_limit_size_bytes", "disk_limit_size_bytes"] },
@@ -433,7 +439,12 @@ pub const KEYS: &[Key] = &[
     Key { setting: "uid_mappings", form: KeyForm::List, spellings: &["create.uid_mappings", "uid_mappings"] },
     Key { setting: "gid_mappings", form: KeyForm::List, spellings: &["create.gid_mappings", "gid_mappings"] },
     Key { setting: "store_size", form: KeyForm::Bytes, spellings: &["init.store_size_bytes"] },
+    Key { setting: "with_direct_io", form: KeyForm::Switch, spellings: &["init.with_direct_io"] },
 ];
+
+/// Keys that a release, or who writes files for it, had and that mean nothing here.
+pub const WITHOUT_MEANING: &[&str] =
+    &["xfsprogs_path", "slow_action_threshold", "log_timestamp_format", "init.owneruser", "init.ownergroup"];
 
 #[cfg(test)]
 pub(crate) fn test_flags() -> &'static [Flag] {

@@ -1,6 +1,6 @@
 //! One call, from what it does to its exit code.
 
-use crate::call::{Answer, Call};
+use crate::call::{Answer, Call, tell};
 use crate::failure::{Failure, Kind, of_panic};
 use crate::{completion, hot, manual, stdout};
 use groot_document::{Value as Json, format_json, json};
@@ -31,11 +31,16 @@ pub fn run(call: &Call) -> Option<u8> {
         Ok(text) => (text, 0, String::new()),
         Err(failure) => {
             let message = failure.message.to_string_lossy().into_owned();
-            call.log.error("failed", &message, Json::Null);
-            (failure.text(), failure.code(), message)
+            if call.settings.rules().hints {
+                call.log.error("failed", &message, Json::Null);
+                (failure.text(), failure.code(), message)
+            } else {
+                call.log.error("failed", &message, failure.hint.as_ref().map_or(Json::Null, |hint| json!({"hint": hint})));
+                (failure.message.clone(), failure.code(), message)
+            }
         }
     };
-    call.log.info("ending", Json::Null);
+    tell(&call.settings, &call.log, "ending");
     call.metrics.ended(call.command.name, code, &failure);
     if !text.is_empty() {
         text.push("\n");

@@ -1,9 +1,11 @@
-//! The configuration file, the options and the environment, joined into one checked `Settings` (contract, sections 2 and 3).
+//! The site file, the configuration file, the environment and the options, joined into one checked `Settings` (contract, sections 2
+//! and 3).
 
 use crate::call::{Environment, Given};
-use crate::configuration;
+use crate::era::{Era, Rules};
 use crate::failure::{Failure, Kind, message};
 use crate::options::{Command, GLOBALS};
+use crate::{configuration, site};
 use groot_core::error::is_printable;
 use groot_document::{Value as Json, json};
 use groot_telemetry::Format;
@@ -64,6 +66,9 @@ pub enum Verification {
 #[allow(missing_docs)] // `options` describes each of them, once
 #[allow(clippy::struct_excessive_bools)]
 pub struct Settings {
+    pub compatibility: Era,
+    pub config: PathBuf,
+    pub site_file: PathBuf,
     pub socket: PathBuf,
     pub store: PathBuf,
     pub driver: OsString,
@@ -78,6 +83,7 @@ pub struct Settings {
     pub log_time_format: Format,
     pub correlation_id: String,
     pub with_clean: bool,
+    pub clean_log_file: PathBuf,
     pub mount: bool,
     pub json: bool,
     /// Bytes; 0 for no limit.
@@ -104,6 +110,7 @@ pub struct Settings {
     pub gid_mappings: Vec<OsString>,
     /// Bytes, as configured.
     pub store_size: i64,
+    pub direct_io: bool,
     pub username: OsString,
     pub password: OsString,
 }
@@ -117,8 +124,11 @@ impl Settings {
             _ => default.into(),
         };
         let path = |name: &str, default: &str| PathBuf::from(text(name, default));
+        let compatibility = Era::of(&text("compatibility", ""))?;
+        let rules = compatibility.rules();
         let number = |name: &str| if let Some(Value::Integer(number)) = values.get(name) { *number } else { 0 };
-        let switch = |name: &str| values.get(name) == Some(&Value::Switch(true));
+        let switch_or = |name: &str, default| if let Some(Value::Switch(given)) = values.get(name) { *given } else { default };
+        let switch = |name: &str| switch_or(name, false);
         let texts = |name: &str| if let Some(Value::List(texts)) = values.get(name) { texts.clone() } else { Vec::new() };
         let size = |name: &str, what: &str| {
             u64::try_from(number(name)).map_err(|_| invalid(format!("invalid argument: {what} cannot be negative")))
@@ -129,6 +139,9 @@ impl Settings {
             Err(_) => Err(invalid("invalid argument: a number of seconds cannot be negative")),
         };
         Ok(Self {
+            compatibility,
+            config: path("config", ""),
+            site_file: path("site_file", ""),
             socket: path("socket", ""),
             store: path("store", DEFAULT_STORE),
             driver: text("driver", "btrfs"),
@@ -146,11 +159,12 @@ impl Settings {
             image_verification: verification(&text("image_verification", "always"))?,
             verification_lifetime: seconds("verification_lifetime", PROOF_SECONDS)?,
             response_timeout: seconds("response_timeout", RESPONSE_SECONDS)?,
-            log_time_format: log_time_format(&text("log_time_format", "unix-epoch"))?,
+            log_time_format: log_time_format(&text("log_time_format", rules.log_time_format.word()))?,
             correlation_id: correlation_id(text("correlation_id", ""))?,
             with_clean: switch("with_clean"),
+            clean_log_file: path("clean_log_file", ""),
             mount: !switch("without_mount"),
-            json: switch("json"),
+            json: switch_or("json", rules.json),
             exclude_image: switch("exclude_image"),
             skip_layer_validation: switch("skip_layer_validation"),
             idmapped_mount: switch("idmapped_mount"),
@@ -164,9 +178,16 @@ impl Settings {
             uid_mappings: texts("uid_mappings"),
             gid_mappings: texts("gid_mappings"),
             store_size: number("store_size"),
+            direct_io: switch_or("with_direct_io", rules.direct_io),
             username: text("username", ""),
             password: text("password", ""),
         })
+    }
+
+    /// What is so in the era that is served.
+    #[must_use]
+    pub fn rules(&self) -> &'static Rules {
+        self.compatibility.rules()
     }
 
     /// All settings but the secrets, for the debug log: texts that are none are shown as far as they are.
@@ -182,6 +203,9 @@ impl Settings {
             .map(|(name, mirrors)| (name.clone(), mirrors.iter().map(|mirror| without_user(mirror)).collect::<Vec<_>>().into()))
             .collect();
         json!({
+            "compatibility": self.rules().word,
+            "config": path(&self.config),
+            "site_file": path(&self.site_file),
             "socket": path(&self.socket),
             "store": path(&self.store),
             "driver": text(&self.driver),
@@ -196,6 +220,7 @@ impl Settings {
             "log_time_format": self.log_time_format.word(),
             "correlation_id": self.correlation_id,
             "with_clean": self.with_clean,
+            "clean_log_file": path(&self.clean_log_file),
             "mount": self.mount,
             "json": self.json,
             "disk_limit": self.disk_limit,
@@ -217,6 +242,7 @@ impl Settings {
             "uid_mappings": texts(&self.uid_mappings),
             "gid_mappings": texts(&self.gid_mappings),
             "store_size": self.store_size,
+            "with_direct_io": self.direct_io,
         })
     }
 }
@@ -244,14 +270,21 @@ impl Verification {
     }
 }
 
-/// The values of the file that `--config` names, with the environment's and the given options on top (contract, section 2).
-/// Fails with a `ConfigError`.
+/// The values of the site file; over them those of the file that `--config` or `GROOTFS_CONFIG` names, the environment's, and the given
+/// options (contract, section 2). Fails with a `ConfigError`.
 pub fn join(command: &Command, globals: &Given, given: &Given, environment: &Environment) -> Result<Values, Failure> {
-    let mut values = match globals.get("config") {
-        Some(Value::Text(path)) if !path.is_empty() => configuration::read(Path::new(path))?,
-        _ => Values::new(),
-    };
-    let variables = [("correlation_id", &environment.correlation_id), ("socket", &environment.socket)];
+    let mut values = in_files(globals, environment)?;
+    // There the name of the driver belongs to a cell, which may have had another one (C26).
+    if !Era::of(&compatibility(globals, environment, &values))?.rules().knows_driver {
+        values.remove("driver");
+    }
+    let variables = [
+        ("correlation_id", &environment.correlation_id),
+        ("socket", &environment.socket),
+        ("store", &environment.store),
+        ("config", &environment.config),
+        ("compatibility", &environment.compatibility),
+    ];
     values.extend(
         variables.into_iter().filter(|(_, text)| !text.is_empty()).map(|(name, text)| (name.to_owned(), Value::Text(text.clone()))),
     );
@@ -274,6 +307,40 @@ pub fn join(command: &Command, globals: &Given, given: &Given, environment: &Env
         }
     }
     Ok(values)
+}
+
+/// What the site file and the configuration file say, with `site_file` for the former.
+fn in_files(globals: &Given, environment: &Environment) -> Result<Values, Failure> {
+    let mut values = Values::new();
+    if let Some(path) = site::find(&environment.program, &environment.defaults) {
+        values = site::read(&path, &environment.program)?;
+        values.insert("site_file".to_owned(), Value::Text(path.into()));
+    }
+    match globals.text("config").unwrap_or(&environment.config) {
+        path if path.is_empty() => {}
+        path => values.extend(configuration::read(Path::new(path))?),
+    }
+    Ok(values)
+}
+
+/// The word of the era: the option's, the environment's or the one of `files`.
+fn compatibility(globals: &Given, environment: &Environment, files: &Values) -> OsString {
+    let given = globals.text("compatibility").or(Some(&environment.compatibility).filter(|word| !word.is_empty()));
+    match files.get("compatibility") {
+        Some(Value::Text(word)) if given.is_none() => word.clone(),
+        _ => given.cloned().unwrap_or_default(),
+    }
+}
+
+/// The era of a call that cannot be read: as far as it can be told.
+#[must_use]
+pub fn era_of(globals: &Given, environment: &Environment) -> Era {
+    let site = || {
+        let path = site::find(&environment.program, &environment.defaults)?;
+        site::read(&path, &environment.program).ok()
+    };
+    let files = in_files(globals, environment).ok().or_else(site).unwrap_or_default();
+    Era::of(&compatibility(globals, environment, &files)).unwrap_or(Era::None)
 }
 
 fn invalid(text: impl Into<OsString>) -> Failure {
@@ -370,6 +437,17 @@ mod tests {
         let lists = vec![("docker.io".to_owned(), vec!["joe:hidden@mirror.example".to_owned()])];
         let settings = of(&[("registry_mirrors", Value::Lists(lists))]).unwrap();
         assert!(!settings.public().to_string().contains("hidden"));
+    }
+
+    #[test]
+    fn the_era_gives_defaults() {
+        let newest = of(&[("compatibility", text("newest"))]).unwrap();
+        assert_eq!((newest.json, newest.log_time_format, newest.direct_io), (true, Format::Rfc3339, false));
+        let blog = of(&[("compatibility", text("blog"))]).unwrap();
+        assert_eq!((blog.json, blog.log_time_format, blog.direct_io), (false, Format::UnixEpoch, true));
+        let given = [("json", Value::Switch(false)), ("log_time_format", text("unix-epoch")), ("with_direct_io", Value::Switch(true))];
+        let own = of(&[&given[..], &[("compatibility", text("newest"))]].concat()).unwrap();
+        assert_eq!((own.json, own.log_time_format, own.direct_io), (false, Format::UnixEpoch, true));
     }
 
     #[test]

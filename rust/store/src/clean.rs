@@ -26,6 +26,10 @@ pub const FOREIGN_AGE: Duration = Duration::from_secs(86400);
 pub struct Wishes {
     /// Do nothing unless the cached layers hold at least this many bytes; 0 for no such condition.
     pub threshold: u64,
+    /// What is committed to images counts too.
+    pub counts_limits: bool,
+    /// Nothing is done either if they hold exactly as much.
+    pub spares_equal: bool,
     /// Images whose volumes stay although no image uses them.
     pub ignore_images: Vec<String>,
     /// Spare interrupted downloads, and do not wait for the kernel to free space.
@@ -53,8 +57,11 @@ impl Store {
     /// Remove what is unused. Raises Store if something could not be removed, with the first such thing; everything else is done all
     /// the same, and the observer's log names the others.
     pub fn clean(&self, wishes: &Wishes, observer: &dyn Observer, cancel: &AtomicBool) -> Result<Outcome> {
-        if wishes.threshold > 0 && self.cached_bytes()? < wishes.threshold {
-            return Ok(Outcome::BelowThreshold);
+        if wishes.threshold > 0 {
+            let measured = self.measured_bytes(wishes.counts_limits)?;
+            if measured < wishes.threshold || wishes.spares_equal && measured == wishes.threshold {
+                return Ok(Outcome::BelowThreshold);
+            }
         }
         let Some(_running) = self.try_lock(GARBAGE, false)? else {
             observer.log(Level::Info, "another-clean-is-running", &[]);
@@ -80,6 +87,12 @@ impl Store {
                 Err(Error::store(text).hint(hint))
             }
         }
+    }
+
+    /// What a threshold is compared with: bytes in layers, and if that counts those that are committed to images.
+    pub fn measured_bytes(&self, counts_limits: bool) -> Result<u64> {
+        let committed = if counts_limits { self.committed_bytes()? } else { 0 };
+        Ok(self.cached_bytes()?.saturating_add(committed))
     }
 
     fn mark(&self, wishes: &Wishes, observer: &dyn Observer) -> Result<()> {

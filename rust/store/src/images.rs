@@ -15,6 +15,7 @@ use crate::records::Image;
 use crate::spec::volume_name;
 use crate::volumes::Volume;
 use crate::{Level, Observer, Unit};
+use groot_btrfs::quota::Accounting;
 use groot_core::{idmount, record};
 use rustix::io::Errno;
 use std::os::fd::AsFd;
@@ -58,6 +59,8 @@ pub struct Wishes {
     pub without_mount: bool,
     /// Show the tree at `rootfs` with owners translated by these (an idmapped mount).
     pub idmapped: Option<Mappings>,
+    /// Make no directories for the volumes that the image declares.
+    pub without_volumes: bool,
 }
 
 /// Refuse a limit that the blobs of an image alone exceed, before anything is fetched. Raises Quota.
@@ -252,6 +255,33 @@ impl Store {
         Ok(total)
     }
 
+    /// Bytes that an image may still write, as it was created: a limit that counts the image's own size counts less that. 0 without a
+    /// limit. Raises `ImageNotFound`.
+    pub fn committed_to(&self, id: &[u8]) -> Result<u64> {
+        let image = image_folder(self, id)?.ok_or_else(|| no_image(id, ""))?;
+        let own = |size, exclusive| ImageLimit { size, exclusive, image_size: self.size_of(&image, id) }.own();
+        if let Some(limit) = image.number(LIMIT_ATTRIBUTE) {
+            return Ok(own(limit, image.attribute(EXCLUSIVE_ATTRIBUTE).is_some()));
+        }
+        // Images of the original.
+        let Some((folder, tree)) = self.image_tree(id)? else { return Ok(0) };
+        Ok(match self.limits_of(&folder, tree)? {
+            (_, Some(exclusive)) => exclusive,
+            (Some(referenced), None) => own(referenced, self.accounting()? == Accounting::Simple),
+            (None, None) => 0,
+        })
+    }
+
+    /// The sum of that over all images.
+    pub fn committed_bytes(&self) -> Result<u64> {
+        let mut total: u64 = 0;
+        for id in self.folder(Place::Images)?.names()? {
+            // What is no image, or is gone meanwhile, has nothing committed to it.
+            total = total.saturating_add(self.committed_to(&id).unwrap_or(0));
+        }
+        Ok(total)
+    }
+
     /// Remove an image, or what is left of an unfinished one. Raises `ImageNotFound`, Store.
     ///
     /// The tree goes first and the record of its volumes last, so that a kill in between leaves something that the next
@@ -424,7 +454,7 @@ impl<'a> Reservation<'a> {
         // Not before the directory is ours: the record of another image must not be touched.
         store.write_dependencies(&self.id, &image.chain_ids)?;
         record::write(&store.place_record_in(folder, b"image.json", 0o644)?, &image.config)?;
-        for volume in &image.volumes {
+        for volume in image.volumes.iter().filter(|_| !wishes.without_volumes) {
             self.make(volume_name(volume).as_bytes())?;
         }
         folder.set_attribute(SIZE_ATTRIBUTE, size.to_string().as_bytes())?;

@@ -30,6 +30,13 @@ pub struct ImageLimit {
     pub image_size: u64,
 }
 
+impl ImageLimit {
+    /// What of it is the container's alone.
+    pub(crate) fn own(self) -> u64 {
+        if self.exclusive { self.size } else { self.size.saturating_sub(self.image_size) }
+    }
+}
+
 fn quota_error(errno: Errno) -> Error {
     Error::new(Kind::Quota, format!("unable to limit requested quota group: {}", text_of(errno)))
 }
@@ -82,8 +89,7 @@ impl Store {
             return self.limit_afterwards(volume, image, name, Limit { bytes: limit.size, exclusive: limit.exclusive });
         }
         // Simple accounting charges a snapshot for what it writes itself; what the image holds comes off the limit.
-        let bytes = if limit.exclusive { limit.size } else { limit.size.saturating_sub(limit.image_size) };
-        let own = Limit { bytes, exclusive: limit.exclusive };
+        let own = Limit { bytes: limit.own(), exclusive: limit.exclusive };
         match self.snapshot(&volume, image, name, Some(own)) {
             // That a limit may come with the snapshot is a missing check of the kernel rather than a promise.
             Err(error) if error.errno() == Some(Errno::PERM) => self.limit_afterwards(volume, image, name, own),

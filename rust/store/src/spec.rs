@@ -10,22 +10,35 @@ pub fn volume_name(volume: &str) -> String {
     format!("vol-{}", groot_core::blob::sha256(volume.as_bytes()))
 }
 
-/// The specification for an image at `path`. `mounted`: its tree is at `rootfs`, else the caller has to bind `snapshot` there.
+/// What a specification has, as its reader expects it.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// The image's tree is at `rootfs`, else the caller has to bind `snapshot` there.
+    pub mounted: bool,
+    /// The volumes that the image declares are mounts.
+    pub volumes: bool,
+    /// `args` is there, and null.
+    pub args: bool,
+}
+
+/// The specification for an image at `path`.
 #[must_use]
-pub fn describe(image: &Image, path: &Path, mounted: bool) -> Value {
+pub fn describe(image: &Image, path: &Path, shape: Shape) -> Value {
     let at = |name: &str| path.join(name).to_string_lossy().into_owned();
     let mut process = Map::new();
     process.insert("user".into(), json!({"uid": 0, "gid": 0}));
-    process.insert("args".into(), Value::Null);
+    if shape.args {
+        process.insert("args".into(), Value::Null);
+    }
     if !image.env.is_empty() {
         process.insert("env".into(), json!(image.env));
     }
     process.insert("cwd".into(), json!(""));
     let mut mounts = Vec::new();
-    if !mounted {
+    if !shape.mounted {
         mounts.push(json!({"destination": "/", "source": at("snapshot"), "options": ["bind"]}));
     }
-    for volume in &image.volumes {
+    for volume in image.volumes.iter().filter(|_| shape.volumes) {
         mounts.push(json!({"destination": volume, "type": "bind", "source": at(&volume_name(volume)), "options": ["bind"]}));
     }
     let mut spec = Map::new();

@@ -167,6 +167,12 @@ impl Logger {
         }
     }
 
+    /// The same session, with its lines elsewhere.
+    #[must_use]
+    pub fn in_sink(&self, sink: Arc<Sink>) -> Self {
+        Self { sink, ..self.clone() }
+    }
+
     /// A line for developers.
     pub fn debug(&self, action: &str, data: Value) {
         self.write(Level::Debug, action, || object(data));

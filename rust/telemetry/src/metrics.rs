@@ -47,6 +47,16 @@ impl Metrics {
         }
     }
 
+    /// Report what is a value of its own for metron, and adds up for Prometheus.
+    pub fn send_apart(&self, name: &str, value: f64, adding: f64, unit: &str) {
+        if let Some(metron) = &self.metron {
+            metron.send(name, value, unit);
+        }
+        if let Some(file) = &self.file {
+            file.send(name, adding, unit);
+        }
+    }
+
     /// A command begins.
     pub fn began(&self, command: &str) {
         if let Some(metron) = &self.metron {

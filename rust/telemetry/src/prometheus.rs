@@ -25,7 +25,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Family and lock label of each value that goes to metron.
-const VALUES: [(&str, &str, &str); 19] = [
+const VALUES: [(&str, &str, &str); 21] = [
     ("ImageCreationTime", "grootfs_image_creation_seconds", ""),
     ("ImageResolveTime", "grootfs_image_resolve_seconds", ""),
     ("ImageCommitTime", "grootfs_image_commit_seconds", ""),
@@ -43,7 +43,9 @@ const VALUES: [(&str, &str, &str); 19] = [
     ("DownloadedBytes", "grootfs_downloaded_bytes_total", ""),
     ("DownloadedLayersSizeInBytes", "grootfs_unpacked_bytes_total", ""),
     ("StoreUsage", "grootfs_store_used_bytes", ""),
+    ("UsedBackingStoreInBytes", "grootfs_store_used_bytes", ""),
     ("UnusedLayersSize", "grootfs_unused_layers_bytes", ""),
+    ("UsedLayersSize", "grootfs_used_layers_bytes", ""),
     ("CommittedQuotaInBytes", "grootfs_committed_quota_bytes", ""),
 ];
 

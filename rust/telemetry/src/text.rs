@@ -23,7 +23,7 @@ impl Kind {
 }
 
 /// Name, kind and help text of each family, in the order in which they are written.
-pub const FAMILIES: [(&str, Kind, &str); 18] = [
+pub const FAMILIES: [(&str, Kind, &str); 19] = [
     ("grootfs_commands_total", Kind::Counter, "Commands that ended, by command and outcome."),
     ("grootfs_command_duration_seconds", Kind::Histogram, "Time from the start of a command to its end."),
     ("grootfs_image_creation_seconds", Kind::Summary, "Time to make an image, failures included."),
@@ -43,6 +43,7 @@ pub const FAMILIES: [(&str, Kind, &str); 18] = [
     ("grootfs_downloaded_bytes_total", Kind::Counter, "Bytes of layers that came over the network."),
     ("grootfs_unpacked_bytes_total", Kind::Counter, "Bytes of file content in the layers that were unpacked."),
     ("grootfs_store_used_bytes", Kind::Gauge, "Used bytes of the store's file system, as of the last create or clean."),
+    ("grootfs_used_layers_bytes", Kind::Gauge, "Bytes of the layers that images use, as of the last create, delete or clean."),
     ("grootfs_unused_layers_bytes", Kind::Gauge, "Bytes of the layers that no image uses, as of the last create, delete or clean."),
     ("grootfs_committed_quota_bytes", Kind::Gauge, "Sum of the disk limits of all images, as of the last create."),
     ("grootfs_filesystem_commits_total", Kind::Counter, "Commits of the store's file system since it was mounted (Linux 6.0)."),

@@ -103,6 +103,10 @@ class Endpoint:
             hint = proxy_hint(407)
         elif reply.own and response.status in (401, 403) and not is_policy(error.codes):
             error.args = (f"{self._reference.text} does not exist or you do not have permissions to see it.",)
+            if self._options.quotes_refusals:
+                reference = self._reference
+                what = f"reading manifest {reference.target} in {reference.registry}/{reference.repository}"
+                error.args = (f"fetching image reference: {what}: requested access to the resource is denied",)
             hint = "check the name, and the credentials (--username and --password, or docker login)"
             if self._finder.trouble:
                 hint = f"{hint}; {self._finder.trouble}"

@@ -26,7 +26,8 @@ class RegistryOptions:
 
     ``attempts`` is for one request without progress. ``response_timeout`` is how long a server may think before its first byte:
     scanners and pull-through caches take minutes. ``log`` takes a line for each exchange at debug level, and what went wrong
-    without ending the pull; they hold no secret.
+    without ending the pull; they hold no secret. ``quotes_refusals``: a refusal is told in the words of registries, as the newest
+    original does.
     """
 
     insecure_registries: tuple[str, ...] = ()
@@ -44,4 +45,5 @@ class RegistryOptions:
     stall_timeout: float = 30.0
     attempts: int = 4
     max_connections: int = 16
+    quotes_refusals: bool = False
     log: Logger = field(default_factory=Logger.silent, repr=False)

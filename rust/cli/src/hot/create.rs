@@ -1,9 +1,9 @@
 //! create, of an image whose volumes are all there.
 
-use super::{Done, Told, done, failure, open, registry, send_bytes, send_time, send_unused, send_usage, session, signals, usage_error};
+use super::{Done, Told, done, failure, open, registry, send_bytes, send_layers, send_time, send_usage, session, signals, usage_error};
 use crate::call::Call;
 use crate::failure::{Failure, Kind};
-use crate::hot::sweep::sweep;
+use crate::hot::sweep::{start_clean, sweep};
 use groot_core::blob::sha256;
 use groot_core::directory::fingerprint;
 use groot_document::{Value as Json, format_json, json};
@@ -13,7 +13,7 @@ use groot_store::images::{Wishes, check_compressed};
 use groot_store::locks::{GLOBAL, GLOBAL_DEADLINE};
 use groot_store::mappings::Mappings;
 use groot_store::records::Image;
-use groot_store::spec::describe;
+use groot_store::spec::{Shape, describe};
 use groot_store::volumes::Demand;
 use groot_store::{Error, Store};
 use std::ffi::{OsStr, OsString};
@@ -42,7 +42,11 @@ pub fn create(call: &Call) -> Done {
         Ok(made) => made,
         Err(error) => return Some(Err(error)),
     };
-    let swept = if call.settings.with_clean { sweep(call, Some(&made.store)) } else { Some(Ok(Outcome::Done)) };
+    let apart = call.settings.rules().cleans_apart;
+    if call.settings.with_clean && apart {
+        start_clean(&call.settings, &call.log, &["/proc/self/exe".into()]);
+    }
+    let swept = if call.settings.with_clean && !apart { sweep(call, Some(&made.store)) } else { Some(Ok(Outcome::Done)) };
     if swept.is_none() {
         // It takes a user namespace, which only Python makes; the next clean by itself does it.
         call.log.info("cleanup-left-to-the-next-clean", Json::Null);
@@ -100,8 +104,10 @@ fn make(call: &Call, argument: &OsStr, id: &[u8], told: &Told<'_>) -> Option<Res
     send_time(told.metrics, "SharedLockHoldTime", held);
     let result = match made {
         Ok(path) => {
+            let rules = call.settings.rules();
             let mounted = !wishes.without_mount || wishes.idmapped.is_some();
-            Ok(Made { spec: describe(&image, &path, mounted), path, store })
+            let shape = Shape { mounted, volumes: rules.has_volumes, args: rules.has_args };
+            Ok(Made { spec: describe(&image, &path, shape), path, store })
         }
         // Python cleans the store, and tries once more.
         Err(error) if error.full => return None,
@@ -129,6 +135,7 @@ fn wishes_of(call: &Call, store: &Store) -> Option<Wishes> {
         exclude_image: settings.exclude_image,
         without_mount: !settings.mount,
         idmapped: settings.idmapped_mount.then_some(given),
+        without_volumes: !settings.rules().has_volumes,
     })
 }
 
@@ -140,6 +147,10 @@ fn resolve(call: &Call, store: &Store, argument: &OsStr, told: &Told<'_>) -> Opt
     let platform = settings.platform.to_str()?;
     let name = if platform.is_empty() { text.to_owned() } else { format!("{text} {platform}") };
     let Some((scheme, _)) = text.split_once("://") else {
+        // Python says why a directory is refused.
+        if !settings.rules().takes_directories && Path::new(text).is_dir() {
+            return None;
+        }
         let (image, demand) = local(store, text)?;
         return Some((name, image, demand));
     };
@@ -191,8 +202,15 @@ fn report_sizes(call: &Call, store: &Store) {
     if !call.metrics.is_active() {
         return; // the sums cost a look at every record
     }
-    send_usage(store, &call.metrics);
-    send_unused(store, &call.metrics);
-    send_bytes(&call.metrics, "DownloadedLayersSizeInBytes", 0);
-    send_bytes(&call.metrics, "CommittedQuotaInBytes", store.committed_limits().unwrap_or(0));
+    let rules = call.settings.rules();
+    send_usage(store, call);
+    // The newest leaves it to the clean that it has begun.
+    if !(rules.cleans_apart && call.settings.with_clean) {
+        send_layers(store, call);
+    }
+    let layers = if rules.gauges_layers { store.cached_bytes().unwrap_or(0) } else { 0 };
+    #[allow(clippy::cast_precision_loss)]
+    call.metrics.send_apart("DownloadedLayersSizeInBytes", layers as f64, 0.0, groot_telemetry::BYTES);
+    let committed = if rules.measures_newly { store.committed_bytes() } else { store.committed_limits() };
+    send_bytes(&call.metrics, "CommittedQuotaInBytes", committed.unwrap_or(0));
 }

@@ -1,6 +1,6 @@
 //! delete, stats, list.
 
-use super::{Done, bytes, done, failure, missing_store, open, send_unused, session, timed, usage_error};
+use super::{Done, bytes, done, failure, missing_store, open, send_layers, session, timed, usage_error};
 use crate::call::Call;
 use crate::failure::{Failure, Kind, message};
 use groot_core::error::os_text;
@@ -19,7 +19,7 @@ pub fn delete(call: &Call) -> Done {
             let id = Store::id_of_argument(&call.settings.store, argument)?;
             let store = store_of(call, &id)?;
             timed(&call.metrics, "ImageDeletionTime", || store.delete_image(&id, super::signals::stopped()))?;
-            send_unused(&store, &call.metrics);
+            send_layers(&store, call);
             Ok(id)
         };
         let id = attempt().map_err(failure)?;
@@ -31,11 +31,19 @@ pub fn delete(call: &Call) -> Done {
         Err(error) if error.kind == Kind::ImageNotFound => {
             let data = json!({"id": argument.to_string_lossy(), "storePath": call.settings.store.to_string_lossy()});
             call.log.debug("id-not-found-skipping", data);
-            Ok(error.message)
+            Ok(missing(call, argument, call.settings.rules().not_deleted))
         }
-        Err(error) if error.message.to_string_lossy().ends_with("is outside store path") => Ok(error.message),
+        Err(error) if error.message.to_string_lossy().ends_with("is outside store path") => {
+            Ok(message([&error.message, call.settings.rules().outside.as_ref()]))
+        }
         Err(error) => Err(error),
     })
+}
+
+/// What is said of an image that is not there.
+fn missing(call: &Call, argument: &OsStr, around: [&str; 2]) -> OsString {
+    let id = Store::id_of_argument(&call.settings.store, argument).unwrap_or_default();
+    message([around[0].as_ref(), OsStr::from_bytes(&id), around[1].as_ref()])
 }
 
 /// Print what an image uses.
@@ -47,15 +55,26 @@ pub fn stats(call: &Call) -> Done {
         return Some(Err(usage_error("invalid arguments - usage: stats [options] <id|image path>")));
     };
     let data = json!({"id": argument.to_string_lossy()});
-    done(session(&call.log, "groot-stats", data, |_| {
+    let rules = call.settings.rules();
+    let done = done(session(&call.log, "groot-stats", data, |_| {
         let attempt = || -> Result<OsString, Error> {
             let id = Store::id_of_argument(&call.settings.store, argument)?;
             let store = store_of(call, &id)?;
             let used = timed(&call.metrics, "ImageStatsTime", || store.image_usage(&id))?;
-            Ok(format_json(&json!({"disk_usage": {"total_bytes_used": used.total, "exclusive_bytes_used": used.exclusive}})).into())
+            let mut usage = json!({"total_bytes_used": used.total, "exclusive_bytes_used": used.exclusive});
+            if rules.shows_limits {
+                let limit = store.committed_to(&id)?;
+                usage["quota_size_bytes"] = limit.into();
+                usage["committed_space_bytes"] = (store.image_size(&id)? + limit).into();
+            }
+            Ok(format_json(&json!({"disk_usage": usage})).into())
         };
         attempt().map_err(failure)
-    }))
+    }))?;
+    Some(match (done, rules.not_measured) {
+        (Err(error), Some(around)) if error.kind == Kind::ImageNotFound => Err(Failure::new(error.kind, missing(call, argument, around))),
+        (done, _) => done,
+    })
 }
 
 /// The store with an image; no store means no image: a caller that tidies up must not fail (contract, section 8.1).

@@ -16,7 +16,7 @@ mod create;
 mod image;
 mod registry;
 pub mod signals;
-mod sweep;
+pub mod sweep;
 
 use crate::call::Call;
 use crate::failure::{Failure, Kind, message};
@@ -146,19 +146,26 @@ impl Observer for Told<'_> {
     }
 }
 
-/// Bytes that the file system of a store has in use, and those of layers that nobody uses.
-fn send_usage(store: &Store, metrics: &Metrics) {
+/// Bytes that the file system of a store has in use.
+fn send_usage(store: &Store, call: &Call) {
+    let name = if call.settings.rules().measures_newly { "UsedBackingStoreInBytes" } else { "StoreUsage" };
     if let Ok(space) = rustix::fs::fstatvfs(store.top()) {
-        send_bytes(metrics, "StoreUsage", space.f_blocks.saturating_sub(space.f_bfree) * space.f_frsize);
+        send_bytes(&call.metrics, name, space.f_blocks.saturating_sub(space.f_bfree) * space.f_frsize);
     }
 }
 
-/// The sum costs a look at every record, so only if somebody wants it.
-fn send_unused(store: &Store, metrics: &Metrics) {
-    if metrics.is_active()
-        && let Ok(bytes) = store.unused_bytes()
+/// Bytes of layers that nobody uses, and of those that somebody does. The sums cost a look at every record, so only if somebody wants
+/// them.
+fn send_layers(store: &Store, call: &Call) {
+    if !call.metrics.is_active() {
+        return;
+    }
+    let Ok(unused) = store.unused_bytes() else { return };
+    send_bytes(&call.metrics, "UnusedLayersSize", unused);
+    if call.settings.rules().measures_newly
+        && let Ok(all) = store.cached_bytes()
     {
-        send_bytes(metrics, "UnusedLayersSize", bytes);
+        send_bytes(&call.metrics, "UsedLayersSize", all.saturating_sub(unused));
     }
 }
 
