@@ -23,7 +23,7 @@ PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi') pyproject.t
 
 .PHONY: help build run test test-rust test-python test-unit test-tools test-bare root faults-full fuzz fuzz-long audit lock conformance
 .PHONY: bench bench-full bench-pull bench-parts loadtest loadtest-full lint format deps deps-build deps-test deps-compare
-.PHONY: install clean
+.PHONY: install package test-package clean
 
 help: ## Show this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -32,7 +32,7 @@ build: $(BUILD)/bin/grootfs $(BUILD)/.wheel $(BUILD)/lib/groot_fast/venv $(BUILD
 
 deps: deps-build deps-test ## Install what building and the tests need (Debian packages; root)
 
-deps-build deps-test deps-compare: deps-%:
+deps-build deps-test deps-compare deps-package: deps-%:
 	@./scripts/install-deps $*
 
 root:
@@ -85,13 +85,19 @@ test-rust: $(VENV)/.stamp ## Run the tests of the Rust crates
 	cargo test --quiet --locked --workspace
 
 test-python: root build $(VENV)/.stamp-test ## Run the Python tests against the built command (root)
-	$(PYTHON) -m pytest tests --ignore tests/tools
+	$(PYTHON) -m pytest tests --ignore tests/tools --ignore tests/package
 
 test-unit: root build $(VENV)/.stamp-test ## Run the unit tests alone (root)
 	$(PYTHON) -m pytest tests/unit
 
 test-tools: root build $(VENV)/.stamp-test | deps-compare ## Run the tests of loadtests/ and benchmarks/ (root)
 	$(PYTHON) -m pytest tests/tools
+
+package: build | deps-package ## Make a relocatable tree, a .deb and a folder for BOSH below build/package (docs/newest.md)
+	@./scripts/make-package $(BUILD)
+
+test-package: root package $(VENV)/.stamp-test ## Run the tests of the package, and a cell's life with it (root)
+	$(PYTHON) -m pytest tests/package
 
 test-bare: root | deps-test ## Run both commands of the README in a minimal Debian (root; SUITE=trixie, TARGETS=test for all tests)
 	@./scripts/test-bare "$(SUITE)" $(TARGETS)

@@ -206,7 +206,7 @@ def test_c8_the_log_has_words_and_dates(newest: Store, image: Image, way: str) -
     assert result.err == ""
     told = Store(newest.path, *NEWEST, "--log-level", "info")
     for argv in (["create", url, "b"], ["delete", "b"], ["list"], ["stats", "a"]):
-        lines = [json.loads(line) for line in told.run(*argv).ok().err.splitlines() if "initialize-traces" not in line]
+        lines = [json.loads(line) for line in told.run(*argv).ok().err.splitlines() if "-traces" not in line]
         assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]{8}\.\d{9}Z", line["timestamp"]) and line["level"] == "info" for line in lines)
         # The commands themselves say nothing at this level.
         assert not any(re.fullmatch(r"grootfs\.[a-z]+\.(starting|ending)", line["message"]) for line in lines)

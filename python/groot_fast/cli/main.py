@@ -13,7 +13,7 @@ import traceback
 from types import FrameType
 from typing import NoReturn
 
-from groot_fast import interrupts
+from groot_fast import interrupts, place
 from groot_fast._core import Call, PanicException, read_call, say
 from groot_fast.cli.commands import COMMANDS, Request
 from groot_fast.config import Settings
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None, *, password: str | None = None) -> int:
     """Run one command; gives the exit code. ``password`` is the call's, if its arguments only say that there is one."""
     catch_signals()
     try:
-        call = read_call(sys.argv[1:] if argv is None else argv, dict(os.environ), _program())
+        call = read_call(sys.argv[1:] if argv is None else argv, dict(os.environ), place.command())
         if isinstance(call, Call):
             return _run(call, password)
         code = say(os.fsdecode(call.out), call.code)
@@ -53,12 +53,6 @@ def main(argv: list[str] | None = None, *, password: str | None = None) -> int:
         return code
     except Cancelled as error:
         return error.exit_code  # while the result was printed or counted
-
-
-def _program() -> str:
-    """Where the installed command is that this program belongs to; nothing if it belongs to none."""
-    place = "/lib/groot_fast/venv"
-    return f"{sys.prefix.removesuffix(place)}/bin/grootfs" if sys.prefix.endswith(place) else ""
 
 
 def catch_signals() -> None:

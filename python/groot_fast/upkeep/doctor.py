@@ -15,6 +15,7 @@ from groot_fast import _core
 from groot_fast.config import Settings
 from groot_fast.errors import GrootError
 from groot_fast.idmap import Ranges
+from groot_fast.place import find_tool
 from groot_fast.upkeep import sysfs
 from groot_fast.upkeep.setup import backing_file, loop_device
 
@@ -234,9 +235,10 @@ def _open_files(_: Patient) -> Finding:
 def _mkfs(patient: Patient) -> Finding | None:
     if not patient.is_root or patient.is_store:
         return None
-    if shutil.which(os.path.join(patient.settings.btrfs_progs_path, "mkfs.btrfs")) is None:
+    found = find_tool("mkfs.btrfs", patient.settings.btrfs_progs_path)
+    if found is None:
         return Finding("mkfs.btrfs", WARN, "not found; `init-store --store-size-bytes` needs it", "install btrfs-progs")
-    return Finding("mkfs.btrfs", OK, "found")
+    return Finding("mkfs.btrfs", OK, os.path.normpath(found))
 
 
 def _space(patient: Patient) -> Finding | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from groot_fast import _core, interrupts
 from groot_fast._core import Cancel, Store
 from groot_fast.errors import StoreError
+from groot_fast.place import find_tool
 from groot_fast.telemetry.lager import Logger
 
 NAMESPACE = "namespace.json"
@@ -192,7 +193,8 @@ def _format(file: str, size: int, tools: str) -> None:
             os.fchmod(made.fileno(), 0o600)
             os.truncate(made.fileno(), size)
         with interrupts.Waiting():
-            _run(os.path.join(tools, "mkfs.btrfs"), "--quiet", "--nodesize", NODE_BYTES, new)
+            mkfs = find_tool("mkfs.btrfs", tools) or os.path.join(tools, "mkfs.btrfs")
+            _run(mkfs, "--quiet", "--nodesize", NODE_BYTES, new)
         with open(new, "rb") as made:
             os.fsync(made.fileno())
         os.rename(new, file)

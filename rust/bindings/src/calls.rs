@@ -205,7 +205,7 @@ pub fn unknown_keys(py: Python<'_>, path: PathBuf) -> PyResult<Vec<String>> {
 #[pyfunction]
 pub fn start_clean(py: Python<'_>, values: &Bound<'_, PyDict>, log: &Logger, program: Vec<OsString>) -> PyResult<()> {
     let settings = Settings::of(&from_dict(values)?).map_err(|failure| failure_to_python(py, &failure))?;
-    py.detach(|| groot_cli::hot::sweep::start_clean(&settings, &log.0, &program));
+    py.detach(|| groot_cli::hot::start_clean(&settings, &log.0, &program));
     Ok(())
 }
 

@@ -16,7 +16,9 @@ mod create;
 mod image;
 mod registry;
 pub mod signals;
-pub mod sweep;
+mod sweep;
+
+pub use sweep::start_clean;
 
 use crate::call::Call;
 use crate::failure::{Failure, Kind, message};
