@@ -35,8 +35,11 @@ COVERED = pytest.StashKey[Counter[tuple[str, int]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--full``: interrupt commands at every system call and the disk at every write, not at a sample of them."""
+    """``--full``: interrupt commands at every system call and the disk at every write, not at a sample of them. ``--steps`` and
+    ``--seed``: how far the random walk over pulls goes, and which way."""
     parser.addoption("--full", action="store_true", help="hit every point of interruption, not a sample (takes an hour)")
+    parser.addoption("--steps", type=int, default=25, help="steps of the random walk over pulls")
+    parser.addoption("--seed", type=int, default=1, help="where it goes")
 
 
 # Under `nohup` and in the background of a script these are ignored, and so they would be by the commands that are to end by them.

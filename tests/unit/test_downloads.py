@@ -223,3 +223,28 @@ def test_an_error_that_is_its_own_cause() -> None:
     error.__cause__ = SourceError("streaming blob")
     error.__cause__.__cause__ = OSError(errno.EDQUOT, "quota")
     assert is_out_of_space(error)
+
+
+def test_what_is_spooled_is_counted_while_blobs_go(make_downloads: Callable[[], Downloads], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the network's thread, while the unpacker's takes out what it is done with."""
+    layers = [Layer(chain_id=str(i), size=10, digest=hashlib.sha256(bytes([i])).hexdigest()) for i in range(250)]
+    counted: list[int] = []
+
+    async def ten_bytes(_layer: Layer, _offset: int) -> AsyncGenerator[bytes, None]:
+        yield bytes(10)
+
+    async def count() -> None:
+        while True:
+            counted.append(downloads._spooled())
+            await asyncio.sleep(0)
+
+    downloads = make_downloads()
+    monkeypatch.setattr(downloads, "_stream", ten_bytes)
+    with downloads:
+        downloads.start(layers)
+        counting = asyncio.run_coroutine_threadsafe(count(), downloads._network.loop)
+        reader = Reader(downloads, layers)
+        reader.join(20)
+        assert reader.sizes == [10] * len(layers)
+        assert not counting.done() and len(counted) > 10
+        counting.cancel()
