@@ -286,8 +286,10 @@ impl Manifest {
             wanted.explicit &= !self.chosen;
             image::Image::join(&self.read, config, &wanted, true, |_| Origin::Remote)
         };
-        let named = Some(self.named.clone().unwrap_or_else(|| self.read.digest.clone()));
-        join().map(|image| Image(image::Image { named, ..image })).map_err(|e| image_error(py, e))
+        let named = self.named.clone().unwrap_or_else(|| self.read.digest.clone());
+        // What is said of an image is said each time, so one with warnings is looked at each time.
+        let know = |image: image::Image| image::Image { named: image.warnings.is_empty().then_some(named), ..image };
+        join().map(|image| Image(know(image))).map_err(|e| image_error(py, e))
     }
 }
 

@@ -21,6 +21,8 @@ from ...errors import BadImage, Cancelled, ConfigError, LimitExceeded
 from ...telemetry.lager import Logger
 
 HELPER_TIMEOUT = 10.0
+HELPER_END = 1.0
+"""Seconds to wait for the end of a helper that was killed."""
 _HELPER_OUTPUT = 64 * 1024
 _NOT_FOUND = b"credentials not found"
 _TOKEN_USER = "<token>"  # how helpers say that the secret is an identity token
@@ -114,15 +116,23 @@ async def _ask_helper(name: str, server: str) -> Credential:
     program = f"docker-credential-{name}"
     # in a thread, because asyncio's child watchers and pipes differ too much between event loops
     started: list[subprocess.Popen[bytes]] = []
-    unwanted = threading.Event()
+    unwanted, over = threading.Event(), threading.Event()
+
+    def run() -> tuple[int, bytes]:
+        try:
+            return _run_helper(program, server, started, unwanted)
+        finally:
+            over.set()
+
     try:
-        status, output = await asyncio.to_thread(_run_helper, program, server, started, unwanted)
+        status, output = await asyncio.to_thread(run)
     except asyncio.CancelledError:
-        # The thread goes on, and ends when it sees that the helper has. It may be about to start it.
+        # The thread goes on, and ends when it sees that the helper has. It may be about to start it, and has to be there to end it.
         unwanted.set()
         for process in started:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
+        over.wait(HELPER_END)
         raise
     if status != 0:
         if _NOT_FOUND in output:
