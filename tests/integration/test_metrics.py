@@ -169,5 +169,6 @@ def test_example_in_the_readme(store: Store, image: Image, scratch: Path) -> Non
             "grootfs_image_deletion_seconds",
             "grootfs_image_stats_seconds",
             "grootfs_clean_seconds",
+            "grootfs_used_layers_bytes",
             "grootfs_downloaded_bytes_total",
         ), name
