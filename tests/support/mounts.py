@@ -31,7 +31,7 @@ def loops_below(path: Path) -> list[str]:
     found = []
     for device in Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
-            backing = device.read_text().strip().removesuffix(" (deleted)")
+            backing = os.fsdecode(device.read_bytes()).strip().removesuffix(" (deleted)")
         except OSError:
             continue
         if path in Path(backing).parents:
