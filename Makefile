@@ -23,7 +23,7 @@ PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi') pyproject.t
 
 .PHONY: help build run test test-rust test-python test-unit test-tools test-bare root faults-full fuzz fuzz-long audit lock conformance
 .PHONY: bench bench-full bench-pull bench-parts loadtest loadtest-full lint format deps deps-build deps-test deps-compare
-.PHONY: install package test-package clean
+.PHONY: install package test-package try-package clean
 
 help: ## Show this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -98,6 +98,9 @@ package: build | deps-package ## Make a relocatable tree, a .deb and a folder fo
 
 test-package: root package $(VENV)/.stamp-test ## Run the tests of the package, and a cell's life with it (root)
 	$(PYTHON) -m pytest tests/package
+
+try-package: root package | deps-test ## Try the package in a minimal Debian without a network (root; SUITE=trixie, without it both)
+	@for suite in $(or $(SUITE),bookworm trixie); do ./scripts/try-package $$suite $(BUILD) || exit 1; done
 
 test-bare: root | deps-test ## Run both commands of the README in a minimal Debian (root; SUITE=trixie, TARGETS=test for all tests)
 	@./scripts/test-bare "$(SUITE)" $(TARGETS)
