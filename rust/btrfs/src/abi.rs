@@ -40,6 +40,7 @@ pub(crate) const SYNC: u32 = 0x9408;
 pub(crate) const FS_INFO: u32 = 0x8400_941f;
 pub(crate) const SUBVOL_CREATE_V2: u32 = 0x5000_9418;
 pub(crate) const SNAP_CREATE_V2: u32 = 0x5000_9417;
+pub(crate) const RESIZE: u32 = 0x5000_9403;
 pub(crate) const SNAP_DESTROY: u32 = 0x5000_940f;
 pub(crate) const SNAP_DESTROY_V2: u32 = 0x5000_943f;
 pub(crate) const SUBVOL_GETFLAGS: u32 = 0x8008_9419;

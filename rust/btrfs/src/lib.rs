@@ -51,6 +51,27 @@ pub fn open_below(dir: impl AsFd, path: &[u8]) -> Result<OwnedFd> {
     open(dir, path, DIRECTORY, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV)
 }
 
+/// A path as the kernel writes it in its tables (`/proc/self/mountinfo`, `/proc/swaps`): space, tab, newline and backslash are a
+/// backslash and three octal digits.
+#[must_use]
+pub fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, after)) = rest.split_first() {
+        if first == b'\\'
+            && let Some((digits, after)) = after.split_first_chunk::<3>()
+            && digits.iter().all(|digit| matches!(digit, b'0'..=b'7'))
+        {
+            bytes.push(digits.iter().fold(0u8, |byte, digit| (byte << 3) | (digit - b'0')));
+            rest = after;
+        } else {
+            bytes.push(first);
+            rest = after;
+        }
+    }
+    bytes
+}
+
 /// Whether `dir` is on BTRFS.
 pub fn is_btrfs(dir: impl AsFd) -> Result<bool> {
     Ok(u64::try_from(rustix::fs::fstatfs(dir)?.f_type) == Ok(MAGIC))
@@ -59,6 +80,14 @@ pub fn is_btrfs(dir: impl AsFd) -> Result<bool> {
 /// Commit the file system and wait for it; also wakes the kernel thread that finishes deletions.
 pub fn sync(dir: impl AsFd) -> Result<()> {
     sys::ioctl_none(dir, abi::SYNC)
+}
+
+/// Make the file system `bytes` large; it has one device. Needs `CAP_SYS_ADMIN`.
+pub fn resize(dir: impl AsFd, bytes: u64) -> Result<()> {
+    let mut args = abi::VolArgs::zeroed();
+    let text = bytes.to_string();
+    args.name[..text.len()].copy_from_slice(text.as_bytes());
+    sys::ioctl(dir, abi::RESIZE, &mut args)
 }
 
 /// UUID of the file system, as in the names below `/sys/fs/btrfs`.
@@ -71,4 +100,15 @@ pub fn uuid(dir: impl AsFd) -> Result<String> {
         let _ = write!(text, "{dash}{byte:02x}");
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_escapes() {
+        assert_eq!(unescape(b"/a\\040b\\134\\011\\012c\xff"), b"/a b\\\t\nc\xff");
+        assert_eq!(unescape(b"\\9\\04"), b"\\9\\04");
+    }
 }

@@ -70,6 +70,7 @@ pub fn remove_subvolume(parent: impl AsFd, name: &[u8]) -> std::result::Result<V
     }
     match subvolume::descendants(parent, id) {
         Ok(ids) => {
+            Obstacles::on(parent).in_the_way_of(parent, &ids)?;
             remove_by_numbers(parent, &ids)?;
             Ok(ids)
         }
@@ -95,10 +96,14 @@ fn remove_by_numbers(dir: BorrowedFd<'_>, ids: &[u64]) -> std::result::Result<()
         let mut result = destroy_by_id(dir, id);
         if result == Err(Errno::PERM) {
             // An immutable or append-only directory: the subvolume's own, or the one that holds it.
-            for held in [subvolume::open_by_id(dir, id), subvolume::open_holder(dir, id)] {
+            for held in [subvolume::open_by_id(dir, id), subvolume::holder_of(dir, id).map(|(holder, _)| holder)] {
                 let _ = held.and_then(|inode| clear_flags(&inode));
             }
             result = destroy_by_id(dir, id);
+        }
+        if result == Err(Errno::NAMETOOLONG) {
+            // The kernel looks for a subvolume that it is to destroy by number by its path, which may be too long for it.
+            result = subvolume::holder_of(dir, id).and_then(|(holder, name)| destroy(holder.as_fd(), &name));
         }
         match result {
             Ok(()) | Err(Errno::NOENT) => {}
@@ -108,21 +113,89 @@ fn remove_by_numbers(dir: BorrowedFd<'_>, ids: &[u64]) -> std::result::Result<()
     Ok(())
 }
 
+/// What keeps a subvolume from being removed, known before anything is.
+pub struct Obstacles {
+    /// The number that is mounted where no subvolume is named.
+    default: Option<u64>,
+    /// Device numbers of the subvolumes with an active swap file, as far as its path can be seen from here.
+    swaps: Vec<u64>,
+}
+
+impl Obstacles {
+    /// Those on the file system of `dir`. What may not be looked at is found when the kernel refuses.
+    pub fn on(dir: impl AsFd) -> Self {
+        let default = subvolume::default_id(dir).ok().flatten();
+        Self { default, swaps: swap_devices(&std::fs::read("/proc/swaps").unwrap_or_default()) }
+    }
+
+    /// Refuse the removal of what is `name` in `parent`, if something is in the way of it or of a subvolume nested in it.
+    pub fn check(&self, parent: impl AsFd, name: &[u8]) -> std::result::Result<(), Refusal> {
+        if self.default.is_none() && self.swaps.is_empty() || !subvolume::is_subvolume(&parent, name)? {
+            return Ok(());
+        }
+        let tree = match open_below(&parent, name) {
+            Err(Errno::NOENT | Errno::ACCESS) => return Ok(()),
+            other => other?,
+        };
+        let id = subvolume::id_of(&tree)?;
+        let placed = |refusal: Refusal| Refusal { place: [name, b"/", &refusal.place].concat(), ..refusal };
+        match subvolume::descendants(&parent, id) {
+            Ok(ids) => self.in_the_way_of(parent.as_fd(), &ids).map_err(placed),
+            // Only root may look for those inside.
+            Err(Errno::PERM) if self.is_swapped_to(&tree)? => Err(placed(refusal_for(id, SWAP))),
+            Err(Errno::PERM) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn in_the_way_of(&self, dir: BorrowedFd<'_>, ids: &[u64]) -> std::result::Result<(), Refusal> {
+        for &id in ids {
+            if self.default == Some(id) {
+                return Err(refusal_for(id, DEFAULT));
+            }
+            if !self.swaps.is_empty() && subvolume::open_by_id(dir, id).and_then(|root| self.is_swapped_to(&root)).unwrap_or(false) {
+                return Err(refusal_for(id, SWAP));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_swapped_to(&self, root: &OwnedFd) -> Result<bool> {
+        Ok(self.swaps.contains(&rustix::fs::fstat(root)?.st_dev))
+    }
+}
+
+/// Device numbers of the files that `/proc/swaps` lists.
+fn swap_devices(table: &[u8]) -> Vec<u64> {
+    let files = table.split(|&byte| byte == b'\n').skip(1).filter_map(|line| {
+        let mut fields = line.split(|&byte| matches!(byte, b' ' | b'\t')).filter(|field| !field.is_empty());
+        let path = fields.next()?;
+        (fields.next()? == b"file").then(|| crate::unescape(path))
+    });
+    files.filter_map(|path| rustix::fs::stat(&path[..]).ok()).map(|stat| stat.st_dev).collect()
+}
+
+/// Why a subvolume stays, and what helps.
+type Reason = (Errno, &'static str, &'static str);
+
+const DEFAULT: Reason = (
+    Errno::PERM,
+    "it is the default subvolume of the file system",
+    "`btrfs subvolume set-default 5 <mount point>` makes the top level the default again",
+);
+const SWAP: Reason = (Errno::TXTBSY, "a swap file in it is active", "`swapon --show` lists swap files, `swapoff` ends one");
+const MAYBE_SWAP: Reason = (Errno::PERM, "the kernel does not let it go: a swap file in it may be active", SWAP.2);
+
+fn refusal_for(id: u64, (errno, reason, cure): Reason) -> Refusal {
+    Refusal { place: format!("subvolume {id}").into_bytes(), errno, reason: Some(reason), cure: Some(cure) }
+}
+
 /// Say of subvolume `id` what it is that the kernel refuses.
 fn refusal_of(dir: BorrowedFd<'_>, id: u64, errno: Errno) -> Refusal {
     let mut refusal = Refusal { place: format!("subvolume {id}").into_bytes(), ..Refusal::from(errno) };
     if matches!(errno, Errno::PERM | Errno::TXTBSY) {
-        (refusal.reason, refusal.cure) = if subvolume::is_default(dir, id) == Ok(true) {
-            (
-                Some("it is the default subvolume of the file system"),
-                Some("`btrfs subvolume set-default 5 <mount point>` makes the top level the default again"),
-            )
-        } else {
-            (
-                Some("the kernel does not let it go: a swap file in it may be active"),
-                Some("`swapon --show` lists swap files, `swapoff` ends one"),
-            )
-        };
+        let (_, reason, cure) = if subvolume::default_id(dir) == Ok(Some(id)) { DEFAULT } else { MAYBE_SWAP };
+        (refusal.reason, refusal.cure) = (Some(reason), Some(cure));
     } else if errno == Errno::BUSY {
         refusal.reason = Some("something is mounted on it");
         refusal.cure = Some("unmount it and try again");
@@ -141,7 +214,13 @@ fn remove_by_walking(parent: BorrowedFd<'_>, name: &[u8], ids: &mut Vec<u64>) ->
         let mut place = Vec::new();
         let mut went = false;
         loop {
-            let inside = subvolume::nested(&at, &[])?;
+            let inside = match subvolume::nested(&at, &[]) {
+                Err(Errno::NAMETOOLONG) => {
+                    flatten(&at)?;
+                    subvolume::nested(&at, &[])?
+                }
+                other => other?,
+            };
             if inside.is_empty() {
                 break;
             }
@@ -177,6 +256,78 @@ fn remove_by_walking(parent: BorrowedFd<'_>, name: &[u8], ids: &mut Vec<u64>) ->
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Levels of directories that are left in a subvolume whose paths are too long: 255 bytes each, of 4080 that the kernel knows.
+const FLAT: usize = 8;
+
+/// Move the directories that lie deep in a subvolume up into its root, so that paths in it are short. It is to be removed anyway.
+fn flatten(root: &OwnedFd) -> Result<()> {
+    let mut moved = 0;
+    let mut waiting = directories_in(root)?;
+    while let Some(name) = waiting.pop() {
+        let mut levels = vec![listed(enter(root.as_fd(), &name)?)?];
+        loop {
+            let depth = levels.len();
+            let Some((dir, names)) = levels.last_mut() else { break };
+            match names.pop() {
+                None => drop(levels.pop()),
+                Some(name) if depth < FLAT => {
+                    let level = listed(enter(dir.as_fd(), &name)?)?;
+                    levels.push(level);
+                }
+                Some(name) => {
+                    moved += 1;
+                    let fresh = fresh_name(moved);
+                    rustix::fs::renameat_with(dir, &name[..], root, &fresh[..], RenameFlags::NOREPLACE)?;
+                    waiting.push(fresh.into_bytes());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn listed(dir: OwnedFd) -> Result<(OwnedFd, Vec<Vec<u8>>)> {
+    let names = directories_in(&dir)?;
+    Ok((dir, names))
+}
+
+/// The directories in `dir` that are no subvolumes.
+fn directories_in(dir: &OwnedFd) -> Result<Vec<Vec<u8>>> {
+    let mut found = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if entry.file_type() == FileType::Directory && !matches!(name, b"." | b"..") && !subvolume::is_subvolume(dir, name)? {
+            found.push(name.to_vec());
+        }
+    }
+    Ok(found)
+}
+
+/// A name for what is moved while something is removed.
+fn fresh_name(number: u64) -> String {
+    format!(".removed-{}-{number}", std::process::id())
+}
+
+/// Open a directory of what is removed; its owner may have made it unreadable for itself.
+fn enter(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+    let dir = match open_below(parent, name) {
+        Err(Errno::ACCESS) => {
+            // By a descriptor: a path would be followed, and a link may stand there by now.
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let held = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+            let _ = rustix::fs::chmod(format!("/proc/self/fd/{}", held.as_raw_fd()), Mode::RWXU);
+            open_below(parent, name)?
+        }
+        other => other?,
+    };
+    // Names cannot be taken out of it otherwise. For who may do anything it makes no difference.
+    if !rustix::process::geteuid().is_root() {
+        let _ = rustix::fs::fchmod(&dir, Mode::RWXU);
+    }
+    Ok(dir)
 }
 
 fn destroy(parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
@@ -290,35 +441,15 @@ impl Tree<'_> {
             other => return Ok(other?),
         }
         if self.levels.len() < MAX_OPEN {
-            let dir = self.enter(name)?;
+            let dir = enter(self.dir(), name)?;
             self.levels.push(Level { dir, name: name.to_vec(), names: Vec::new(), rounds: 0 });
             return Ok(());
         }
         // Too many levels to keep open: hang it into the topmost one, which is read again until nothing is left in it.
         self.moved += 1;
-        let fresh = format!(".removed-{}-{}", std::process::id(), self.moved);
+        let fresh = fresh_name(self.moved);
         let top = &self.levels[0].dir;
         Ok(rustix::fs::renameat_with(self.dir(), name, top, &fresh[..], RenameFlags::NOREPLACE)?)
-    }
-
-    /// Open a directory to empty it; its owner may have made it unreadable for itself.
-    fn enter(&self, name: &[u8]) -> Result<OwnedFd> {
-        let open = || open_below(self.dir(), name);
-        let dir = match open() {
-            Err(Errno::ACCESS) => {
-                // By a descriptor: a path would be followed, and a link may stand there by now.
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let held = rustix::fs::openat(self.dir(), name, flags, Mode::empty())?;
-                let _ = rustix::fs::chmod(format!("/proc/self/fd/{}", held.as_raw_fd()), Mode::RWXU);
-                open()?
-            }
-            other => other?,
-        };
-        // Names cannot be taken out of it otherwise. For who may do anything it makes no difference.
-        if !rustix::process::geteuid().is_root() {
-            let _ = rustix::fs::fchmod(&dir, Mode::RWXU);
-        }
-        Ok(dir)
     }
 
     fn unlink(&self, name: &[u8], flags: AtFlags) -> Result<()> {
@@ -401,6 +532,38 @@ mod tests {
             std::fs::write(top.path().join(format!("tree/{i}")), "").unwrap();
         }
         assert_eq!(remove_entry(open(top.path()), b"tree"), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_deep_tree_is_made_flat() {
+        let top = tempfile::tempdir().unwrap();
+        let mut at = open(top.path());
+        for _ in 0..100 {
+            rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
+            std::mem::drop(rustix::fs::openat(&at, "f", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap());
+            at = open_below(&at, b"d").unwrap();
+        }
+        flatten(&open(top.path())).unwrap();
+        let mut deepest = 0;
+        let mut files = 0;
+        let mut waiting = vec![(top.path().to_path_buf(), 0)];
+        while let Some((path, depth)) = waiting.pop() {
+            deepest = depth.max(deepest);
+            for entry in std::fs::read_dir(path).unwrap().flatten() {
+                if entry.file_type().unwrap().is_dir() { waiting.push((entry.path(), depth + 1)) } else { files += 1 }
+            }
+        }
+        assert_eq!((deepest, files), (FLAT, 100));
+    }
+
+    #[test]
+    fn swap_files_are_known_by_their_file_system() {
+        let top = tempfile::tempdir().unwrap();
+        std::fs::write(top.path().join("a b"), "").unwrap();
+        let line = format!("Filename Type Size Used Priority\n{}/a\\040b file 1 0 -2\n/dev/sda1 partition 1 0 -3\n", top.path().display());
+        let device = rustix::fs::stat(top.path()).unwrap().st_dev;
+        assert_eq!(swap_devices(line.as_bytes()), [device]);
+        assert_eq!(swap_devices(b""), []);
     }
 
     #[test]

@@ -206,22 +206,26 @@ pub(crate) fn open_by_id(dir: impl AsFd, id: u64) -> Result<OwnedFd> {
     sys::open_subvolume(dir, id, abi::FIRST_FREE, u64::from_le_bytes(*generation) as u32)
 }
 
-/// The directory that holds subvolume `id`, by number. Needs `CAP_SYS_ADMIN` and `CAP_DAC_READ_SEARCH`.
-pub(crate) fn open_holder(dir: impl AsFd, id: u64) -> Result<OwnedFd> {
+/// The directory that holds subvolume `id`, by number, and the name in it. Needs `CAP_SYS_ADMIN` and `CAP_DAC_READ_SEARCH`.
+pub(crate) fn holder_of(dir: impl AsFd, id: u64) -> Result<(OwnedFd, Vec<u8>)> {
     let back = search(&dir, abi::ROOT_TREE, id, abi::ROOT_BACKREF)?;
     let back = back.first().ok_or(Errno::NOENT)?;
-    // `struct btrfs_root_ref` begins with the directory's inode number.
+    // `struct btrfs_root_ref`: the directory's inode number, a sequence number, the length of the name; then the name.
     let inode = u64::from_le_bytes(*back.data.first_chunk().ok_or(Errno::UCLEAN)?);
+    let name = back.data.get(18..).ok_or(Errno::UCLEAN)?.to_vec();
     let item = search(&dir, back.offset, inode, abi::INODE_ITEM)?;
     let generation = item.first().and_then(|item| item.data.first_chunk()).ok_or(Errno::NOENT)?;
-    sys::open_subvolume(dir, back.offset, inode, u64::from_le_bytes(*generation) as u32)
+    let holder = sys::open_subvolume(dir, back.offset, inode, u64::from_le_bytes(*generation) as u32)?;
+    Ok((holder, name))
 }
 
-/// Whether `id` is what is mounted where no subvolume is named (`btrfs subvolume set-default`). Needs `CAP_SYS_ADMIN`.
-pub(crate) fn is_default(dir: impl AsFd, id: u64) -> Result<bool> {
+/// The number of the subvolume that is mounted where none is named (`btrfs subvolume set-default`); None for the top level. Needs
+/// `CAP_SYS_ADMIN`.
+pub(crate) fn default_id(dir: impl AsFd) -> Result<Option<u64>> {
     let entries = search(dir, abi::ROOT_TREE, abi::ROOT_TREE_DIR, abi::DIR_ITEM)?;
-    // `struct btrfs_dir_item` begins with the key it points to.
-    Ok(entries.iter().any(|item| item.data.first_chunk() == Some(&id.to_le_bytes())))
+    // Its only entry is `default`; `struct btrfs_dir_item` begins with the key it points to.
+    let id = entries.first().and_then(|item| item.data.first_chunk()).map(|bytes| u64::from_le_bytes(*bytes));
+    Ok(id.filter(|&id| id >= abi::FIRST_FREE))
 }
 
 /// Third part of an item's key, and the item.

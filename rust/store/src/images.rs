@@ -16,6 +16,7 @@ use crate::spec::volume_name;
 use crate::volumes::Volume;
 use crate::{Level, Observer, Unit};
 use groot_btrfs::quota::Accounting;
+use groot_btrfs::removal::Obstacles;
 use groot_core::{idmount, record};
 use rustix::io::Errno;
 use std::os::fd::AsFd;
@@ -351,10 +352,15 @@ impl Store {
 
     /// Remove the image whose directory is held locked.
     fn remove_image(&self, id: &[u8], image: &Folder) -> Result<()> {
+        let mut names = image.names()?;
+        // Before anything of it goes: what cannot go keeps the image whole, and its limit.
+        let obstacles = Obstacles::on(image);
+        for name in &names {
+            obstacles.check(image, name).map_err(|refusal| Error::refusal(image.path_of(name).display(), &refusal))?;
+        }
         if let Some(root) = own_mount(image)? {
             idmount::unmount(root.as_fd())?;
         }
-        let mut names = image.names()?;
         names.sort_by_key(|name| !TREES.contains(&&name[..]));
         for name in names {
             if image.has_subvolume(&name)? {
@@ -389,7 +395,7 @@ fn explain(error: Error, wishes: &Wishes) -> Error {
 
 /// The root of the mount at `rootfs`, if it shows this image's own `snapshot`: only such a one did we make. What the image's
 /// attribute says does not count, because the store's owner can set it; nor does what else is mounted there.
-fn own_mount(image: &Folder) -> Result<Option<std::os::fd::OwnedFd>> {
+pub(crate) fn own_mount(image: &Folder) -> Result<Option<std::os::fd::OwnedFd>> {
     if image.attribute(IDMAPPED_ATTRIBUTE).as_deref() != Some(b"1") {
         return Ok(None);
     }
@@ -541,7 +547,13 @@ fn claim(store: &Store, id: &[u8], fresh: &[u8], cancel: &AtomicBool) -> Result<
             return Err(exists(id));
         }
         if let Some(left) = left {
-            store.remove_image(id, &left)?;
+            if let Err(error) = store.remove_image(id, &left) {
+                // Whatever keeps it there, the id is free: clean goes on trying, and says why it cannot.
+                if matches!(error.kind, Kind::NeedsHelper | Kind::Cancelled) {
+                    return Err(error);
+                }
+                images.rename(id, &Store::temporary_name("left"))?;
+            }
             continue;
         }
         // Held by another create, which will have the image in a moment, or by a clean, which removes it.

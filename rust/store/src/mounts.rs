@@ -1,9 +1,13 @@
-//! What is mounted where (proc(5), mountinfo). The one parser of it.
+//! What is mounted where (proc(5), mountinfo), and whether a store that is in a file is. The one parser of mountinfo.
 
+use crate::error::{Error, Result};
+use crate::folder::Folder;
+use crate::layout::normalise;
+use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,34 +30,61 @@ pub fn all() -> std::io::Result<Vec<Mount>> {
 fn parse(line: &[u8]) -> Option<Mount> {
     let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
     let end = fields.iter().position(|field| field == b"-")?;
+    let unescaped = |field: &[u8]| PathBuf::from(OsString::from_vec(groot_btrfs::unescape(field)));
     let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
     let own = fields.get(5)?.split(|&byte| byte == b',');
     let of_file_system = fields.get(end + 3)?.split(|&byte| byte == b',');
     Some(Mount {
-        point: PathBuf::from(unescape(fields.get(4)?)),
+        point: unescaped(fields.get(4)?),
         kind: text(fields.get(end + 1)?),
-        source: PathBuf::from(unescape(fields.get(end + 2)?)),
+        source: unescaped(fields.get(end + 2)?),
         options: own.chain(of_file_system).map(text).collect(),
     })
 }
 
-/// The kernel writes space, tab, newline and backslash as a backslash and three octal digits.
-fn unescape(field: &[u8]) -> OsString {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, after)) = rest.split_first() {
-        if first == b'\\'
-            && let Some((digits, after)) = after.split_first_chunk::<3>()
-            && digits.iter().all(|digit| matches!(digit, b'0'..=b'7'))
-        {
-            bytes.push(digits.iter().fold(0u8, |byte, digit| (byte << 3) | (digit - b'0')));
-            rest = after;
-        } else {
-            bytes.push(first);
-            rest = after;
-        }
+/// What the name of the file ends with that `init-store` keeps a store in, beside its directory.
+pub const BACKING: &str = ".backing-store";
+
+/// Refuse a store that is in a file which is not mounted: what is at `path` then (`top`, if it is there) is the bare mount point,
+/// even if it lies on BTRFS and somebody made a store in it.
+pub fn check_mounted(path: &Path, top: Option<&Folder>) -> Result<()> {
+    if top.is_some_and(is_mount) {
+        return Ok(());
     }
-    OsString::from_vec(bytes)
+    match backing_file(path, top) {
+        Some(file) => Err(Error::store(format!("store {} is in {}, which is not mounted", path.display(), file.display())).hint(format!(
+            "`grootfs --store {} init-store` as root mounts it; docs/operating.md says how to do so at boot",
+            path.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Bytes of a store's file, or of the file system in it if that is mounted and has less. None if the store has no such file.
+#[must_use]
+pub fn file_bytes(path: &Path) -> Option<u64> {
+    let top = Folder::open_path(path).ok();
+    let file = std::fs::symlink_metadata(backing_file(path, top.as_ref())?).ok()?.len();
+    let system = top.filter(is_mount).and_then(|top| rustix::fs::fstatvfs(&top).ok()).map(|system| system.f_blocks * system.f_frsize);
+    Some(system.map_or(file, |system| system.min(file)))
+}
+
+/// Whether a directory is what a mount begins with.
+fn is_mount(dir: &Folder) -> bool {
+    let seen = rustix::fs::statx(dir, "", AtFlags::EMPTY_PATH, StatxFlags::empty());
+    seen.is_ok_and(|seen| seen.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// The file of a store at `path`: beside the path as it was given, or beside the place that it leads to.
+fn backing_file(path: &Path, top: Option<&Folder>) -> Option<PathBuf> {
+    let given = normalise(path);
+    let place = top.and_then(|top| place_of(top).ok());
+    [Some(given), place].into_iter().flatten().find_map(|path| {
+        let mut name = path.into_os_string();
+        name.push(BACKING);
+        let file = PathBuf::from(name);
+        std::fs::symlink_metadata(&file).is_ok_and(|found| found.is_file()).then_some(file)
+    })
 }
 
 /// Where an open directory is, as the kernel sees it: without links.
@@ -73,6 +104,21 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     #[test]
+    fn a_file_beside_a_bare_directory_is_not_mounted() {
+        let top = tempfile::tempdir().unwrap();
+        let (real, link) = (top.path().join("real"), top.path().join("link"));
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let check = |path: &Path| check_mounted(path, Folder::open_path(path).ok().as_ref()).map_err(|error| error.text);
+        assert_eq!(check(&link), Ok(()));
+        std::fs::write(top.path().join("real.backing-store"), "").unwrap();
+        for path in [&real, &link, &real.join(".")] {
+            assert!(check(path).unwrap_err().ends_with("real.backing-store, which is not mounted"));
+        }
+        assert_eq!(check(Path::new("/proc")), Ok(()));
+    }
+
+    #[test]
     fn a_line_is_taken_apart() {
         let line = b"36 35 98:0 /mnt1 /a\\040b\\134\\011\\012c rw,noatime master:1 - btrfs /dev/loop0 rw,user_subvol_rm_allowed";
         let mount = parse(line).unwrap();
@@ -80,6 +126,5 @@ mod tests {
         assert_eq!((mount.kind.as_str(), mount.source.to_str()), ("btrfs", Some("/dev/loop0")));
         assert_eq!(mount.options, ["rw", "noatime", "rw", "user_subvol_rm_allowed"]);
         assert_eq!(parse(b""), None);
-        assert_eq!(unescape(b"\\9\\04"), OsString::from("\\9\\04"));
     }
 }
