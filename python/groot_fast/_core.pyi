@@ -397,6 +397,8 @@ class OciReference:
         """Read index, manifest and configuration. Without ``validate`` nothing is promised about the layers. Raises
         SourceError, `BadImage`, `LimitExceeded`."""
 
+BACKING: str
+"""What the name of the file ends with that a store is in."""
 DOOMED: str
 """How the names of volumes begin that are to be destroyed."""
 INCOMPLETE: str
@@ -569,7 +571,8 @@ class Store:
         """Make the directory a store, or put right what is missing of one. Raises StoreError, OSError."""
     @staticmethod
     def is_initialised(path: StrPath) -> bool:
-        """Whether everything that makes a store is there; what may not be looked at counts as there. Raises StoreError for links."""
+        """Whether everything that makes a store is there; what may not be looked at counts as there. Raises StoreError for links, and
+        if the store is in a file that is not mounted."""
     @property
     def path(self) -> str:
         """The path it was opened by."""
@@ -733,6 +736,10 @@ class Store:
         """Remove the lock files of volumes that are gone."""
     def remove_temporary(self, alone: bool, keep_downloads: float) -> None:
         """Remove what processes left in ``tmp``; downloads younger than so many seconds stay."""
+    def check_removable(self) -> None:
+        """Refuse what would keep the store from being removed whole. Raises StoreError, OSError."""
+    def unmount_images(self) -> None:
+        """Unmount the images that were mounted with owners translated."""
     def take_apart(self, cancel: Cancel) -> list[tuple[str, str]]:
         """Remove all but the mappings. Gives (path, reason) of what could not be removed."""
     def forget_mappings(self) -> None:
@@ -813,6 +820,9 @@ def uuid(path: StrPath) -> str:
 
 def accounting(path: StrPath) -> str | None:
     """``simple``, ``full`` or None (off)."""
+
+def resize(path: StrPath, bytes: int) -> None:
+    """Make the file system at ``path`` so many bytes large. Privileged."""
 
 def enable_quota(path: StrPath, simple: bool) -> None:
     """Turn accounting on. Privileged."""

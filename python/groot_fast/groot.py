@@ -163,7 +163,8 @@ class Groot:
 
     def create_and_clean(self, image: str, image_id: str, *, program: Sequence[str] = ()) -> Created:
         """Make an image, clean if that is wanted, and report what the store holds then. Where the clean is a process of its own,
-        ``program`` and its first arguments are this one's; without it the clean is done here. Raises GrootError."""
+        ``program`` and its first arguments are this one's; without it the clean is done here. Raises GrootError for the image
+        alone."""
         created = self.create(image, image_id)
         settings = self._settings
         if settings.with_clean and settings.rules.cleans_apart and program:
@@ -171,12 +172,11 @@ class Groot:
         elif settings.with_clean:
             try:
                 self.clean(on_create=True)
+            # The image is made, and that is what was asked for: what somebody else left must not take it from the caller.
             except Cancelled:
-                self._log.info("cleanup-stopped")  # the image is made, and that is what was asked for
-            except GrootError as error:
+                self._log.info("cleanup-stopped")
+            except (GrootError, OSError) as error:
                 self._log.error("failed-to-cleanup-store", error)
-                if not settings.rules.cleans_apart:
-                    raise type(error)(f"failed-to-cleanup-store: {error}", hint=error.hint) from error
         self.report_sizes()
         return created
 
@@ -318,8 +318,8 @@ class Groot:
         with self._log.session("groot-store-stats"), self._open() as (store, _):
             return describe_store(store, self._settings.threshold, counts_limits=self._settings.rules.counts_limits)
 
-    def init_store(self, *, rootless: str = "", quota: str | None = None) -> None:
-        """Make the store, or check one that is there. Raises StoreError, UsageError."""
+    def init_store(self, *, rootless: str = "", quota: str | None = None) -> str:
+        """Make the store, or check one that is there; gives what there is to say. Raises StoreError, UsageError."""
         settings = self._settings
         with self._log.session("groot-init-store") as log:
             check_driver(settings.driver)
@@ -334,7 +334,7 @@ class Groot:
                 mappings = read_subordinate(user, group)
             else:
                 mappings = _core.parse_mappings(settings.uid_mappings, settings.gid_mappings)
-            init_store(
+            return init_store(
                 settings.store,
                 mappings,
                 log,

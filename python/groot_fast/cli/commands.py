@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from groot_fast._core import Logger, Metrics, format_json, image_id_of
+from groot_fast._core import Logger, Metrics, Store, format_json, image_id_of
 from groot_fast.config import Settings, Value
 from groot_fast.errors import ImageNotFound, StoreError, Unhealthy, UsageError
 from groot_fast.groot import Groot
@@ -118,7 +118,7 @@ def list_(request: Request) -> str:
 
 def _missing_store(request: Request) -> str:
     store = request.settings.store
-    if os.path.lexists(store):
+    if os.path.lexists(store) or Store.is_initialised(store):
         return ""
     text = f"no store found at {store}"
     request.log.error("store-path-failed", text, storePath=store)
@@ -165,8 +165,7 @@ def init_store(request: Request) -> str:
     quota = request.given.get("quota")
     if quota not in (None, "simple", "full"):
         raise UsageError("invalid --quota parameter, must be simple or full")
-    request.groot().init_store(rootless=str(request.given.get("rootless", "")), quota=quota if isinstance(quota, str) else None)
-    return ""
+    return request.groot().init_store(rootless=str(request.given.get("rootless", "")), quota=quota if isinstance(quota, str) else None)
 
 
 def migrate(request: Request) -> str:

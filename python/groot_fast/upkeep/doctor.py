@@ -17,7 +17,7 @@ from groot_fast.errors import GrootError
 from groot_fast.idmap import Ranges
 from groot_fast.place import find_tool
 from groot_fast.upkeep import sysfs
-from groot_fast.upkeep.setup import backing_file, loop_device
+from groot_fast.upkeep.backing import Site
 
 OK, WARN, BROKEN = "ok", "warn", "broken"
 
@@ -57,18 +57,19 @@ class Patient:
         self.owner: tuple[int, int] | None = None
         self.uids: Ranges = []
         self.gids: Ranges = []
-        self.trouble = ""
+        self.trouble: GrootError | None = None
+        self.site: Site | None = None
         self.may_write = False
-        if os.path.isdir(self.store):
-            try:
-                self.is_store = _core.Store.is_initialised(self.store)
-                if self.is_store:
-                    opened = _core.Store.open(self.store, drax=settings.drax_bin)
-                    self.owner, self.uids, self.gids = opened.owner, opened.uids, opened.gids
-                    self.may_write = opened.may_write()
-            except GrootError as error:
-                self.is_store = True
-                self.trouble = str(error)
+        try:
+            self.site = Site(self.store)
+            self.is_store = _core.Store.is_initialised(self.store)
+            if self.is_store:
+                opened = _core.Store.open(self.store, drax=settings.drax_bin)
+                self.owner, self.uids, self.gids = opened.owner, opened.uids, opened.gids
+                self.may_write = opened.may_write()
+        except GrootError as error:
+            self.is_store = True
+            self.trouble = error
         self.uuid = ""
         if os.path.isdir(self.store):
             try:
@@ -101,6 +102,9 @@ def _kernel(_: Patient) -> Finding:
 
 
 def _store(patient: Patient) -> Finding:
+    if patient.trouble is not None:
+        cure = patient.trouble.hint or f"restore {patient.store}/meta/namespace.json"
+        return Finding("store", BROKEN, str(patient.trouble), cure)
     if not os.path.isdir(patient.store):
         return Finding("store", BROKEN, f"{patient.store} is not there", "`grootfs init-store` as root makes it")
     if not patient.uuid:
@@ -108,8 +112,6 @@ def _store(patient: Patient) -> Finding:
         return Finding("store", BROKEN, f"{patient.store} is not on BTRFS", cure)
     if not patient.is_store:
         return Finding("store", BROKEN, f"{patient.store} is no store, or folders are missing", "`grootfs init-store` as root makes them")
-    if patient.trouble:
-        return Finding("store", BROKEN, patient.trouble, f"restore {patient.store}/meta/namespace.json")
     if not patient.may_write:
         owner = patient.owner
         cure = f"run as user id {owner[0]}, the store's owner" if owner else "run as root, or make a store of your own (docs/rootless.md)"
@@ -131,7 +133,7 @@ def _mount(patient: Patient) -> Finding | None:
 
 
 def _loop(patient: Patient) -> Finding | None:
-    device = loop_device(patient.store, backing_file(patient.store)) if patient.uuid else None
+    device = patient.site.device() if patient.site is not None and patient.uuid else None
     if device is None:
         return None
     with open(f"/sys/block/{os.path.basename(device)}/loop/dio", encoding="ascii") as shown:

@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import stat
-import subprocess
 from collections.abc import Callable
 
 from groot_fast import _core, interrupts
 from groot_fast._core import Cancel, Store
-from groot_fast.errors import StoreError
+from groot_fast.errors import GrootError, StoreError
 from groot_fast.place import find_tool
 from groot_fast.telemetry.lager import Logger
+from groot_fast.upkeep.backing import CHANGE_OVER, Site, run
 
 NAMESPACE = "namespace.json"
+FOLDERS = {"images", "volumes", "meta", "locks", "tmp"}
+"""What a store consists of."""
 MOUNT_OPTIONS = "user_subvol_rm_allowed,noatime,rw"
-
-
-def backing_file(path: str) -> str:
-    """The loop file of a store."""
-    return f"{os.path.normpath(path)}.backing-store"
-
-
 NODE_BYTES = "8192"
 """Size of a metadata node. What a snapshot costs grows with the children of its root node once many snapshots exist. With 16 KiB
 (the default of mkfs) images of a few thousand files have hundreds of children; with 4 KiB those of ten thousands do. With 8 KiB
 both are flat (``docs/kernel.md`` has the figures)."""
-
-
-SCHEDULER = "mq-deadline"
-LOOP_SET_DIRECT_IO = 0x4C08
-"""linux/loop.h."""
 
 
 def init_store(
@@ -44,35 +32,34 @@ def init_store(
     tools: str = "",
     quota: str | None = None,
     direct_io: bool = True,
-) -> None:
+) -> str:
     """Make a directory a store, or check and repair one that is. Never formats anything that exists.
 
-    With ``size`` > 0 and no BTRFS at ``path``, a loop file of that size is made beside it, formatted and mounted; one
-    that is already there is only mounted. Accounting is turned on where we made the file system (simple, or full before
-    Linux 6.7); elsewhere only when ``quota`` says so (``simple`` or ``full``). ``tools`` is the directory of `mkfs.btrfs`.
-    ``direct_io``: whether the store's own loop device writes past the page cache.
-    Raises StoreError and OSError; what was made is taken back.
+    The file of a store that has one is looked for first: if it is not mounted, it is mounted. With ``size`` > 0 and no BTRFS at
+    ``path``, such a file is made; one that is smaller grows. Accounting is turned on where we made the file system (simple, or
+    full before Linux 6.7); elsewhere only when ``quota`` says so (``simple`` or ``full``). ``tools`` is the directory of
+    `mkfs.btrfs`. ``direct_io``: whether the store's own loop device writes past the page cache. Gives what there is to say, or nothing. Raises StoreError and OSError; what was made is taken back.
     """
     if os.geteuid() != 0:
         raise StoreError(f"store {path} can only be initialized by Root user")
-    if os.path.lexists(path) and not os.path.isdir(path):
-        raise StoreError(f"making directory `{path}`: not a directory")
-    if os.path.exists(_dismounted_file(path)):
-        # A `delete_store` was killed near its end.
-        if os.path.isdir(path):
-            _dismount(path)
-        _remove_dismounted(path)
-    made = _Undo()
-    try:
-        _provide_filesystem(path, log, size, tools, quota, made)
-        _tune_loop(path, log, direct_io)
-        if not os.path.isdir(path):
-            os.mkdir(path, 0o755)
-            made.add(lambda: os.rmdir(path))
-        Store.initialise(path, mappings)
-    except BaseException:
-        made.run()
-        raise
+    site = Site(path)
+    with site.locked():
+        if os.path.lexists(site.path) and not os.path.isdir(site.path):
+            raise StoreError(f"making directory `{path}`: not a directory")
+        _finish_deletion(site)
+        made = _Undo()
+        try:
+            _provide_filesystem(site, log, size, tools, quota, made)
+            untuned = site.tune(direct_io=direct_io)
+            if untuned:
+                log.debug("loop-device-not-tuned", reason=untuned)
+            if not os.path.isdir(site.path):
+                _make_directory(site, made)
+            Store.initialise(site.path, mappings)
+        except BaseException:
+            made.run()
+            raise
+        return _size_told(site, size)
 
 
 class _Undo:
@@ -88,65 +75,79 @@ class _Undo:
         for step in reversed(self._steps):
             try:
                 step()
-            except OSError:
+            except (OSError, GrootError):
                 pass
 
 
-def _provide_filesystem(path: str, log: Logger, size: int, tools: str, quota: str | None, made: _Undo) -> None:
-    checked = path if size > 0 or os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
+def _make_directory(site: Site, made: _Undo) -> None:
+    os.mkdir(site.path, 0o755)
+    made.add(lambda: os.rmdir(site.path))
+
+
+def _provide_filesystem(site: Site, log: Logger, size: int, tools: str, quota: str | None, made: _Undo) -> None:
+    # The file first: the bare directory below the mount may be on BTRFS too.
+    if not site.is_mounted and _exists(site.file):
+        _mount(site, made)
+    checked = site.path if size > 0 or os.path.isdir(site.path) else os.path.dirname(site.path)
     if not os.path.isdir(checked) and size <= 0:
         raise StoreError(f"stat {checked}: no such file or directory")
-    # The accounting mode of a file system that we did not make is its operator's business.
-    if os.path.isdir(checked) and _is_on_btrfs(checked):
+    if not os.path.isdir(checked) or not _is_on_btrfs(checked):
+        if size <= 0:
+            raise StoreError(
+                f"Store path filesystem ({checked}) is incompatible with requested driver",
+                hint="give --store-size-bytes to keep the store in a file, or put it on BTRFS",
+            )
+        _check_empty(site)
+        _format(site.file, size, tools)
+        made.add(lambda: os.unlink(site.file))
+        _mount(site, made)
+    else:
         log.debug("store-already-initialized", path=checked)
-        if _core.accounting(checked) is None:
-            if _is_mounted_from(path, backing_file(path)):
-                _enable_quota(checked, quota)  # somebody was killed between mounting it and this
-            elif quota is not None:
-                _core.enable_quota(checked, quota == "simple")
-        return
-    if size <= 0:
+    if size > 0:
+        site.grow(size)
+    # The accounting mode of a file system that we did not make is its operator's business.
+    if _core.accounting(checked) is None:
+        if site.device() is not None:
+            _enable_quota(checked, quota)
+        elif quota is not None:
+            _core.enable_quota(checked, quota == "simple")
+
+
+def _check_empty(site: Site) -> None:
+    """Refuse a directory with something in it: what is mounted on it would hide that."""
+    names = os.listdir(site.path) if os.path.isdir(site.path) else []
+    if {"images", "volumes"} & set(names) and not _is_on_btrfs(site.path):
+        raise StoreError(f"{site.path} holds a store on a file system that is not BTRFS; it was not touched", hint=CHANGE_OVER)
+    if names:
         raise StoreError(
-            f"Store path filesystem ({checked}) is incompatible with requested driver",
-            hint="give --store-size-bytes to keep the store in a file, or put it on BTRFS",
+            f"{site.path} is not empty, so nothing is mounted on it; the store's file is {site.file}",
+            hint="move away what is in the directory, or choose another store path",
         )
-    file = backing_file(path)
-    if _exists(file) and not _is_roots_own(file):
-        raise StoreError(f"{file} is not a file of root's own; it was not mounted", hint="move it away, or choose another store path")
-    if _exists(file) and not _is_btrfs(file):
-        raise _foreign(file)
-    if not os.path.isdir(path):
-        os.mkdir(path, 0o755)
-        made.add(lambda: os.rmdir(path))
-    elif {"images", "volumes"} & set(os.listdir(path)):
-        # It would be hidden below the new one, with all that runs on it.
-        raise StoreError(f"{path} holds a store on a file system that is not BTRFS; it was not touched", hint=CHANGE_OVER)
-    if not _exists(file):
-        _format(file, size, tools)
-        made.add(lambda: os.unlink(file))
-    _run("mount", "-t", "btrfs", "-o", f"loop,{MOUNT_OPTIONS}", file, path)
-    made.add(lambda: _run("umount", path))
-    if _core.accounting(path) is None:
-        _enable_quota(path, quota)
 
 
-def _tune_loop(path: str, log: Logger, direct_io: bool) -> None:
-    """Where the store is on its own loop device, have that write past the host's page cache (if ``direct_io``), which would hold
-    every byte once more. The scheduler first: it joins neighbouring requests, as the page cache did; without it a create costs the
-    disk five times as many (``docs/kernel.md``). What cannot be done is left: the store works without."""
-    device = loop_device(path, backing_file(path))
-    if device is None:
-        return
-    try:
-        with open(f"/sys/block/{os.path.basename(device)}/queue/scheduler", "w", encoding="ascii") as scheduler:
-            scheduler.write(SCHEDULER)
-        opened = os.open(device, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            fcntl.ioctl(opened, LOOP_SET_DIRECT_IO, int(direct_io))
-        finally:
-            os.close(opened)
-    except OSError as error:
-        log.debug("loop-device-not-tuned", device=device, reason=str(error))
+def _mount(site: Site, made: _Undo) -> None:
+    """Mount the store's file. Raises StoreError; nothing that is there is hidden or changed."""
+    site.check_file()
+    _check_empty(site)
+    if not os.path.isdir(site.path):
+        _make_directory(site, made)
+    run("mount", "-t", "btrfs", "-o", f"loop,{MOUNT_OPTIONS}", site.file, site.path)
+    made.add(lambda: run("umount", site.path))
+
+
+def _size_told(site: Site, size: int) -> str:
+    """What to say of a store that is larger than asked for."""
+    there = site.file_bytes()
+    if size <= 0 or there is None or there <= size or site.device() is None:
+        return ""
+    system = os.statvfs(site.path)
+    used = (system.f_blocks - system.f_bfree) * system.f_frsize
+    if used > size:
+        return f"{site.file} has {there} bytes and stays: {used} of them are in use, more than the {size} asked for"
+    return (
+        f"{site.file} has {there} bytes and stays, {size} are asked for. To make it smaller: "
+        f"`btrfs filesystem resize {size} {site.path}`, then unmount, `truncate -s {size} {site.file}`, and `init-store`"
+    )
 
 
 def _exists(path: str) -> bool:
@@ -159,31 +160,6 @@ def _exists(path: str) -> bool:
     return True
 
 
-def _is_btrfs(file: str) -> bool:
-    """By the magic of the first superblock (linux/btrfs_tree.h). Raises OSError."""
-    with open(file, "rb") as backing:
-        backing.seek(0x10040)
-        return backing.read(8) == b"_BHRfS_M"
-
-
-def _is_roots_own(file: str) -> bool:
-    """Whether root put it there, a file or a link to one, and root alone can write it. Where others may write to the directory, they
-    could have a file system of somebody else's mounted for them. Raises OSError."""
-    found = os.stat(file)
-    is_roots = os.lstat(file).st_uid == 0 == found.st_uid
-    return is_roots and stat.S_ISREG(found.st_mode) and not found.st_mode & 0o022
-
-
-def _foreign(file: str) -> StoreError:
-    """What is said of a backing file that is not ours."""
-    with open(file, "rb") as backing:
-        if backing.read(4) == b"XFSB":  # XFS_SB_MAGIC
-            return StoreError(f"{file} exists and holds an XFS file system, not BTRFS; it was not touched", hint=CHANGE_OVER)
-    return StoreError(
-        f"{file} exists and holds no BTRFS file system; it was not touched", hint="move it away, or choose another store path"
-    )
-
-
 def _format(file: str, size: int, tools: str) -> None:
     """Format under another name and rename: a file under the final name is always a whole file system, so it never
     needs to be formatted again (contract, defect 4)."""
@@ -194,7 +170,7 @@ def _format(file: str, size: int, tools: str) -> None:
             os.truncate(made.fileno(), size)
         with interrupts.Waiting():
             mkfs = find_tool("mkfs.btrfs", tools) or os.path.join(tools, "mkfs.btrfs")
-            _run(mkfs, "--quiet", "--nodesize", NODE_BYTES, new)
+            run(mkfs, "--quiet", "--nodesize", NODE_BYTES, new)
         with open(new, "rb") as made:
             os.fsync(made.fileno())
         os.rename(new, file)
@@ -211,20 +187,6 @@ def _enable_quota(path: str, quota: str | None) -> None:
             raise
         _core.enable_quota(path, False)  # before Linux 6.7
 
-
-def _run(*argv: str) -> None:
-    """Run a tool of the system. Raises StoreError with what it said."""
-    try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    except FileNotFoundError:
-        hint = "install btrfs-progs" if "mkfs" in argv[0] else None
-        raise StoreError(f"{argv[0]} was not found in the $PATH", hint=hint) from None
-    if done.returncode != 0:
-        said = " ".join(done.stdout.decode(errors="replace").split())
-        raise StoreError(f"{os.path.basename(argv[0])}: {said or f'exit status {done.returncode}'}")
-
-
-CHANGE_OVER = "it is not taken over: drain the cell, remove it with the grootfs that made it, and try again (docs/newest.md)"
 
 FOREIGN = (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 """How other file systems answer a call of BTRFS."""
@@ -245,86 +207,99 @@ def delete_store(path: str, log: Logger, cancel: Cancel, *, keep_empty: bool = F
     """Remove a store with everything in it; a loop file that `init_store` made goes too. Missing is fine. ``keep_empty``: an empty
     directory is no store, and stays.
 
-    Raises StoreError for a directory that is no store: nothing in it is touched; and if something could not be removed: all else
-    is gone then. An interrupted call is finished by the next: the mappings go last, and after them only what is empty.
+    Nothing is destroyed before it is certain that all can be: a store in a file of its own is unmounted first, which nothing
+    in use allows. Raises StoreError for that, and for a directory that is no store: nothing in it is touched; and if something could
+    not be removed all the same: all else is gone then. An interrupted call is finished by the next.
     """
-    if os.path.lexists(path):
-        store = Store.open_any(path)
-        names = set(store.names(""))
-        if {"images", "meta"} <= names:
-            with interrupts.Waiting():
-                left = store.take_apart(cancel)
-            for place, reason in left:
-                log.error("not-removed", reason, path=place)
-            if left:
-                place, reason = left[0]
-                more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
-                raise StoreError(f"deleting store path: {place}{more}: {reason}", hint="the log names all of them (`--log-level error`)")
-        elif not _is_remainder(store, names) or (keep_empty and not names and not os.path.ismount(path)):
-            missing = "images" if "images" not in names else "meta"
-            raise StoreError(f"listing images: open {path}/{missing}: no such file or directory")
-        store.forget_mappings()
+    site = Site(path)
+    with site.locked():
+        _finish_deletion(site)
+        if not site.is_mounted and _exists(site.file):
+            if os.geteuid() != 0:
+                raise StoreError(f"deleting store path: {site.file} can only be mounted by Root user")
+            _mount(site, _Undo())
+        if os.path.lexists(site.path):
+            _delete(site, log, cancel, keep_empty=keep_empty)
+
+
+def _delete(site: Site, log: Logger, cancel: Cancel, *, keep_empty: bool) -> None:
+    store = Store.open_any(site.path)
+    names = set(store.names(""))
+    is_store = {"images", "meta"} <= names
+    is_remainder = names <= {"meta"} and set(store.names("meta") if names else ()) <= {NAMESPACE}
+    if not is_store and (not is_remainder or (keep_empty and not names and not site.is_mounted)):
+        missing = "images" if "images" not in names else "meta"
+        raise StoreError(f"listing images: open {site.path}/{missing}: no such file or directory")
+    is_own = site.device() is not None
+    _check_rights(site, is_own=is_own)
+    if is_store:
+        try:
+            store.check_removable()
+        except StoreError as error:
+            raise StoreError(f"deleting store path: {error}", hint=error.hint) from None
+        store.unmount_images()
+    if is_own and names <= FOLDERS:
         del store  # it holds the directory, which could not be unmounted
-        _dismount(path)
-    _remove_dismounted(path)
+        _dismount(site)
+        return
+    if is_own:
+        # There is something else in the file, so that stays. Whether it can be unmounted shows before the store goes.
+        del store
+        site.unmount()
+        run("mount", "-t", "btrfs", "-o", f"loop,{MOUNT_OPTIONS}", site.file, site.path)
+        store = Store.open_any(site.path)
+    if is_store:
+        _take_apart(store, log, cancel)
+    store.forget_mappings()
+    del store
+    if is_own:
+        site.unmount()
+    if not site.is_mounted:
+        _remove(site.path)
 
 
-def _is_remainder(store: Store, names: set[str]) -> bool:
-    """Whether these names are all that an interrupted `delete_store` leaves."""
-    return names <= {"meta"} and set(store.names("meta") if names else ()) <= {NAMESPACE}
+def _check_rights(site: Site, *, is_own: bool) -> None:
+    """Refuse a caller who could empty the store, and then not remove it. Raises StoreError."""
+    if is_own and os.geteuid() != 0:
+        raise StoreError(f"store {site.path} can only be deleted by Root user: it has to be unmounted")
+    if not site.is_mounted and not os.access(os.path.dirname(site.path), os.W_OK | os.X_OK, effective_ids=True):
+        hint = f"{os.path.dirname(site.path)} is not this user's to write to; root can delete the store"
+        raise StoreError(f"deleting store path: {site.path}: permission denied", hint=hint)
 
 
-def _dismount(path: str) -> None:
-    """Unmount a store that lives in its own loop file, and remove the directory. A file system that an operator mounted
-    stays as it is, empty; so does a file with something in it that is not ours."""
-    file = backing_file(path)
-    if not os.path.ismount(path):
-        _remove(path)
-    elif _is_mounted_from(path, file) and os.listdir(path):
-        _run("umount", path)
-        _remove(path)
-    elif _is_mounted_from(path, file) or _is_mounted_from(path, _dismounted_file(path)):
-        # The name tells the next call that the file has nothing in it any more, should this one be killed.
-        if os.path.exists(file):
-            os.rename(file, _dismounted_file(path))
-        try:
-            _run("umount", path)
-        except BaseException:
-            os.rename(_dismounted_file(path), file)
-            raise
-        _remove(path)
+def _take_apart(store: Store, log: Logger, cancel: Cancel) -> None:
+    with interrupts.Waiting():
+        left = store.take_apart(cancel)
+    for place, reason in left:
+        log.error("not-removed", reason, path=place)
+    if left:
+        place, reason = left[0]
+        more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
+        raise StoreError(f"deleting store path: {place}{more}: {reason}", hint="the log names all of them (`--log-level error`)")
 
 
-def _dismounted_file(path: str) -> str:
-    return f"{backing_file(path)}.deleted"
-
-
-def _remove_dismounted(path: str) -> None:
+def _dismount(site: Site) -> None:
+    """Unmount a store that has a file of its own, and remove both."""
+    # The name tells the next call to go on, should this one be killed.
+    os.rename(site.file, site.condemned)
     try:
-        os.unlink(_dismounted_file(path))
-    except FileNotFoundError:
-        pass
+        site.unmount()
+    except BaseException:
+        os.rename(site.condemned, site.file)
+        raise
+    _remove(site.path)
+    os.unlink(site.condemned)
 
 
-def _is_mounted_from(path: str, file: str) -> bool:
-    """Whether the file system at ``path`` is on a loop device over ``file``."""
-    return loop_device(path, file) is not None
-
-
-def loop_device(path: str, file: str) -> str | None:
-    """The loop device over ``file`` that the file system at ``path`` is on."""
-    if not os.path.exists(file):
-        return None
-    real = os.path.realpath(path)
-    sources = [source for point, _, source, _ in _core.mounts() if point == real]
-    for source in sources:
-        try:
-            with open(f"/sys/block/{os.path.basename(source)}/loop/backing_file", encoding="utf-8") as backing:
-                if backing.read().rstrip("\n") == os.path.realpath(file):
-                    return source
-        except OSError:
-            continue
-    return None
+def _finish_deletion(site: Site) -> None:
+    """Finish what a `delete_store` began that was killed."""
+    if not os.path.lexists(site.condemned):
+        return
+    if site.device(site.condemned) is not None:
+        site.unmount()
+    if os.path.isdir(site.path) and not site.is_mounted:
+        _remove(site.path)
+    os.unlink(site.condemned)
 
 
 def _remove(path: str) -> None:

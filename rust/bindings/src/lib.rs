@@ -42,6 +42,8 @@ mod _core {
         read_document, resolve_archive,
     };
     #[pymodule_export]
+    const BACKING: &str = groot_store::mounts::BACKING;
+    #[pymodule_export]
     const DOOMED: &str = groot_store::volumes::DOOMED;
     #[pymodule_export]
     const INCOMPLETE: &str = groot_store::volumes::INCOMPLETE;
@@ -87,7 +89,7 @@ mod _core {
     #[pymodule_export]
     use super::store::{
         Listing, Lock, Store, Turn, Volume, accounting, check_compressed, describe_image, disable_quota, enable_quota, image_id_of, mounts,
-        parse_mappings, read_ranges, remove_entry, snapshot, uuid,
+        parse_mappings, read_ranges, remove_entry, resize, snapshot, uuid,
     };
     #[pymodule_export]
     use super::telemetry::{Logger, Metrics, Sink, commits_of, open_metrics, open_sink};

@@ -217,8 +217,7 @@ impl Store {
     #[staticmethod]
     fn open_any(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
         let store = py.detach(|| groot_store::Store::open_any(&path, Options::default()));
-        let store = store.map_err(|errno| store_error(py, Error::os(format!("open {}", path.display()), errno)))?;
-        Ok(Self(Arc::new(store)))
+        store.map(|store| Self(Arc::new(store))).map_err(|error| store_error(py, error))
     }
 
     /// Make a directory a store.
@@ -231,8 +230,7 @@ impl Store {
     /// Whether everything that makes a store is there.
     #[staticmethod]
     fn is_initialised(py: Python<'_>, path: PathBuf) -> PyResult<bool> {
-        let Ok(top) = Folder::open_path(&path) else { return Ok(false) };
-        groot_store::layout::is_initialised(&top).map_err(|error| store_error(py, error))
+        groot_store::Store::is_there(&path).map_err(|error| store_error(py, error))
     }
 
     #[getter]
@@ -585,6 +583,14 @@ impl Store {
 
     fn remove_temporary(&self, py: Python<'_>, alone: bool, keep_downloads: f64) -> PyResult<()> {
         self.call(py, |store| store.remove_temporary(alone, Duration::from_secs_f64(keep_downloads)))
+    }
+
+    fn check_removable(&self, py: Python<'_>) -> PyResult<()> {
+        self.call(py, groot_store::Store::check_removable)
+    }
+
+    fn unmount_images(&self, py: Python<'_>) -> PyResult<()> {
+        self.call(py, groot_store::Store::unmount_images)
     }
 
     fn take_apart(&self, py: Python<'_>, cancel: &Cancel) -> PyResult<Vec<(OsString, String)>> {
@@ -963,6 +969,12 @@ pub fn uuid(py: Python<'_>, path: PathBuf) -> PyResult<String> {
 #[pyfunction]
 pub fn accounting(py: Python<'_>, path: PathBuf) -> PyResult<Option<&'static str>> {
     on_path(py, &path, "looking at quotas of", |dir| quota::Groups::of(dir)?.accounting()).map(mode)
+}
+
+/// Make the file system at `path` `bytes` large.
+#[pyfunction]
+pub fn resize(py: Python<'_>, path: PathBuf, bytes: u64) -> PyResult<()> {
+    on_path(py, &path, "resizing", |dir| groot_btrfs::resize(dir, bytes))
 }
 
 /// Turn accounting on.

@@ -167,7 +167,10 @@ pub const COMMANDS: &[Command] = &[
         aliases: &[],
         summary: "Make a store, or check one that is there",
         arguments: "",
-        description: "Needs root. Running it again is harmless and repairs missing folders; nothing that exists is ever formatted.",
+        description: concat!(
+            "Needs root. Running it again is harmless: it mounts the store's file after a reboot and repairs missing folders. Nothing\n",
+            "that exists is ever formatted, or mounted over."
+        ),
         examples: concat!(
             "grootfs init-store --store-size-bytes 10737418240\n",
             "grootfs --store /var/lib/alice init-store --store-size-bytes 10737418240 --rootless alice:alice"
@@ -177,7 +180,8 @@ pub const COMMANDS: &[Command] = &[
             UID_MAPPING,
             GID_MAPPING,
             Flag::new("rootless", Form::Text, "take the mappings of <user>:<group> from /etc/subuid and /etc/subgid"),
-            Flag::new("store-size-bytes", Form::Integer, "keep the store in a file of this size beside it").sets("store_size"),
+            Flag::new("store-size-bytes", Form::Integer, "keep the store in a file of this size beside it; a smaller one grows")
+                .sets("store_size"),
             Flag::new("quota", Form::Text, "accounting to turn on where there is none: simple or full")
                 .default("simple on file systems it makes"),
             Flag::new("with-direct-io", Form::Switch, "have the store's own loop device write past the page cache")
@@ -280,9 +284,12 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "capacity",
         aliases: &[],
-        summary: "Print the configured size of the store",
+        summary: "Print the size of the store",
         arguments: "",
-        description: "As Garden asks for it: `init.store_size_bytes` of the configuration file, 0 where it says nothing.",
+        description: concat!(
+            "As Garden asks for it: `init.store_size_bytes` of the configuration file, 0 where it says nothing; if the store is in a\n",
+            "file already, the size of that."
+        ),
         examples: "grootfs --config /etc/grootfs/unprivileged.yml capacity",
         hidden: false,
         flags: &[],

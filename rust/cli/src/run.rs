@@ -59,9 +59,11 @@ pub fn answer(answer: &Answer) -> u8 {
     code
 }
 
-/// The size that the store was configured with, as newer Gardens ask for it. Without a look at the disk.
+/// The size that the store was configured with, as newer Gardens ask for it; if it is in a file, no more than that has.
 fn capacity(call: &Call) -> String {
-    format_json(&json!({"capacity": call.settings.store_size}))
+    let configured = call.settings.store_size;
+    let there = groot_store::mounts::file_bytes(&call.settings.store).and_then(|bytes| i64::try_from(bytes).ok());
+    format_json(&json!({"capacity": if configured > 0 { there.unwrap_or(configured) } else { configured }}))
 }
 
 fn completion(call: &Call) -> Result<String, Failure> {

@@ -143,7 +143,8 @@ impl Settings {
             config: path("config", ""),
             site_file: path("site_file", ""),
             socket: path("socket", ""),
-            store: path("store", DEFAULT_STORE),
+            // As the original joins it with what is below.
+            store: cleaned(&path("store", DEFAULT_STORE)),
             driver: text("driver", "btrfs"),
             drax_bin: path("drax_bin", "drax"),
             btrfs_progs_path: path("btrfs_progs_path", ""),
@@ -341,6 +342,12 @@ pub fn era_of(globals: &Given, environment: &Environment) -> Era {
     };
     let files = in_files(globals, environment).ok().or_else(site).unwrap_or_default();
     Era::of(&compatibility(globals, environment, &files)).unwrap_or(Era::None)
+}
+
+/// A path by its text alone: without `.`, `..` and slashes that change nothing.
+fn cleaned(path: &Path) -> PathBuf {
+    let clean = groot_store::layout::normalise(path);
+    if clean.as_os_str().is_empty() { PathBuf::from(".") } else { clean }
 }
 
 fn invalid(text: impl Into<OsString>) -> Failure {

@@ -91,7 +91,9 @@ impl Store {
     /// Open the store at `path`. Raises Store if there is none, if a link or a mount stands in the place of one of its folders,
     /// or if its mappings cannot be read or trusted.
     pub fn open(path: &Path, options: Options) -> Result<Self> {
-        let top = match Folder::open_path(path) {
+        let top = Folder::open_path(path);
+        crate::mounts::check_mounted(path, top.as_ref().ok())?;
+        let top = match top {
             Ok(top) => top,
             Err(Errno::NOENT | Errno::NOTDIR) => return Err(not_initialised(path)),
             Err(errno) => return Err(unreadable(path, errno)),
@@ -103,9 +105,19 @@ impl Store {
         Ok(Self::held(path, top, mappings, options))
     }
 
-    /// As much of a store as `list` and `delete-store` need: whatever is missing is missed when it is used.
-    pub fn open_any(path: &Path, options: Options) -> rustix::io::Result<Self> {
-        let top = Folder::open_path(path)?;
+    /// Whether there is a store at `path`. Raises Store if its file system is not mounted, or for a link in the place of a folder.
+    pub fn is_there(path: &Path) -> Result<bool> {
+        let top = Folder::open_path(path);
+        crate::mounts::check_mounted(path, top.as_ref().ok())?;
+        top.map_or(Ok(false), |top| is_initialised(&top))
+    }
+
+    /// As much of a store as `list` and `delete-store` need: whatever is missing is missed when it is used. Raises Store if its
+    /// file system is not mounted, Os.
+    pub fn open_any(path: &Path, options: Options) -> Result<Self> {
+        let top = Folder::open_path(path);
+        crate::mounts::check_mounted(path, top.as_ref().ok())?;
+        let top = top.map_err(|errno| Error::os(format!("open {}", path.display()), errno))?;
         let mappings = read_namespace(&top).unwrap_or_default();
         Ok(Self::held(path, top, mappings, options))
     }

@@ -64,7 +64,7 @@ pub fn check_mounted(path: &Path, top: Option<&Folder>) -> Result<()> {
 #[must_use]
 pub fn file_bytes(path: &Path) -> Option<u64> {
     let top = Folder::open_path(path).ok();
-    let file = std::fs::symlink_metadata(backing_file(path, top.as_ref())?).ok()?.len();
+    let file = std::fs::metadata(backing_file(path, top.as_ref())?).ok()?.len();
     let system = top.filter(is_mount).and_then(|top| rustix::fs::fstatvfs(&top).ok()).map(|system| system.f_blocks * system.f_frsize);
     Some(system.map_or(file, |system| system.min(file)))
 }
@@ -83,7 +83,7 @@ fn backing_file(path: &Path, top: Option<&Folder>) -> Option<PathBuf> {
         let mut name = path.into_os_string();
         name.push(BACKING);
         let file = PathBuf::from(name);
-        std::fs::symlink_metadata(&file).is_ok_and(|found| found.is_file()).then_some(file)
+        std::fs::metadata(&file).is_ok_and(|found| found.is_file()).then_some(file)
     })
 }
 

@@ -2,9 +2,13 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::folder::Folder;
-use crate::layout::{NAMESPACE, Options, Place, Store, TRUSTED_NAMESPACE, read_namespace_file};
+use crate::images::own_mount;
+use crate::layout::{NAMESPACE, Options, Place, Store, TRUSTED_NAMESPACE, image_folder, read_namespace_file};
 use crate::mappings::Mappings;
+use crate::mounts;
 use crate::volumes::DOOMED;
+use groot_btrfs::removal::Obstacles;
+use groot_core::idmount;
 use rustix::io::Errno;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -79,6 +83,51 @@ impl Store {
             groot_core::record::write(&place, mappings.document().as_bytes())?;
         }
         self.top().set_attribute(TRUSTED_NAMESPACE, fingerprint.as_bytes())
+    }
+
+    /// Refuse what would keep the store from being removed whole: a mount of somebody else's in it, a swap file, the default
+    /// subvolume. Raises Store.
+    pub fn check_removable(&self) -> Result<()> {
+        let io = |error: std::io::Error| Error::io("reading /proc/self/mountinfo", &error);
+        let place = mounts::place_of(self.top()).map_err(io)?;
+        let mut own = vec![place];
+        let folders = || [Place::Images, Place::Volumes].into_iter().filter_map(|place| self.folder(place).ok());
+        let obstacles = Obstacles::on(self.top());
+        let check = |folder: &Folder, name: &[u8]| {
+            let refused = |refusal| Error { kind: Kind::Store, ..Error::refusal(folder.path_of(name).display(), &refusal) };
+            obstacles.check(folder, name).map_err(refused)
+        };
+        for folder in folders() {
+            for name in folder.names()? {
+                check(folder, &name)?;
+                if folder.path().ends_with("images")
+                    && let Ok(Some(image)) = image_folder(self, &name)
+                {
+                    for inside in image.names()? {
+                        check(&image, &inside)?;
+                    }
+                    if own_mount(&image)?.is_some() {
+                        own.push(mounts::place_of(&image).map_err(io)?.join("rootfs"));
+                    }
+                }
+            }
+        }
+        match mounts::below(self.top()).map_err(io)?.into_iter().find(|point| !own.contains(point)) {
+            Some(point) => Err(Error::store(format!("{} is a mount point", point.display())).hint(format!("umount {}", point.display()))),
+            None => Ok(()),
+        }
+    }
+
+    /// Unmount the images that were mounted with owners translated.
+    pub fn unmount_images(&self) -> Result<()> {
+        for id in self.folder(Place::Images)?.names()? {
+            if let Ok(Some(image)) = image_folder(self, &id)
+                && let Some(root) = own_mount(&image)?
+            {
+                idmount::unmount(root.as_fd())?;
+            }
+        }
+        Ok(())
     }
 
     /// Remove all images, volumes and records; what stays is at most the folder with the mappings. Gives what could not be

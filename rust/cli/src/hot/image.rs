@@ -3,10 +3,9 @@
 use super::{Done, bytes, done, failure, missing_store, open, send_layers, session, timed, usage_error};
 use crate::call::Call;
 use crate::failure::{Failure, Kind, message};
-use groot_core::error::os_text;
 use groot_document::{Value as Json, format_json, json};
-use groot_store::layout::{Options, how_to_make, is_initialised, no_image};
-use groot_store::{Error, Store, folder::Folder};
+use groot_store::layout::{Options, how_to_make, no_image};
+use groot_store::{Error, Store};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -79,11 +78,7 @@ pub fn stats(call: &Call) -> Done {
 
 /// The store with an image; no store means no image: a caller that tidies up must not fail (contract, section 8.1).
 fn store_of(call: &Call, id: &[u8]) -> Result<Store, Error> {
-    let is_there = match Folder::open_path(&call.settings.store) {
-        Ok(top) => is_initialised(&top)?,
-        Err(_) => false,
-    };
-    if is_there {
+    if Store::is_there(&call.settings.store)? {
         return open(call);
     }
     Err(no_image(id, " Skipping delete."))
@@ -99,7 +94,12 @@ pub fn list(call: &Call) -> Done {
         |reason: String| Failure::new(Kind::StoreError, format!("Failed to retrieve list of images: failed to list store path: {reason}"));
     let store = match Store::open_any(&call.settings.store, Options::default()) {
         Ok(store) => store,
-        Err(errno) => return Some(Err(failed(os_text(&errno.into())))),
+        Err(error) => {
+            return match error.errno() {
+                Some(errno) => Some(Err(failed(groot_store::error::text_of(errno)))),
+                None => Some(Err(failure(error)?)),
+            };
+        }
     };
     let ids = match store.images() {
         Ok(ids) => ids,

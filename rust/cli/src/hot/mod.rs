@@ -178,7 +178,8 @@ fn usage_error(text: &str) -> Failure {
 /// The text that a store that is not there gets from `list` and `clean`, and the line that goes with it.
 fn missing_store(call: &Call) -> Option<OsString> {
     let store = &call.settings.store;
-    if std::fs::symlink_metadata(store).is_ok() {
+    // That its file is not mounted is said by who opens it.
+    if std::fs::symlink_metadata(store).is_ok() || groot_store::mounts::check_mounted(store, None).is_err() {
         return None;
     }
     let text = message(["no store found at ".as_ref(), store.as_os_str()]);
