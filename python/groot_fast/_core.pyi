@@ -784,8 +784,8 @@ class Store:
         """Whether the level-1 group of this number was made for an image. Privileged."""
     def remove_stale_groups(self) -> int:
         """Remove stale groups that are ours; gives how many. Privileged."""
-    def subvolume_of_image(self, id: str) -> int | None:
-        """Number of an image's subvolume."""
+    def subvolumes_of_image(self, id: str) -> list[int]:
+        """Numbers of an image's subvolumes: its tree's, and those of the volumes that it declares."""
     def subvolume_exists(self, id: int) -> bool:
         """Whether the file system still has a subvolume of this number. Privileged."""
     def restrict(self, id: str, left: int) -> None:
@@ -811,6 +811,10 @@ def mounts() -> list[tuple[str, str, str, list[str]]]:
 
 def snapshot(source: int, parent: int, name: str, limit: tuple[int, bool] | None) -> None:
     """Snapshot the tree that ``source`` is open on as ``name`` in ``parent``, with (bytes, exclusive) as its limit."""
+
+def copy_inside(root: int, path: str, target: int) -> bool:
+    """Copy the directory at ``path`` in the tree that ``root`` is open on, with all in it, into the empty directory ``target``. False
+    if there is none."""
 
 def remove_entry(parent: int, name: str) -> list[int]:
     """Remove what is called ``name`` in a directory, whatever it is; gives the numbers of the subvolumes that went."""

@@ -64,6 +64,10 @@ class Namespace:
         """`_core.snapshot`."""
         self._call("snapshot", [source, parent], entry=name, limit=limit)
 
+    def copy(self, root: int, path: str, target: int) -> bool:
+        """`_core.copy_inside`."""
+        return bool(self._call("copy", [root, target], path=path))
+
     def remove(self, parent: int, name: str) -> list[int]:
         """`_core.remove_entry`."""
         ids = self._call("remove", [parent], entry=name)

@@ -94,6 +94,10 @@ class Namespaced:
         """For the core: snapshot a tree, given by descriptors."""
         self._namespace.snapshot(source, parent, name, limit)
 
+    def copy(self, root: int, path: str, target: int) -> bool:
+        """For the core: copy the directory at ``path`` in a tree into another directory; False if there is none."""
+        return self._namespace.copy(root, path, target)
+
     def remove(self, parent: int, name: str) -> list[int]:
         """For the core: remove what is called ``name`` in a directory; gives the numbers of the subvolumes that went."""
         return self._namespace.remove(parent, name)

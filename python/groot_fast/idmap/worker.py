@@ -84,6 +84,8 @@ def _run(call: str, fds: list[int], arguments: dict[str, Any]) -> object:
         limit = arguments["limit"]
         _core.snapshot(fds[0], fds[1], arguments["entry"], None if limit is None else tuple(limit))
         return None
+    if call == "copy":
+        return _core.copy_inside(fds[0], arguments["path"], fds[1])
     if call == "remove":
         return _core.remove_entry(fds[0], arguments["entry"])
     raise ValueError(f"unknown call {call}")

@@ -372,7 +372,7 @@ def _check_subvolumes(store: Store) -> Iterator[Finding]:
         parts = place.split("/")
         if parts[0] == "volumes" and len(parts) == 2:
             continue  # had its turn
-        if parts[0] == "images" and len(parts) == 3 and parts[2] in (*TREES, *UNLIMITED):
+        if parts[0] == "images" and len(parts) == 3 and (parts[2] in (*TREES, *UNLIMITED) or parts[2].startswith("vol-")):
             continue
         if place in store.subvolumes():
             problem = "a subvolume where none belongs: no command of ours uses or removes it"

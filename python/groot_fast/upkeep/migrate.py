@@ -89,7 +89,7 @@ def _check(store: Store) -> None:
     uuid = store.uuid()
     if sysfs.read_number(uuid, "qgroups/inconsistent"):
         raise StoreError("the counters of the full quotas are inconsistent", hint=f"`btrfs quota rescan -w {store.path}`, then try again")
-    ours = {store.subvolume_of_image(image_id) for image_id in store.images()}
+    ours = {number for image_id in store.images() for number in store.subvolumes_of_image(image_id)}
     for level, ident in sysfs.limited_groups(uuid):
         if level > 0 or (ident not in ours and store.subvolume_exists(ident)):
             raise StoreError(

@@ -141,6 +141,14 @@ impl Helper for PyHelper {
         })
     }
 
+    fn copy(&self, root: BorrowedFd<'_>, path: &[u8], target: BorrowedFd<'_>) -> Result<bool> {
+        Python::attach(|py| {
+            let arguments = (root.as_raw_fd(), OsString::from_vec(path.to_vec()), target.as_raw_fd());
+            let copied = self.0.bind(py).call_method1("copy", arguments).and_then(|copied| copied.extract());
+            copied.map_err(|error: PyErr| from_python(py, &error))
+        })
+    }
+
     fn remove(&self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u64>> {
         Python::attach(|py| {
             let arguments = (parent.as_raw_fd(), OsString::from_vec(name.to_vec()));
@@ -743,11 +751,14 @@ impl Store {
         self.call(py, groot_store::Store::remove_stale_groups)
     }
 
-    fn subvolume_of_image(&self, py: Python<'_>, id: OsString) -> PyResult<Option<u64>> {
+    fn subvolumes_of_image(&self, py: Python<'_>, id: OsString) -> PyResult<Vec<u64>> {
         self.call(py, |store| {
-            let Some((image, tree)) = store.image_tree(id.as_bytes())? else { return Ok(None) };
-            let found = groot_btrfs::open_below(&image, tree).and_then(subvolume::id_of);
-            found.map(Some).map_err(|errno| Error::os(format!("open {}", image.path_of(tree).display()), errno))
+            let Some((image, tree)) = store.image_tree(id.as_bytes())? else { return Ok(Vec::new()) };
+            let mut names = groot_store::Store::declared_in(&image)?;
+            names.push(tree.to_vec());
+            let number = |name: &Vec<u8>| groot_btrfs::open_below(&image, name).and_then(subvolume::id_of);
+            let failed = |name: &Vec<u8>, errno| Error::os(format!("open {}", image.path_of(name).display()), errno);
+            names.iter().map(|name| number(name).map_err(|errno| failed(name, errno))).collect()
         })
     }
 
@@ -767,7 +778,7 @@ impl Store {
             quota::limit_group(&image, number, limit).map_err(fail)?;
             match quota::enclose(&image, number, limit) {
                 Err(Errno::EXIST) => Ok(()),
-                other => other.map_err(fail),
+                other => other.and_then(|()| store.enclose_declared(&image, number)).map_err(fail),
             }
         })
     }
@@ -1001,6 +1012,16 @@ pub fn snapshot(py: Python<'_>, source: i32, parent: i32, name: OsString, limit:
 fn descriptors(py: Python<'_>, one: i32, other: i32) -> PyResult<(std::os::fd::OwnedFd, std::os::fd::OwnedFd)> {
     let held = |descriptor| groot_core::process::duplicate(descriptor).map_err(|error| crate::errors::to_python(py, error));
     Ok((held(one)?, held(other)?))
+}
+
+/// In a user namespace: copy a directory of a tree into another, by descriptors.
+#[pyfunction]
+pub fn copy_inside(py: Python<'_>, root: i32, path: OsString, target: i32) -> PyResult<bool> {
+    let (root, target) = descriptors(py, root, target)?;
+    let never = std::sync::atomic::AtomicBool::new(false);
+    let done =
+        py.detach(|| groot_core::directory::copy_inside(root, path.as_bytes(), target, groot_core::idmap::IdMaps::default(), &never));
+    done.map_err(|error| crate::errors::to_python(py, error))
 }
 
 /// In a user namespace: remove what is called `name` in a directory, whatever it is.

@@ -41,11 +41,12 @@ fn put_name(field: &mut [u8], name: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Make an empty subvolume `name` in the directory `parent`. No commit.
-pub fn create(parent: impl AsFd, name: &[u8]) -> Result<()> {
+/// Make an empty subvolume `name` in the directory `parent`. No commit. Under simple accounting one without a `limit` of its own
+/// joins the level-1 groups of the subvolume that it is made in.
+pub fn create(parent: impl AsFd, name: &[u8], limit: Option<Limit>) -> Result<()> {
     let mut args = abi::VolArgsV2::zeroed();
     put_name(&mut args.name, name)?;
-    sys::ioctl(parent, abi::SUBVOL_CREATE_V2, &mut args)
+    make(parent, abi::SUBVOL_CREATE_V2, args, limit)
 }
 
 /// Make a writable snapshot of `source` as `name` in the directory `parent`. One whole commit: whatever was written before is
@@ -54,6 +55,10 @@ pub fn snapshot(source: impl AsFd, parent: impl AsFd, name: &[u8], limit: Option
     let mut args = abi::VolArgsV2::zeroed();
     args.fd = i64::from(source.as_fd().as_raw_fd());
     put_name(&mut args.name, name)?;
+    make(parent, abi::SNAP_CREATE_V2, args, limit)
+}
+
+fn make(parent: impl AsFd, request: u32, mut args: abi::VolArgsV2, limit: Option<Limit>) -> Result<()> {
     let mut inherit = abi::QgroupInherit::zeroed();
     if let Some(limit) = limit {
         inherit.flags = abi::INHERIT_SET_LIMITS;
@@ -62,7 +67,7 @@ pub fn snapshot(source: impl AsFd, parent: impl AsFd, name: &[u8], limit: Option
         args.inherit_size = size_of::<abi::QgroupInherit>() as u64;
         args.inherit = std::ptr::from_ref(&inherit) as u64;
     }
-    sys::ioctl(parent, abi::SNAP_CREATE_V2, &mut args)
+    sys::ioctl(parent, request, &mut args)
 }
 
 /// Whether the subvolume of `dir` was made as a snapshot of that of `source`.

@@ -5,10 +5,12 @@
 
 use crate::blob::hex;
 use crate::error::{Error, Result, joined, printable};
+use crate::idmap::IdMaps;
 use crate::layer::{Extractor, Options, Stats};
 use crate::sys;
 use crate::tar::{Entry, Kind, Time};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fs::File;
@@ -47,9 +49,29 @@ pub fn fingerprint(path: &Path, cancel: &AtomicBool) -> Result<String> {
 
 /// Copy the tree below `source` into the directory `root`.
 pub fn copy(source: &Path, root: OwnedFd, options: Options, cancel: &AtomicBool) -> Result<Stats> {
+    copy_from(open_root(source)?, root, options, cancel, false)
+}
+
+/// Copy the directory at `path` in the tree `root`, with all in it, into the empty directory `target`: its owner, mode, times and
+/// attributes too. `/` in the path and in links on the way is the tree's root. What files hold is shared with the tree, where the
+/// file system can do that. False if there is no directory.
+pub fn copy_inside(root: impl AsFd, path: &[u8], target: OwnedFd, ids: IdMaps, cancel: &AtomicBool) -> Result<bool> {
+    let from = match crate::resolve::open_in_root(root, path) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(false),
+        other => other.map_err(|e| Error::io(format!("open `{}`", printable(path)), e))?,
+    };
+    let context = |e| Error::io(format!("chmod `{}`", printable(path)), e);
+    let mode = rustix::fs::fstat(&from).map_err(context)?.st_mode & 0o7777;
+    let own = rustix::io::fcntl_dupfd_cloexec(&target, 0).map_err(context)?;
+    copy_from(from, target, Options { ids, ..Options::default() }, cancel, true)?;
+    // An archive does not say the mode of the directory that it is unpacked into.
+    rustix::fs::fchmod(own, Mode::from_raw_mode(mode)).map_err(context)?;
+    Ok(true)
+}
+
+fn copy_from(from: OwnedFd, root: OwnedFd, options: Options, cancel: &AtomicBool, share: bool) -> Result<Stats> {
     let options = Options { literal_names: true, ..options };
     let depth = options.limits.max_depth;
-    let from = open_root(source)?;
     std::thread::scope(|scope| {
         let copier = std::thread::Builder::new().name("copy".into()).spawn_scoped(scope, move || {
             sys::unshare_fs().map_err(|e| Error::io("unshare", e))?;
@@ -58,7 +80,7 @@ pub fn copy(source: &Path, root: OwnedFd, options: Options, cancel: &AtomicBool)
             let mut links = HashMap::new();
             let mut sockets = 0;
             walk(&from, &mut Vec::new(), depth, cancel, &mut |dir, name, stat| {
-                sockets += u64::from(!copy_entry(&mut extractor, &mut links, dir, name, stat, cancel)?);
+                sockets += u64::from(!copy_entry(&mut extractor, &mut links, dir, name, stat, cancel, share)?);
                 Ok(())
             })?;
             let mut stats = extractor.finish()?;
@@ -125,6 +147,7 @@ fn copy_entry(
     path: &[u8],
     stat: &Stat,
     cancel: &AtomicBool,
+    share: bool,
 ) -> Result<bool> {
     let name = path.rsplit(|&b| b == b'/').next().unwrap_or_default();
     let fail = |e: std::io::Error| Error::io(format!("read `{}`", printable(path)), e);
@@ -172,6 +195,10 @@ fn copy_entry(
         sparse: false,
     }))?;
     if let (Kind::File, Some(mut file)) = (kind, file) {
+        if share && stat.st_size > 0 && extractor.share(&file, stat.st_size.cast_unsigned())? {
+            extractor.end()?;
+            return Ok(true);
+        }
         let mut offset = 0;
         loop {
             if cancel.load(Ordering::Relaxed) {

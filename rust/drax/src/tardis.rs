@@ -72,7 +72,7 @@ pub fn try_limit(caller: &Caller, trial: &Trial) -> Result<(), Failure> {
         return Err(quota::quota_off());
     }
     let name = format!("tardis-{}", process::getpid().as_raw_nonzero());
-    subvolume::create(&directory, name.as_bytes()).map_err(|e| Failure::os("making a subvolume to be limited", e))?;
+    subvolume::create(&directory, name.as_bytes(), None).map_err(|e| Failure::os("making a subvolume to be limited", e))?;
     let held = holds(&directory, name.as_bytes(), &groups, trial.bytes);
     let removed = removal::remove_subvolume(&directory, name.as_bytes());
     held?;

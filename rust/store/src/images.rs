@@ -4,6 +4,7 @@
 //! and the first thing a delete removes. A directory without it is unfinished: somebody is at work on it, and holds a lock
 //! on the directory, or died. Create replaces what the dead left, clean removes it.
 
+use crate::declared::{Origin, PREFIX};
 use crate::error::{Error, Kind, Result};
 use crate::folder::Folder;
 use crate::layout::{Place, Store, check_new_id, image_folder, is_image_id, no_image};
@@ -12,7 +13,6 @@ use crate::locks::{flock, is_at, wait};
 use crate::mappings::Mappings;
 use crate::mounts;
 use crate::records::Image;
-use crate::spec::volume_name;
 use crate::volumes::Volume;
 use crate::{Level, Observer, Unit};
 use groot_btrfs::quota::Accounting;
@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 /// Names that an image's tree can have.
 pub const TREES: [&[u8]; 2] = [b"rootfs", b"snapshot"];
-/// What a tree is called until its limit is set (full accounting).
+/// What a tree is called until its limit is set (full accounting) and the volumes that the image declares are made.
 pub const UNLIMITED: [&[u8]; 2] = [b"rootfs.unlimited", b"snapshot.unlimited"];
 
 /// On the image's directory: bytes of the image. An attribute is durable with the snapshot and read without parsing.
@@ -183,9 +183,12 @@ impl Store {
     ) -> Result<()> {
         let size = self.tree_size(&image.chain_ids);
         let limit = limit_of(wishes, size)?;
+        if !wishes.without_volumes {
+            self.check_declared(&image.volumes)?;
+        }
         let reservation = Reservation::take(self, id, cancel)?;
         let begun = Instant::now();
-        let done = reservation.commit(image, volume, limit, size, wishes);
+        let done = reservation.commit(image, volume, limit, size, wishes, cancel);
         observer.measure("ImageCommitTime", begun.elapsed().as_nanos() as u64, Unit::Nanos);
         match done {
             Ok(()) => {
@@ -285,8 +288,8 @@ impl Store {
 
     /// Remove an image, or what is left of an unfinished one. Raises `ImageNotFound`, Store.
     ///
-    /// The tree goes first and the record of its volumes last, so that a kill in between leaves something that the next
-    /// delete, create or clean finishes.
+    /// The volumes that it declares go first, then the tree, and the record of its layers last, so that a kill in between leaves
+    /// something that the next delete finishes, or, without the tree, a create or clean.
     pub fn delete_image(&self, id: &[u8], cancel: &AtomicBool) -> Result<()> {
         let images = self.folder(Place::Images)?;
         let missing = || no_image(id, " Skipping delete.");
@@ -361,12 +364,17 @@ impl Store {
         if let Some(root) = own_mount(image)? {
             idmount::unmount(root.as_fd())?;
         }
-        names.sort_by_key(|name| !TREES.contains(&&name[..]));
+        // What a failure leaves of them is still limited, as long as the tree is there.
+        names.sort_by_key(|name| match TREES.contains(&&name[..]) {
+            true => 1,
+            false if name.starts_with(PREFIX) && matches!(image.has_subvolume(name), Ok(true)) => 0,
+            false => 2,
+        });
         for name in names {
             if image.has_subvolume(&name)? {
                 self.destroy(image, &name)?;
             } else {
-                // A volume source, or the mount point of `--without-mount`: a container may have filled it.
+                // A volume of an older release, or the mount point of `--without-mount`: a container may have filled it.
                 self.remove(image, &name)?;
             }
         }
@@ -455,14 +463,19 @@ impl<'a> Reservation<'a> {
     /// Write all that belongs to the image, then make its tree: the commit point.
     ///
     /// The order matters: whatever is written before the snapshot is durable with it, whatever comes after is not.
-    fn commit(&self, image: &Image, volume: &Volume, limit: Option<ImageLimit>, size: u64, wishes: &Wishes) -> Result<()> {
+    fn commit(
+        &self,
+        image: &Image,
+        volume: &Volume,
+        limit: Option<ImageLimit>,
+        size: u64,
+        wishes: &Wishes,
+        cancel: &AtomicBool,
+    ) -> Result<()> {
         let (store, folder) = (self.store, &self.image);
         // Not before the directory is ours: the record of another image must not be touched.
         store.write_dependencies(&self.id, &image.chain_ids)?;
         record::write(&store.place_record_in(folder, b"image.json", 0o644)?, &image.config)?;
-        for volume in image.volumes.iter().filter(|_| !wishes.without_volumes) {
-            self.make(volume_name(volume).as_bytes())?;
-        }
         folder.set_attribute(SIZE_ATTRIBUTE, size.to_string().as_bytes())?;
         if store.read_size(&volume.chain_id).is_some_and(|size| size.unvalidated) {
             folder.set_attribute(UNVALIDATED_ATTRIBUTE, b"1")?;
@@ -473,16 +486,29 @@ impl<'a> Reservation<'a> {
                 folder.set_attribute(EXCLUSIVE_ATTRIBUTE, b"1")?;
             }
         }
+        let declared: &[String] = if wishes.without_volumes { &[] } else { &image.volumes };
+        let make_tree = |name: &[u8]| -> Result<()> {
+            if declared.is_empty() {
+                return store.make_tree(&volume.dir, folder, name, limit);
+            }
+            // Made inside the tree, and the image has to be whole when its tree has its name.
+            let early = [name, b".unlimited"].concat();
+            store.make_tree(&volume.dir, folder, &early, limit)?;
+            let ids = wishes.idmapped.as_ref().map(Mappings::id_maps);
+            store.make_declared(&Origin { image: folder, tree: &early, limit, ids }, declared, cancel)?;
+            folder.rename(&early, name)?;
+            groot_btrfs::sync(folder).map_err(|errno| Error::os(format!("sync {}", folder.path().display()), errno))
+        };
         let Some(mappings) = &wishes.idmapped else {
             if wishes.without_mount {
                 self.make(b"rootfs")?;
-                return store.make_tree(&volume.dir, folder, b"snapshot", limit);
+                return make_tree(b"snapshot");
             }
-            return store.make_tree(&volume.dir, folder, b"rootfs", limit);
+            return make_tree(b"rootfs");
         };
         self.make(b"rootfs")?;
         folder.set_attribute(IDMAPPED_ATTRIBUTE, b"1")?;
-        store.make_tree(&volume.dir, folder, b"snapshot", limit)?;
+        make_tree(b"snapshot")?;
         let open = |name: &[u8]| groot_btrfs::open_below(folder, name).map_err(|errno| Error::os("open the image's tree", errno));
         Ok(idmount::mount(open(b"snapshot")?.as_fd(), open(b"rootfs")?.as_fd(), &mappings.id_maps())?)
     }

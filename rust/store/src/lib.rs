@@ -6,7 +6,7 @@
 //!     image.json                  the image's configuration
 //!     rootfs/                     the container's root file system: a snapshot, made last (its existence is the image's)
 //!     snapshot/                   the same with --without-mount; rootfs/ is then an empty directory
-//!     vol-<sha256 of the path>/   a directory for each volume the image declares
+//!     vol-<sha256 of the path>/   a subvolume for each volume the image declares
 //!   volumes/<chain id>/           one subvolume a layer, holding all layers below it too
 //!   volumes/<chain id>-incomplete-<nanos>-<random>/    being built
 //!   volumes/gc.<name>/            to be destroyed
@@ -33,6 +33,7 @@
 //! turns.rs      one question to a registry is asked once
 //! volumes.rs    build and publish volumes
 //! images.rs     reserve an id, commit, delete, list, usage
+//! declared.rs   the volumes that an image declares
 //! limits.rs     disk limits and the trees under them; drax.rs the helper for who is not root
 //! clean.rs      remove what nobody uses
 //! setup.rs      the folders of a new store, and taking a whole one apart
@@ -44,6 +45,7 @@
 //! beneath it, through no link and no mount, and what is locked is what is worked on.
 
 pub mod clean;
+pub mod declared;
 mod drax;
 pub mod error;
 pub mod folder;
@@ -112,6 +114,8 @@ pub trait Helper: Send + Sync {
         name: &[u8],
         limit: Option<groot_btrfs::subvolume::Limit>,
     ) -> Result<()>;
+    /// As `groot_core::directory::copy_inside`, without translation of ids.
+    fn copy(&self, root: BorrowedFd<'_>, path: &[u8], target: BorrowedFd<'_>) -> Result<bool>;
     /// As `groot_btrfs::removal::remove_entry`.
     fn remove(&self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u64>>;
 }

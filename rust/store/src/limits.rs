@@ -256,11 +256,20 @@ impl Store {
     /// Counters of the tree `name` of an image as counted last; `image_size` is what its volume holds, `uncounted` what was its
     /// own before the counting began. Simple accounting knows what was written since it began, full accounting everything.
     pub(crate) fn usage_of(&self, image: &Folder, name: &[u8], image_size: u64, uncounted: u64) -> Result<ImageUsage> {
+        let groups = self.groups()?;
         let id = subvolume::id_of(open_tree(image, name)?).map_err(|errno| Error::os("subvolume id", errno))?;
-        let Some(counted) = self.groups()?.usage(id) else {
+        let Some(mut counted) = groups.usage(id) else {
             let text = "qgroup usage: can't list qgroups: quotas not enabled";
             return Err(Error::new(Kind::Quota, text).hint(QUOTA_OFF_HINT));
         };
+        for volume in Self::declared_in(image)? {
+            let id_of = |name| subvolume::id_of(open_tree(image, name)?).map_err(|errno| Error::os("subvolume id", errno));
+            // A group around all of it counts them too.
+            if let Some(own) = groups.usage(id_of(&volume)?).filter(|_| !groups.has_enclosure(id)) {
+                counted.referenced += own.referenced;
+                counted.exclusive += own.exclusive;
+            }
+        }
         if self.accounting()? == Accounting::Simple {
             let own = uncounted.saturating_add(counted.exclusive);
             return Ok(ImageUsage { total: image_size.saturating_add(own), exclusive: own });

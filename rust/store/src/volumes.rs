@@ -136,7 +136,7 @@ impl Store {
         let name = format!("{chain_id}{INCOMPLETE}{}-{}", nanos_now(), random() as u32);
         match below {
             None => {
-                subvolume::create(volumes, name.as_bytes())
+                subvolume::create(volumes, name.as_bytes(), None)
                     .map_err(|errno| Error::os(format!("creating subvolume {}", volumes.path_of(name.as_bytes()).display()), errno))?;
             }
             Some(below) => self.snapshot(&below.dir, volumes, name.as_bytes(), None)?,

@@ -168,6 +168,18 @@ impl Extractor {
         self.files.data(offset, bytes)
     }
 
+    /// Share all content of `source`, which holds `bytes`, with the file that was begun, instead of writing it. False if that is not
+    /// possible; nothing is changed then.
+    pub(crate) fn share(&mut self, source: &File, bytes: u64) -> Result<bool> {
+        let Some(open) = &mut self.open else { return Ok(false) };
+        let shared = self.files.share(source)?;
+        if shared {
+            self.stats.content += bytes;
+            open.size = bytes;
+        }
+        Ok(shared)
+    }
+
     /// The entry is complete.
     pub fn end(&mut self) -> Result<()> {
         let Some(Open { place, entry, size, acl }) = self.open.take() else { return Ok(()) };

@@ -42,6 +42,8 @@ enum Task {
     /// Bytes for the file that was begun, at an offset.
     Data(u64, Bytes),
     End,
+    /// Share the content of another file; says whether that was possible.
+    Share(File, SyncSender<bool>),
     /// Say so when everything before is done.
     Tell(SyncSender<()>),
 }
@@ -78,6 +80,15 @@ impl Filler {
     pub(super) fn end(&mut self) -> Result<()> {
         self.batch.push(Task::End);
         if self.files < FILES { Ok(()) } else { self.hand_over() }
+    }
+
+    /// Share the content of `source` with the file that was begun (`FICLONE`); false if that is not possible.
+    pub(super) fn share(&mut self, source: &File) -> Result<bool> {
+        let source = source.try_clone().map_err(|e| Error::io("dup", e))?;
+        let (done, told) = sync_channel(1);
+        self.batch.push(Task::Share(source, done));
+        self.hand_over()?;
+        told.recv().map_err(|_| self.failure())
     }
 
     /// Wait until all files are as they shall be.
@@ -133,6 +144,17 @@ fn fill(batches: &Receiver<Vec<Task>>) -> Result<u64> {
                     made.file.write_all_at(&bytes, offset).map_err(|e| entry_error("write", &made.entry, e))?;
                     *written = offset + bytes.len() as u64;
                 }
+            }
+            Task::Share(source, done) => {
+                let shared = open.as_mut().is_some_and(|(made, written)| {
+                    let shared = rustix::fs::ioctl_ficlone(&made.file, &source).is_ok();
+                    if shared {
+                        *written = source.metadata().map_or(0, |found| found.len());
+                    }
+                    shared
+                });
+                // Who asked may be gone.
+                let _ = done.send(shared);
             }
             Task::End => {
                 if let Some((made, written)) = open.take() {
