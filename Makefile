@@ -5,6 +5,7 @@ VENV := $(BUILD)/venv
 TOOLS := $(BUILD)/tools/python
 PYTHON := $(VENV)/bin/python3
 PREFIX ?= /usr/local
+DESTDIR ?=
 # What the environment below build/ is made with; everything else runs what is in that. By default Debian's: ordinary users can run
 # it, which they cannot where it lies in root's home.
 export SYSTEM_PYTHON ?= /usr/bin/python3
@@ -23,7 +24,7 @@ PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi') pyproject.t
 
 .PHONY: help build run test test-rust test-python test-unit test-tools test-bare root faults-full fuzz fuzz-long audit lock conformance
 .PHONY: bench bench-full bench-pull bench-parts loadtest loadtest-full lint format deps deps-build deps-test deps-compare
-.PHONY: install package test-package try-package clean
+.PHONY: install uninstall package test-package try-package clean
 
 help: ## Show this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -165,8 +166,11 @@ format: $(VENV)/.stamp-test ## Format all sources
 	$(VENV)/bin/ruff format python tests benchmarks loadtests
 	$(VENV)/bin/ruff check --fix python tests benchmarks loadtests
 
-install: build ## Install below PREFIX (OTEL=1: with OpenTelemetry)
-	./scripts/install-files $(PREFIX) $(BUILD)
+install: build ## Install below PREFIX, also over one in use (OTEL=1: with OpenTelemetry; DESTDIR=DIR: below that)
+	DESTDIR="$(DESTDIR)" ./scripts/install-files "$(PREFIX)" "$(BUILD)"
+
+uninstall: ## Remove what install put below PREFIX (DESTDIR=DIR: below that)
+	DESTDIR="$(DESTDIR)" ./scripts/install-files --remove "$(PREFIX)"
 
 clean: ## Remove build/ (unmounts the example store first)
 	./scripts/run-example --remove

@@ -30,6 +30,9 @@ pub fn become_program(arguments: &[OsString], password: Option<OsString>) -> Fai
         }
     };
     let interpreter = interpreter_of(&executable);
+    if let Some(failure) = changed(&interpreter) {
+        return failure;
+    }
     let mut program = Command::new(&interpreter);
     program.args(OPTIONS).args(arguments).env_remove(PASSWORD);
     if let Some(password) = password {
@@ -38,7 +41,29 @@ pub fn become_program(arguments: &[OsString], password: Option<OsString>) -> Fai
     let error = program.exec();
     let reason = os_text(&error);
     let text = message(["cannot run ".as_ref(), interpreter.as_os_str(), ": ".as_ref(), reason.as_ref()]);
-    Failure::new(Kind::GrootError, text).hint("install groot_fast again, with its directory lib/groot_fast")
+    Failure::new(Kind::GrootError, text).hint(AGAIN)
+}
+
+const AGAIN: &str = "install groot_fast again, with its directory lib/groot_fast";
+
+/// What is wrong with an interpreter that was installed: its environment leads to one of the machine's, which an upgrade may have
+/// removed, or replaced by one that has none of its packages.
+fn changed(interpreter: &Path) -> Option<Failure> {
+    let target = std::fs::read_link(interpreter).ok()?;
+    let text = |what: &str| message(["cannot run ".as_ref(), interpreter.as_os_str(), what.as_ref(), target.as_os_str()]);
+    let Ok(real) = std::fs::canonicalize(interpreter) else {
+        let text = text(": the Python that it was installed for is gone: ");
+        return Some(Failure::new(Kind::GrootError, text).hint(AGAIN));
+    };
+    // Packages are in `lib/python<version>` of the environment; Debian's interpreters are called by their versions.
+    let name = real.file_name()?.to_str().filter(|name| name.starts_with("python3."))?;
+    let libraries = interpreter.parent()?.parent()?.join("lib");
+    let installed = std::fs::read_dir(&libraries).ok()?.flatten().map(|entry| entry.file_name()).collect::<Vec<_>>();
+    if installed.is_empty() || installed.iter().any(|found| found == name) {
+        return None;
+    }
+    let text = message(["cannot run ".as_ref(), interpreter.as_os_str(), ": it is another Python now: ".as_ref(), real.as_os_str()]);
+    Some(Failure::new(Kind::GrootError, text).hint(AGAIN))
 }
 
 fn interpreter_of(executable: &Path) -> PathBuf {
@@ -49,6 +74,28 @@ fn interpreter_of(executable: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn an_interpreter_that_is_gone_or_another_is_named() {
+        let top = tempfile::tempdir().unwrap();
+        let (system, venv) = (top.path().join("system"), top.path().join("venv"));
+        for dir in [&system, &venv.join("bin"), &venv.join("lib/python3.11")] {
+            std::fs::create_dir_all(dir).unwrap();
+        }
+        let interpreter = venv.join("bin/python3");
+        let say = || changed(&interpreter).map(|failure| failure.message.into_string().unwrap());
+        assert_eq!(say(), None, "what is not there is said by who runs it");
+        symlink(system.join("python3"), &interpreter).unwrap();
+        assert!(say().unwrap().ends_with("system/python3"));
+        std::fs::write(system.join("python3.11"), "").unwrap();
+        symlink("python3.11", system.join("python3")).unwrap();
+        assert_eq!(say(), None);
+        std::fs::remove_file(system.join("python3")).unwrap();
+        std::fs::write(system.join("python3.13"), "").unwrap();
+        symlink("python3.13", system.join("python3")).unwrap();
+        assert!(say().unwrap().ends_with("system/python3.13"));
+    }
 
     #[test]
     fn the_interpreter_is_beside_the_executable() {
