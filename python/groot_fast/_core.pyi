@@ -604,6 +604,8 @@ class Store:
         """Whether there is a finished image of this id."""
     def images(self) -> list[str]:
         """Ids of all finished images, sorted."""
+    def image_is_copy(self, id: str) -> bool:
+        """Whether the directory of an image holds a copy that was made file by file: a plain directory in the place of its tree."""
     def image_tree(self, id: str) -> str | None:
         """Name of the tree in an image's directory: ``rootfs`` or ``snapshot``; None if the image is missing or unfinished."""
     def create_image(
@@ -736,6 +738,8 @@ class Store:
         """Remove the lock files of volumes that are gone."""
     def remove_temporary(self, alone: bool, keep_downloads: float) -> None:
         """Remove what processes left in ``tmp``; downloads younger than so many seconds stay."""
+    def keep_limits(self, for_root: bool) -> None:
+        """Record whether limits that are set may be changed by root only. Privileged."""
     def check_removable(self) -> None:
         """Refuse what would keep the store from being removed whole. Raises StoreError, OSError."""
     def unmount_images(self) -> None:

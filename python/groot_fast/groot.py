@@ -318,7 +318,7 @@ class Groot:
         with self._log.session("groot-store-stats"), self._open() as (store, _):
             return describe_store(store, self._settings.threshold, counts_limits=self._settings.rules.counts_limits)
 
-    def init_store(self, *, rootless: str = "", quota: str | None = None) -> str:
+    def init_store(self, *, rootless: str = "", quota: str | None = None, limits: str | None = None) -> str:
         """Make the store, or check one that is there; gives what there is to say. Raises StoreError, UsageError."""
         settings = self._settings
         with self._log.session("groot-init-store") as log:
@@ -342,6 +342,7 @@ class Groot:
                 tools=settings.btrfs_progs_path,
                 quota=quota,
                 direct_io=settings.direct_io,
+                limits=limits,
             )
 
     def migrate(self, quota: str) -> str:

@@ -266,6 +266,21 @@ def test_a_file_that_was_cut_off(make_store: MakeStore) -> None:
     store.init().ok()
 
 
+def test_limits_by_root_alone(make_store: MakeStore, image: Image, user: User) -> None:
+    store = make_store("--rootless", f"{user.name}:{user.name}", "--limits-by", "root")
+    assert os.getxattr(store.path, "trusted.grootfs.limits") == b"root"
+    store.init("--rootless", f"{user.name}:{user.name}").ok()
+    assert os.getxattr(store.path, "trusted.grootfs.limits") == b"root", "it stays until the other is asked for"
+    own = Store(store.path, uid=user.uid)
+    own.create(image(SMALL), "one", "--disk-limit-size-bytes", str(60 * MIB))
+    own.delete("one")
+    store.clean()
+    assert store.groups() == set()
+    store.init("--rootless", f"{user.name}:{user.name}", "--limits-by", "owner").ok()
+    assert "trusted.grootfs.limits" not in os.listxattr(store.path)
+    assert "must be owner or root" in store.init("--limits-by", "me").failed().message
+
+
 # -- nothing is destroyed by halves -------------------------------------------------------
 
 

@@ -297,6 +297,24 @@ def test_limits_again(machine: Machine) -> None:
     assert 2 * LIMIT - MIB < machine.write(volume / "data", 3 * LIMIT) <= 2 * LIMIT
 
 
+def test_limits_that_root_keeps_to_itself(machine: Machine) -> None:
+    """`init-store --limits-by root`: the owner may set a first limit, and the same once more, and change or lift none."""
+    volume, other = machine.make_image(), machine.make_image("two")
+    os.setxattr(machine.store, "trusted.grootfs.limits", b"root")
+    try:
+        for _ in range(2):
+            machine.limits(volume)
+        for limit in (LIMIT + 1, LIMIT - 1, 2**63 - 1):
+            machine.refuses(volume, "limits that are set in this store may be changed by root only", limit)
+        assert machine.group(volume) == (1, LIMIT, 0)
+        machine.limits(other, 2 * LIMIT)
+        code = f"import os; os.removexattr({str(machine.store)!r}, 'trusted.grootfs.limits')"
+        assert "PermissionError" in machine.user.run(PYTHON, "-c", code).stderr
+    finally:
+        os.removexattr(machine.store, "trusted.grootfs.limits")
+    machine.limits(volume, 3 * LIMIT)
+
+
 def test_sets_a_limit_too_small_for_the_bookkeeping(machine: Machine) -> None:
     volume = machine.make_image()
     machine.limits(volume, 1)

@@ -165,7 +165,14 @@ def init_store(request: Request) -> str:
     quota = request.given.get("quota")
     if quota not in (None, "simple", "full"):
         raise UsageError("invalid --quota parameter, must be simple or full")
-    return request.groot().init_store(rootless=str(request.given.get("rootless", "")), quota=quota if isinstance(quota, str) else None)
+    limits = request.given.get("limits-by")
+    if limits not in (None, "owner", "root"):
+        raise UsageError("invalid --limits-by parameter, must be owner or root")
+    return request.groot().init_store(
+        rootless=str(request.given.get("rootless", "")),
+        quota=quota if isinstance(quota, str) else None,
+        limits=limits if isinstance(limits, str) else None,
+    )
 
 
 def migrate(request: Request) -> str:

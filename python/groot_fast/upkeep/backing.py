@@ -152,8 +152,8 @@ class Site:
 
     def tune(self, *, direct_io: bool) -> str:
         """Where the store is on its own loop device, have that write past the host's page cache (if ``direct_io``), which would hold
-        every byte once more. The scheduler first: it joins neighbouring requests, as the page cache did; without it a create costs the disk five
-        times as many (``docs/kernel.md``). What cannot be done is left: the store works without. Gives why, or nothing."""
+        every byte once more. The scheduler first: it joins neighbouring requests, as the page cache did; without it a create costs the
+        disk five times as many (``docs/kernel.md``). What cannot be done is left: the store works without. Gives why, or nothing."""
         device = self.device()
         if device is None:
             return ""

@@ -100,7 +100,10 @@ def _check_volumes(store: Store) -> Iterator[Finding]:
         path = f"{store.path}/volumes/{name}"
         if not store.is_subvolume("volumes", name):
             if _exists(store, "volumes", name):
-                yield Finding(WARNING, "foreign-entry", path, "is not a subvolume", MOVE)
+                problem = "is not a subvolume"
+                if is_chain_id(name) or name.startswith("copy-"):
+                    problem = "is a copy of a layer, made file by file, and no subvolume: it is unpacked anew when it is needed"
+                yield Finding(WARNING, "foreign-entry", path, problem, MOVE)
         elif name.startswith(DOOMED):
             yield from _if_free(
                 store, GARBAGE_LOCK, name, Finding(WARNING, "doomed-volume", path, "marked, and no clean is running", CLEAN)
@@ -193,6 +196,10 @@ def _check_unfinished(store: Store, image_id: str) -> Iterator[Finding]:
         if not store.has_image(image_id):
             cure = "`grootfs clean` or `grootfs delete` removes it; a create of this id replaces it"
             path = f"{store.path}/images/{image_id}"
+            if store.image_is_copy(image_id):
+                problem = "a copy of an image: its root file system is a directory, and no subvolume (as cp, rsync and tar make it)"
+                yield Finding(ERROR, "copied-image", path, problem, f"{MOVE}; `grootfs delete {image_id}` removes it")
+                return
             yield Finding(WARNING, "unfinished-image", path, "has no tree, and nobody is making it", cure)
 
 

@@ -23,6 +23,9 @@ NODE_BYTES = "8192"
 both are flat (``docs/kernel.md`` has the figures)."""
 
 
+MKFS_ATTEMPTS = 5
+
+
 def init_store(
     path: str,
     mappings: tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]],
@@ -32,13 +35,16 @@ def init_store(
     tools: str = "",
     quota: str | None = None,
     direct_io: bool = True,
+    limits: str | None = None,
 ) -> str:
     """Make a directory a store, or check and repair one that is. Never formats anything that exists.
 
     The file of a store that has one is looked for first: if it is not mounted, it is mounted. With ``size`` > 0 and no BTRFS at
     ``path``, such a file is made; one that is smaller grows. Accounting is turned on where we made the file system (simple, or
     full before Linux 6.7); elsewhere only when ``quota`` says so (``simple`` or ``full``). ``tools`` is the directory of
-    `mkfs.btrfs`. ``direct_io``: whether the store's own loop device writes past the page cache. Gives what there is to say, or nothing. Raises StoreError and OSError; what was made is taken back.
+    `mkfs.btrfs`. ``direct_io``: whether the store's own loop device writes past the page cache.
+    ``limits``: who may change limits that are set (``owner`` or ``root``); None: as it is.
+    Gives what there is to say, or nothing. Raises StoreError and OSError; what was made is taken back.
     """
     if os.geteuid() != 0:
         raise StoreError(f"store {path} can only be initialized by Root user")
@@ -55,7 +61,10 @@ def init_store(
                 log.debug("loop-device-not-tuned", reason=untuned)
             if not os.path.isdir(site.path):
                 _make_directory(site, made)
-            Store.initialise(site.path, mappings)
+            store = Store.initialise(site.path, mappings)
+            if limits is not None:
+                store.keep_limits(limits == "root")
+            del store  # what is taken back has to be unmounted
         except BaseException:
             made.run()
             raise
@@ -169,14 +178,24 @@ def _format(file: str, size: int, tools: str) -> None:
             os.fchmod(made.fileno(), 0o600)
             os.truncate(made.fileno(), size)
         with interrupts.Waiting():
-            mkfs = find_tool("mkfs.btrfs", tools) or os.path.join(tools, "mkfs.btrfs")
-            run(mkfs, "--quiet", "--nodesize", NODE_BYTES, new)
+            _make_filesystem(find_tool("mkfs.btrfs", tools) or os.path.join(tools, "mkfs.btrfs"), new)
         with open(new, "rb") as made:
             os.fsync(made.fileno())
         os.rename(new, file)
     finally:
         if os.path.exists(new):
             os.unlink(new)
+
+
+def _make_filesystem(mkfs: str, file: str) -> None:
+    for attempt in range(1, MKFS_ATTEMPTS + 1):
+        try:
+            run(mkfs, "--quiet", "--nodesize", NODE_BYTES, file)
+            return
+        except StoreError as error:
+            # It looks at all loop devices of the machine, and gives up if one of them goes at that moment.
+            if attempt == MKFS_ATTEMPTS or "cannot check mount status" not in str(error):
+                raise
 
 
 def _enable_quota(path: str, quota: str | None) -> None:

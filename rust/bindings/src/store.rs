@@ -302,6 +302,10 @@ impl Store {
         Ok(self.call(py, groot_store::Store::images)?.into_iter().map(name).collect())
     }
 
+    fn image_is_copy(&self, py: Python<'_>, id: OsString) -> PyResult<bool> {
+        self.call(py, |store| store.image_is_copy(id.as_bytes()))
+    }
+
     fn image_tree(&self, py: Python<'_>, id: OsString) -> PyResult<Option<String>> {
         let found = self.call(py, |store| store.image_tree(id.as_bytes()))?;
         Ok(found.map(|(_, tree)| String::from_utf8_lossy(tree).into_owned()))
@@ -591,6 +595,10 @@ impl Store {
 
     fn remove_temporary(&self, py: Python<'_>, alone: bool, keep_downloads: f64) -> PyResult<()> {
         self.call(py, |store| store.remove_temporary(alone, Duration::from_secs_f64(keep_downloads)))
+    }
+
+    fn keep_limits(&self, py: Python<'_>, for_root: bool) -> PyResult<()> {
+        self.call(py, |store| store.keep_limits(for_root))
     }
 
     fn check_removable(&self, py: Python<'_>) -> PyResult<()> {

@@ -184,6 +184,8 @@ pub const COMMANDS: &[Command] = &[
                 .sets("store_size"),
             Flag::new("quota", Form::Text, "accounting to turn on where there is none: simple or full")
                 .default("simple on file systems it makes"),
+            Flag::new("limits-by", Form::Text, "who may change disk limits that are set: owner (of the store) or root")
+                .default("as it is; owner at first"),
             Flag::new("with-direct-io", Form::Switch, "have the store's own loop device write past the page cache")
                 .default("true; false with `--compatibility newest`"),
         ],

@@ -35,6 +35,8 @@ pub struct Target {
     /// The directory that holds the subvolume. Ioctls go through it and not through the subvolume, whose limit would
     /// count the bookkeeping and may be too small for it. Same mount (`NO_XDEV`), hence the same file system.
     pub door: OwnedFd,
+    /// The store that it is in, if the caller is not root.
+    pub store: Option<OwnedFd>,
 }
 
 impl Volume {
@@ -62,13 +64,13 @@ impl Volume {
     pub fn authorise(self, caller: &Caller) -> Result<Target, Failure> {
         if caller.is_root() {
             let door = parent(&self.dir).unwrap_or(self.dir);
-            return Ok(Target { id: self.id, door });
+            return Ok(Target { id: self.id, door, store: None });
         }
         if self.stat.st_uid != caller.uid() {
             return Err("the volume belongs to another user".into());
         }
         match image_directory(&self.dir, caller.uid()) {
-            Ok(Some(door)) => Ok(Target { id: self.id, door }),
+            Ok(Some((door, store))) => Ok(Target { id: self.id, door, store: Some(store) }),
             Ok(None) => Err("the volume is not in an image of the caller's own store, initialised by root".into()),
             Err(error) => Err(Failure::os("looking for the volume's store", error)),
         }
@@ -93,8 +95,8 @@ fn parent(dir: impl AsFd) -> io::Result<OwnedFd> {
 }
 
 /// The directory `<store>/images/<id>` that holds `volume`, if it is one, all of it is the caller's, and root has
-/// initialised the store.
-fn image_directory(volume: &OwnedFd, uid: u32) -> io::Result<Option<OwnedFd>> {
+/// initialised the store; and the store.
+fn image_directory(volume: &OwnedFd, uid: u32) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
     let found = || {
         let image = parent(volume)?;
         let images = parent(&image)?;
@@ -102,7 +104,7 @@ fn image_directory(volume: &OwnedFd, uid: u32) -> io::Result<Option<OwnedFd>> {
         let named_images = fs::openat2(&store, "images", DIRECTORY, Mode::empty(), STEP | ResolveFlags::BENEATH)?;
         let own = [&image, &images, &store].iter().all(|dir| fs::fstat(dir).is_ok_and(|stat| stat.st_uid == uid));
         let yes = own && same(&images, &named_images)? && is_initialised_by_root(&store)?;
-        Ok(yes.then_some(image))
+        Ok(yes.then_some((image, store)))
     };
     match found() {
         // A mount in between, nothing of that name, a link in its place.

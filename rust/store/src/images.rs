@@ -102,7 +102,35 @@ fn tree_in(image: &Folder) -> Result<Option<&'static [u8]>> {
     Ok(None)
 }
 
+/// Whether an image's directory has a plain directory with something in it in the place of its tree. No command of ours makes
+/// that: `cp`, `rsync` and `tar` do, which make directories of subvolumes.
+fn holds_copy(image: &Folder) -> Result<bool> {
+    for name in TREES {
+        let is_plain =
+            image.has_directory(name) && !image.has_subvolume(name)? && !matches!(groot_btrfs::subvolume::is_mount(image, name), Ok(true));
+        // One that may not be looked into may hold something.
+        if is_plain && image.folder(name).map(|tree| tree.names()).ok().and_then(Result::ok).is_none_or(|names| !names.is_empty()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn copied(path: impl std::fmt::Display) -> Error {
+    Error::store(format!("{path} is a copy of an image: its root file system is a directory, and no subvolume"))
+        .hint("cp, rsync and tar make directories of subvolumes; move away what is worth keeping, then `grootfs delete` it")
+}
+
 impl Store {
+    /// Whether the directory of an image holds a copy that was made file by file, which no command takes for an image or throws
+    /// away unless it is told to.
+    pub fn image_is_copy(&self, id: &[u8]) -> Result<bool> {
+        match image_folder(self, id)? {
+            Some(image) => Ok(tree_in(&image)?.is_none() && holds_copy(&image)?),
+            None => Ok(false),
+        }
+    }
+
     /// Name of the tree of an image in its directory, and the directory; None if the image does not exist or is unfinished.
     pub fn image_tree(&self, id: &[u8]) -> Result<Option<(Folder, &'static [u8])>> {
         if !is_image_id(id) {
@@ -342,7 +370,10 @@ impl Store {
                     return Ok(());
                 }
                 let Some(image) = self.lock_image(&id)? else { return Ok(()) };
-                if tree_in(&image)?.is_none() { self.remove_image(&id, &image) } else { Ok(()) }
+                if tree_in(&image)?.is_some() {
+                    return Ok(());
+                }
+                if holds_copy(&image)? { Err(copied(self.image_path(&id).display())) } else { self.remove_image(&id, &image) }
             };
             match attempt() {
                 Err(error) if matches!(error.kind, Kind::NeedsHelper | Kind::Cancelled) => return Err(error),
@@ -573,6 +604,9 @@ fn claim(store: &Store, id: &[u8], fresh: &[u8], cancel: &AtomicBool) -> Result<
             return Err(exists(id));
         }
         if let Some(left) = left {
+            if holds_copy(&left)? {
+                return Err(copied(store.image_path(id).display()));
+            }
             if let Err(error) = store.remove_image(id, &left) {
                 // Whatever keeps it there, the id is free: clean goes on trying, and says why it cannot.
                 if matches!(error.kind, Kind::NeedsHelper | Kind::Cancelled) {

@@ -62,6 +62,9 @@ pub const NAMESPACE: &str = "namespace.json";
 /// store's owner, who could put another file in the place of `meta/namespace.json`, cannot change what root goes by.
 pub const TRUSTED_NAMESPACE: &str = "trusted.grootfs.namespace";
 
+/// On the store's directory: `root` if limits that are set may be changed by root only. `drax` reads it (`rust/drax/src/quota.rs`).
+pub const LIMITS_ATTRIBUTE: &str = "trusted.grootfs.limits";
+
 /// Bytes of one file name.
 pub const MAX_NAME: usize = 255;
 /// Bytes of a new image's id: its record is a file too.

@@ -3,7 +3,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::folder::Folder;
 use crate::images::own_mount;
-use crate::layout::{NAMESPACE, Options, Place, Store, TRUSTED_NAMESPACE, image_folder, read_namespace_file};
+use crate::layout::{LIMITS_ATTRIBUTE, NAMESPACE, Options, Place, Store, TRUSTED_NAMESPACE, image_folder, read_namespace_file};
 use crate::mappings::Mappings;
 use crate::mounts;
 use crate::volumes::DOOMED;
@@ -83,6 +83,17 @@ impl Store {
             groot_core::record::write(&place, mappings.document().as_bytes())?;
         }
         self.top().set_attribute(TRUSTED_NAMESPACE, fingerprint.as_bytes())
+    }
+
+    /// Record whether limits that are set may be changed by root only. Needs root.
+    pub fn keep_limits(&self, for_root: bool) -> Result<()> {
+        if for_root {
+            return self.top().set_attribute(LIMITS_ATTRIBUTE, b"root");
+        }
+        match rustix::fs::fremovexattr(self.top(), LIMITS_ATTRIBUTE) {
+            Ok(()) | Err(Errno::NODATA) => Ok(()),
+            Err(errno) => Err(Error::os(format!("removing {LIMITS_ATTRIBUTE} of {}", self.path().display()), errno)),
+        }
     }
 
     /// Refuse what would keep the store from being removed whole: a mount of somebody else's in it, a swap file, the default

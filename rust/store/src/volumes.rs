@@ -51,7 +51,16 @@ impl Volume {
             if !durable {
                 groot_btrfs::sync(&self.dir).map_err(|errno| Error::os(format!("sync {}", self.dir.path().display()), errno))?;
             }
-            store.folder(Place::Volumes)?.rename(self.name.as_bytes(), self.chain_id.as_bytes())?;
+            let volumes = store.folder(Place::Volumes)?;
+            let named = volumes.rename(self.name.as_bytes(), self.chain_id.as_bytes());
+            if named.is_err() && volumes.has_directory(self.chain_id.as_bytes()) && !store.has_volume(&self.chain_id)? {
+                // A copy that was made file by file. It has the name of a volume, and is none: nothing of it is thrown away.
+                let aside = format!("copy-{}-{:08x}", self.chain_id, random() as u32);
+                volumes.rename(self.chain_id.as_bytes(), aside.as_bytes())?;
+                volumes.rename(self.name.as_bytes(), self.chain_id.as_bytes())?;
+            } else {
+                named?;
+            }
             self.name.clone_from(&self.chain_id);
         }
         if let Some(lock) = self.locks.first() {
