@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def tool(*argv: str | Path, check: bool = True) -> str:
 
 def mounts_below(path: Path) -> list[Path]:
     """Mount points at or below ``path``, innermost first."""
-    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()]
+    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    points = [os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda digits: bytes([int(digits[1], 8)]), line.split()[4])) for line in lines]
     found = [Path(point) for point in points if Path(point) == path or path in Path(point).parents]
     return sorted(found, key=lambda point: len(point.parts), reverse=True)
 
@@ -31,7 +33,7 @@ def loops_below(path: Path) -> list[str]:
     found = []
     for device in Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
-            backing = os.fsdecode(device.read_bytes()).strip().removesuffix(" (deleted)")
+            backing = os.fsdecode(device.read_bytes().removesuffix(b"\n").removesuffix(b" (deleted)"))
         except OSError:
             continue
         if path in Path(backing).parents:
