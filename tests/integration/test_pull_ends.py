@@ -95,6 +95,14 @@ def test_what_a_mirror_sends_wrongly_comes_from_the_registry(store: Store, regis
         assert registry.gets(f"/blobs/{image.layers[0]}")[-1].headers.get("Range") is None, "from the beginning"
 
 
+def test_what_a_registry_changes_in_the_middle_is_fetched_again(store: Store, registry: FakeRegistry) -> None:
+    big = layer("big", 3_000_000)
+    image = publish(registry, big)
+    registry.fault(image.layers[0], Fault(body=damaged(big.blob[:2_000_000]) + big.blob[2_000_000:], cut_after=2_500_000), times=1)
+    store.create(image.url, "c", *trusting(registry))
+    assert [seen.headers.get("Range") is None for seen in registry.gets(f"/blobs/{image.layers[0]}")] == [True, False, True]
+
+
 def test_who_waits_for_an_answer_that_could_not_be_kept_asks(store: Store, registry: FakeRegistry) -> None:
     """Else the image is what the name stood for before it was moved."""
     old = publish(registry, layer("old"))

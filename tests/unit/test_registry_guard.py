@@ -19,6 +19,7 @@ from groot_fast.errors import ConfigError, RegistryError
 from groot_fast.sources.registry import ForeignLayers, RegistryClient, RegistryOptions, parse_reference
 from groot_fast.sources.registry.guard import Guard, GuardedResolver, Reach, reach
 from groot_fast.sources.registry.proxies import proxy_for
+from groot_fast.sources.registry.stream import Position
 from support.proxy import proxy
 
 BLOB = os.urandom(100_000)
@@ -258,7 +259,7 @@ def test_E8_foreign_layers_get_the_client_certificate_and_no_credentials(certs: 
 def test_E8_foreign_layers_of_an_oci_layout(certs: Path, context: ssl.SSLContext) -> None:
     async def run(opts: RegistryOptions, digest: str, urls: tuple[str, ...]) -> bytes:
         async with ForeignLayers(opts) as foreign:
-            return b"".join([chunk async for chunk in foreign.stream(digest, len(BLOB), 10, urls)])
+            return b"".join([chunk async for chunk in foreign.stream(digest, len(BLOB), Position(10), urls)])
 
     with FakeRegistry(tls=context) as other:
         image = other.add("app", [BLOB])
@@ -268,6 +269,23 @@ def test_E8_foreign_layers_of_an_oci_layout(certs: Path, context: ssl.SSLContext
         assert asyncio.run(run(opts, image.layers[0], (url,))) == BLOB[10:]
         with pytest.raises(RegistryError, match="lists 17 urls"):
             asyncio.run(run(opts, image.layers[0], (url,) * 17))
+
+
+def test_pieces_of_several_urls_are_told_and_the_one_that_broke_off_comes_last(certs: Path, context: ssl.SSLContext) -> None:
+    async def run(opts: RegistryOptions, digest: str, urls: tuple[str, ...]) -> tuple[bytes, bool, bytes]:
+        async with ForeignLayers(opts) as foreign:
+            position = Position()
+            first = b"".join([chunk async for chunk in foreign.stream(digest, len(BLOB), position, urls)])
+            return first, position.is_joined, b"".join([chunk async for chunk in foreign.stream(digest, len(BLOB), Position(), urls)])
+
+    with FakeRegistry(tls=context) as other:
+        image = other.add("app", [BLOB])
+        other.fault("/bad", Fault(status=200, body=bytes(len(BLOB)), cut_after=1000), times=1)
+        other.fault("/bad", Fault(status=404))
+        urls = (f"https://{other.addr}/v2/app/blobs/{image.layers[0]}?/bad", f"https://{other.addr}/v2/app/blobs/{image.layers[0]}")
+        joined = bytes(1000) + BLOB[1000:]
+        opts = RegistryOptions(remote_layer_certificates=certs, attempts=1)
+        assert asyncio.run(run(opts, image.layers[0], urls)) == (joined, True, BLOB)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ MAX_SPOOLED = 4 << 30
 
 Stream = Callable[[Layer, int], AsyncGenerator[bytes, None]]
 """Bytes of a layer from an offset on. Raises `BadBlob` if they are wrong and come from elsewhere the next time."""
+IsJoined = Callable[[Layer], bool]
+"""Whether the bytes of a layer came in several pieces, which need not be of one blob."""
 
 
 class Network:
@@ -131,10 +133,20 @@ class Downloads:
     """`Blobs` over the network. All access to the disk is made by one thread, so that a disk that stalls is not taken for a
     network that does."""
 
-    def __init__(self, store: Store, network: Network, stream: Stream, log: Logger, progress: Listener, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        store: Store,
+        network: Network,
+        stream: Stream,
+        log: Logger,
+        progress: Listener,
+        metrics: Metrics,
+        is_joined: IsJoined = lambda _: False,
+    ) -> None:
         self._store = store
         self._network = network
         self._stream = stream
+        self._is_joined = is_joined
         self._log = log
         self._progress = progress
         self._metrics = metrics
@@ -174,13 +186,16 @@ class Downloads:
             return blobs
         if isinstance(error, BadBlob | BadLayer):
             self._failed_over_content = True
-        self._is_worth_another_try = self._failed_over_content and any(blob.is_resumed or blob.is_elsewhere for blob in blobs)
+        self._is_worth_another_try = self._failed_over_content and any(
+            blob.is_resumed or blob.is_elsewhere or self._is_joined(blob.layer) for blob in blobs
+        )
         is_interrupted = error is None or isinstance(error, Cancelled) or any(blob.failure for blob in blobs)
         return [] if is_interrupted and not self._failed_over_content else blobs
 
     @property
     def is_worth_another_try(self) -> bool:
-        """Whether the content was wrong, and it comes from elsewhere next time: bytes of an earlier transfer were used, or a mirror's."""
+        """Whether the content was wrong, and what comes next time may not be: bytes of an earlier transfer were used or of a mirror,
+        or pieces were joined."""
         return self._is_worth_another_try
 
     async def _stop(self) -> None:

@@ -11,6 +11,7 @@ from groot_fast.pull.blobs import open_here
 from groot_fast.pull.downloads import Downloads, Network
 from groot_fast.sources.registry.foreign import ForeignLayers
 from groot_fast.sources.registry.options import RegistryOptions
+from groot_fast.sources.registry.stream import Position
 from groot_fast.telemetry.lager import Logger
 from groot_fast.telemetry.metrics import Metrics
 from groot_fast.telemetry.progress import Listener
@@ -23,10 +24,16 @@ class RemoteLayers(Downloads):
         certificates = settings.remote_layer_certificates
         self._foreign = ForeignLayers(RegistryOptions(remote_layer_certificates=Path(certificates) if certificates else None))
         self._own_network = Network()
-        super().__init__(store, self._own_network, self._stream_layer, log, progress, metrics)
+        self._positions: dict[str, Position] = {}
+        super().__init__(store, self._own_network, self._stream_layer, log, progress, metrics, self._is_layer_joined)
 
     def _stream_layer(self, layer: Layer, offset: int) -> AsyncGenerator[bytes, None]:
-        return self._foreign.stream(f"sha256:{layer.digest}", layer.size, offset, tuple(layer.urls))
+        position = self._positions[layer.digest or ""] = Position(offset)
+        return self._foreign.stream(f"sha256:{layer.digest}", layer.size, position, tuple(layer.urls))
+
+    def _is_layer_joined(self, layer: Layer) -> bool:
+        position = self._positions.get(layer.digest or "")
+        return position is not None and position.is_joined
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:

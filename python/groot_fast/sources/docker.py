@@ -284,4 +284,7 @@ class DockerSource(Source):
             urls = tuple(layer.urls) if layer.is_foreign else ()
             return client.stream(f"sha256:{layer.digest}", layer.size, offset, urls)
 
-        return Downloads(store, network, stream, log, progress, metrics)
+        def is_joined(layer: Layer) -> bool:
+            return client.is_joined(f"sha256:{layer.digest}")
+
+        return Downloads(store, network, stream, log, progress, metrics, is_joined)

@@ -43,6 +43,7 @@ class RegistryClient:
         self._endpoints = [Endpoint(reference, self._options, mirror) for mirror in (*mirrors, None)]
         self._first = 0  # hosts before this one failed to serve the manifest and are not asked for blobs
         self._foreign = ForeignLayers(self._options)
+        self._positions: dict[str, Position] = {}
 
     async def __aenter__(self) -> Self:
         """The object itself."""
@@ -128,8 +129,13 @@ class RegistryClient:
         parse_digest(digest)
         if offset < 0 or (size is not None and not offset <= size):
             raise ValueError(f"offset {offset} is not within a blob of {size} bytes")
-        position = Position(offset)
+        position = self._positions[digest] = Position(offset)
         return self._stream_foreign(digest, size, position, urls) if urls else self._stream(digest, size, position)
+
+    def is_joined(self, digest: str) -> bool:
+        """Whether what `stream` gave last of a blob came in several pieces: if it is wrong, the whole may be right."""
+        position = self._positions.get(digest)
+        return position is not None and position.is_joined
 
     async def _stream_foreign(self, digest: str, size: int | None, position: Position, urls: tuple[str, ...]) -> Chunks:
         """From the registry; if that does not have the blob, from ``urls``."""
@@ -141,7 +147,7 @@ class RegistryClient:
         except RegistryError as error:
             if error.status != 404:
                 raise
-        async with aclosing(self._foreign.stream(digest, size, position.offset, urls)) as chunks:
+        async with aclosing(self._foreign.stream(digest, size, position, urls)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -172,7 +178,7 @@ class RegistryClient:
                 if not endpoint.is_mirror:
                     raise
                 self._give_up(endpoint, error)
-                position.use_range = True
+                position.use_range, position.is_joined = True, position.offset > 0
 
     async def _collect(self, digest: str, size: int) -> bytes:
         parts = bytearray()

@@ -36,6 +36,7 @@ class ForeignLayers:
         self._allowed = options.foreign_layers or certificates is not None
         self._stall_timeout = options.stall_timeout
         self._backoff = Backoff(options.attempts)
+        self._broken: set[str] = set()
         guard = Guard(None, trusted=options.trusted_hosts, internal=certificates is not None)
         self._transport = Transport(guard, Trust(shared=certificates), options)
 
@@ -51,8 +52,8 @@ class ForeignLayers:
         """Close every connection."""
         await self._transport.close()
 
-    async def stream(self, digest: str, size: int | None, offset: int, urls: tuple[str, ...]) -> Chunks:
-        """As `RegistryClient.stream`, from the first of ``urls`` that works.
+    async def stream(self, digest: str, size: int | None, position: Position, urls: tuple[str, ...]) -> Chunks:
+        """As `RegistryClient.stream`, from the first of ``urls`` that works; those that broke off before come last.
 
         Raises `RegistryError`, whose text ends with the contract's ``failed fetching external blob from all urls``.
         """
@@ -65,8 +66,7 @@ class ForeignLayers:
         if not 0 < len(urls) <= _MAX_URLS:
             raise RegistryError(f"layer {digest} lists {len(urls)} urls: {_ALL_FAILED}")
         failure: RegistryError | None = None
-        for text in urls:
-            position = Position(offset)
+        for text in sorted(urls, key=lambda text: text in self._broken):
             chunks = transfer(self._opener(text), position, size, self._stall_timeout, self._backoff)
             try:
                 async with aclosing(chunks):
@@ -74,7 +74,9 @@ class ForeignLayers:
                         yield chunk
                 return
             except RegistryError as error:
-                failure, offset = error, position.offset
+                failure = error
+                self._broken.add(text)
+                position.use_range, position.is_joined = True, position.offset > 0
         assert failure is not None
         failure.args = (f"{failure}: {_ALL_FAILED}",)
         raise failure

@@ -30,6 +30,8 @@ class Position:
     offset: int = 0
     use_range: bool = True
     coding: str = ""
+    is_joined: bool = False
+    """Whether the bytes so far came in several pieces, which need not be of one blob."""
 
 
 async def transfer(opener: Opener, position: Position, size: int | None, stall_timeout: float, backoff: Backoff) -> Chunks:
@@ -47,6 +49,7 @@ async def transfer(opener: Opener, position: Position, size: int | None, stall_t
             failures = 1 if position.offset - before >= _ENOUGH else failures + 1
             if not error.temporary or failures >= backoff.attempts or breaks >= _MAX_BREAKS:
                 raise
+            position.is_joined = position.offset > 0
             delay = backoff.delay(failures, error)
         await asyncio.sleep(delay)
 
