@@ -13,11 +13,12 @@ Census = dict[str, int]
 def count(system: FileSystem, store: Path, command: str, server: int | None) -> Census:
     """``subvolumes`` (deleted but not dropped included), ``qgroups``, ``mounts`` at or below the store, ``files`` in it,
     ``processes`` with the command and the store among their arguments, those of the server not counted."""
+    mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
     own = descendants(server) if server is not None else []
     return {
         "subvolumes": system.count_subvolumes() + system.count_subvolumes("-d"),
         "qgroups": system.count_qgroups(),
-        "mounts": sum(_is_below(line.split()[4], store) for line in Path("/proc/self/mountinfo").read_text().splitlines()),
+        "mounts": sum(_is_below(line.split()[4], store) for line in mounts),
         "files": sum(len(folders) + len(files) for _, folders, files in os.walk(store)),
         "processes": len(set(_processes(store, command)) - set(own)),
     }

@@ -28,7 +28,7 @@ from loadtests.throttle import NoThrottle, check_throttle
 from loadtests.volumes import MIB, PROFILES, BadProfile, find_volume
 
 OURS = ("command", "api")
-BESIDE = ("buildah-overlay", "buildah-btrfs")
+BESIDE = ("buildah-overlay", "buildah-btrfs", "buildah-overlay-ext4")
 LIMIT_BYTES = 512 * MIB
 Options = argparse.Namespace
 
@@ -90,6 +90,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--door", choices=OURS, default="command", help="the command, or a server's HTTP interface")
     add("--duration", type=float, default=120, metavar="SECONDS", help="length; deadline of a storm (120)")
     add("--pause", type=float, default=0.1, metavar="SECONDS", help="between two operations of a user; not in storms (0.1)")
+    add("--rate", type=float, default=0, metavar="APPS", help="apps that arrive a second, in the shape `arrivals`")
     add("--push-every", type=float, default=0, metavar="SECONDS", help="push new versions so often (never)")
     add("--apps", type=_count, default=16, help="different images (16)")
     add("--zipf", type=float, default=1.1, help="how unevenly apps are asked for (1.1; 0: evenly)")
@@ -122,6 +123,10 @@ def _run(options: Options) -> int:
         check_throttle()
     if options.beside and options.shape != "storm":
         raise RunFailed("--beside only goes with the shape `storm`: buildah has no stats and no clean")
+    if options.beside and options.cold:
+        raise RunFailed("--beside goes with warm creates: buildah has pulled what it makes")
+    if (options.shape == "arrivals") != (options.rate > 0):
+        raise RunFailed("the shape `arrivals`, and no other, needs a --rate")
     if options.layout and options.push_every:
         raise RunFailed("--push-every only goes with generated apps: given layouts are not changed")
     objectives = read_objectives(options.objectives or FOLDER / f"{options.shape}.yml")
@@ -134,8 +139,8 @@ def _run(options: Options) -> int:
         else:
             apps = make_apps(folder / "layouts", options.apps, options.seed)
         plan = _plan(options, name, apps)
-        warm = not options.cold and options.shape in ("storm", "evacuation")
-        setting = Setting(folder, volume, options.credits, warm, options.store, options.quota)
+        warm = not options.cold and options.shape in ("storm", "arrivals", "evacuation")
+        setting = Setting(folder, volume, options.credits, warm, options.store, options.quota, str(Path(options.grootfs).resolve()))
         result = run(plan, setting)
         for door in options.beside:
             buildah = shutil.which("buildah")
@@ -186,6 +191,7 @@ def _plan(options: Options, name: str, apps: tuple[App, ...]) -> Plan:
         parallel_clean=options.parallel_clean,
         threshold=options.threshold,
         pause=options.pause,
+        rate=options.rate,
         push_every=options.push_every,
         duration=options.duration,
         workers=options.workers,

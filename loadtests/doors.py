@@ -132,17 +132,26 @@ def is_healthy(path: str) -> bool:
         return False
 
 
+def buildah(plan: Plan) -> list[str]:
+    """The command with the storage of a plan."""
+    driver = plan.door.split("-")[1]
+    return [plan.command, "--root", f"{plan.store}/root", "--runroot", f"{plan.store}/run", "--storage-driver", driver]
+
+
 class Buildah:
-    """`buildah from` and `buildah rm`, which is create and delete without a limit. No stats, no clean."""
+    """`buildah from` and `buildah rm`, which is create and delete without a limit. No stats, no clean.
+
+    Images are named by id, as whoever has pulled them would: by the name of a layout buildah reads them again each time.
+    """
 
     def __init__(self, plan: Plan) -> None:
-        driver = plan.door.removeprefix("buildah-")
-        self._argv = [plan.command, "--root", f"{plan.store}/root", "--runroot", f"{plan.store}/run", "--storage-driver", driver]
+        self._argv = buildah(plan)
         self._environment = dict(os.environ)
+        self._ids = {app.image: app.pulled for app in plan.apps}
 
     def create(self, image: str, image_id: str) -> None:
         """`buildah from`."""
-        self._run("from", "--pull-never", "--name", image_id, image.replace("oci://", "oci:"))
+        self._run("from", "--pull-never", "--name", image_id, self._ids[image])
 
     def stats(self, image_id: str) -> None:
         """Not measured."""

@@ -24,8 +24,8 @@ WINDOW = 300.0
 
 VARYING = re.compile(r"[0-9a-f]{12,}|[0-9]+")
 
-AROUND = 1.5
-"""Seconds of samples kept before the first operation and after the last."""
+COUNTERS = ("reads", "writes", "read_bytes", "written_bytes", "queue_ms", "commits", "commit_ms", "cpu_busy", "cpu_all", "cpu_waiting")
+"""What of a sample only grows."""
 
 Record = dict[str, Any]
 Figures = dict[str, float | None]
@@ -68,13 +68,25 @@ def summarise(plan: Plan, journal: list[Record], samples: list[Record]) -> dict[
 
 
 def _clip(samples: list[Record], journal: list[Record]) -> list[Record]:
-    """The samples of the time in which something was done: locust starts and stops at its leisure."""
+    """The samples of the time in which something was done, from the first start to the last end: locust starts and stops at its
+    leisure, and a second of idling at each end would halve the rates of a short storm. At both ends stands what the counters
+    must have been, between the samples before and after."""
     if not journal:
         return samples
-    begin = min(entry["start"] for entry in journal) - AROUND
-    end = max(entry["start"] + entry["seconds"] for entry in journal) + AROUND
-    kept = [sample for sample in samples if begin <= sample["time"] <= end]
-    return kept if len(kept) > 1 else samples
+    begin = min(entry["start"] for entry in journal)
+    end = max(entry["start"] + entry["seconds"] for entry in journal)
+    inside = [sample for sample in samples if begin < sample["time"] < end]
+    return [_interpolated(samples, begin), *inside, _interpolated(samples, end)]
+
+
+def _interpolated(samples: list[Record], moment: float) -> Record:
+    """A sample of a moment between two others; the nearest one outside of them."""
+    before = max((sample for sample in samples if sample["time"] <= moment), key=lambda sample: sample["time"], default=None)
+    after = min((sample for sample in samples if sample["time"] >= moment), key=lambda sample: sample["time"], default=None)
+    if before is None or after is None or before["time"] == after["time"]:
+        return {**(before or after or {}), "time": moment}
+    share = (moment - before["time"]) / (after["time"] - before["time"])
+    return {**before, "time": moment, **{name: before[name] + share * (after[name] - before[name]) for name in COUNTERS}}
 
 
 def _latencies(entries: list[Record]) -> Figures:
@@ -116,7 +128,8 @@ def _input_output(samples: list[Record], creates: int) -> Figures:
         "io.queue_mean": (last["queue_ms"] - first["queue_ms"]) / 1000 / seconds,
         "commits": done["commits"],
         "commit.mean_ms": done["commit_ms"] / done["commits"] if done["commits"] else None,
-        "commit.longest_ms": last["commit_longest_ms"],
+        # The kernel's is since the mount, or since it was told to begin anew. What is not longer than one before is not known.
+        "commit.longest_ms": last["commit_longest_ms"] if last["commit_longest_ms"] > first["commit_longest_ms"] else None,
         "backlog.max": max(sample["backlog"] for sample in samples),
         "backlog.end": last["backlog"],
         "subvolumes.max": max(sample["subvolumes"] for sample in samples),
@@ -163,8 +176,8 @@ def _series(journal: list[Record], samples: list[Record]) -> dict[str, list[floa
         latencies = [entry["seconds"] * 1000 for entry in good if entry["name"] == "create"]
         for percent in (50, 95, 99):
             series[f"create_p{percent}_ms"].append(percentile(latencies, percent / 100))
-        a = _at(samples, begin + number * width)
-        b = _at(samples, begin + (number + 1) * width)
+        a = _interpolated(samples, begin + number * width)
+        b = _interpolated(samples, begin + (number + 1) * width)
         seconds = b["time"] - a["time"]
         for name in ("reads", "writes", "written_bytes", "commits", "cpu_busy"):
             series[f"{name}_per_second"].append((b[name] - a[name]) / seconds if seconds else None)
@@ -173,8 +186,3 @@ def _series(journal: list[Record], samples: list[Record]) -> dict[str, list[floa
         for name in ("write_cap", "credits", "in_flight", "backlog", "subvolumes", "qgroups", "memory", "slab", "server_memory"):
             series[name].append(b[name])
     return dict(series)
-
-
-def _at(samples: list[Record], moment: float) -> Record:
-    """The sample nearest to a moment."""
-    return min(samples, key=lambda sample: abs(sample["time"] - moment))

@@ -63,6 +63,18 @@ def push(app: App, version: str) -> None:
     _publish(layout, [stack, top])
 
 
+def volume_of(app: App) -> str:
+    """Name of the volume that holds all of the newest version (docs/contract.md, section 9.5)."""
+    layout = Path(app.layout)
+    index = json.loads((layout / "index.json").read_text())
+    manifest = json.loads(_blob(layout, index["manifests"][0]).read_text())
+    config = json.loads(_blob(layout, manifest["config"]).read_text())
+    name = ""
+    for diff_id in (text.removeprefix("sha256:") for text in config["rootfs"]["diff_ids"]):
+        name = hashlib.sha256(f"{name} {diff_id}".encode()).hexdigest() if name else diff_id
+    return name
+
+
 def image_bytes(app: App) -> int:
     """Bytes of an image's layers as they lie in its layout."""
     layout = Path(app.layout)

@@ -8,7 +8,9 @@ An operation is one task, so that locust can stop a user between two of them and
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import gevent
@@ -19,6 +21,7 @@ from locust.runners import WorkerRunner
 from loadtests import images
 from loadtests.doors import WRITTEN_BYTES, Door, open_door
 from loadtests.journal import Journal
+from loadtests.plan import App as Image
 from loadtests.plan import Plan, read_plan
 from loadtests.popularity import Popularity
 
@@ -41,23 +44,24 @@ class Cell:
         self.journal = Journal(environment, Path(plan.journal))
         self.popularity = Popularity(len(plan.apps), plan.zipf, f"{plan.seed}/{self.index}")
         self.pushed = 0
-        self.cold = {app.name for app in plan.apps}
-        """Apps whose newest version this process has not asked for."""
         processes = max(plan.workers, 1)
         # A rush is shared out: the first processes do one more where it does not divide.
         self.rush = plan.images // processes + (self.index < plan.images % processes)
         self._name = f"{plan.run}-{self.index}"
         self._count = 0
 
-    def start_app(self, kind: str) -> str | None:
-        """Create an image of the next app asked for; gives its id, or None where that failed."""
+    def start_app(self, kind: str, due: float | None = None) -> str | None:
+        """Create an image of the next app asked for; gives its id, or None where that failed. See `Journal.measure` for ``due``."""
         app = PLAN.apps[self.popularity.draw()]
         image_id = f"{self._name}-{kind}-{self._count}"
         self._count += 1
-        cold = app.name in self.cold
-        self.cold.discard(app.name)
-        done = self.journal.measure("create", lambda: self.door.create(app.image, image_id), cold=cold)
+        done = self.journal.measure("create", lambda: self.door.create(app.image, image_id), due=due, cold=_is_cold(app))
         return image_id if done else None
+
+
+def _is_cold(app: Image) -> bool:
+    """Whether the store lacks a layer of the app's newest version. Buildah has pulled all of them."""
+    return not PLAN.door.startswith("buildah") and not (Path(PLAN.store) / "volumes" / images.volume_of(app)).exists()
 
 
 _cells: list[Cell] = []
@@ -131,6 +135,50 @@ class Starter(User):
             cell().start_app("rush")
 
 
+class Arrivals(User):
+    """Has apps arrive at a rate, whether the earlier ones are through or not, as those who push do. One in each process.
+
+    Users that wait for their answer before they ask again (all others here) ask less when answers take longer, and so hide how long
+    everybody would have waited.
+    """
+
+    weight = 10
+
+    def on_start(self) -> None:
+        """The first one may come."""
+        self._random = Random(f"{PLAN.seed}/{cell().index}/arrivals")
+        self._due = time.perf_counter()
+        self._alive: set[Any] = set()
+
+    def on_stop(self) -> None:
+        """What has arrived is waited for."""
+        gevent.joinall(list(self._alive))
+
+    def wait_time(self) -> float:
+        """The task waits by itself."""
+        return 0.0
+
+    @task
+    def act(self) -> None:
+        """Wait for the next arrival, and let it live."""
+        self._due += self._random.expovariate(PLAN.rate / max(PLAN.workers, 1))
+        gevent.sleep(max(self._due - time.perf_counter(), 0))
+        one = gevent.spawn(_live, self._due)
+        self._alive.add(one)
+        one.link(self._alive.discard)
+
+
+def _live(due: float) -> None:
+    """The life of an app that arrived: started, asked for its health, stopped."""
+    image_id = cell().start_app("arrival", due)
+    if image_id is None:
+        return
+    _write_log(image_id)
+    cell().journal.measure("stats", lambda: cell().door.stats(image_id))
+    gevent.sleep(PLAN.pause)
+    cell().journal.measure("delete", lambda: cell().door.delete(image_id))
+
+
 class Developer(User):
     """Pushes new versions of apps, the popular ones more often. One in each process, each with apps of its own."""
 
@@ -148,7 +196,6 @@ class Developer(User):
         cell().pushed += 1
         version = f"{PLAN.seed}-{cell().index}-{cell().pushed}"
         cell().journal.measure("push", lambda: gevent.get_hub().threadpool.apply(images.push, (app, version)))
-        cell().cold.add(app.name)
 
 
 class Janitor(User):
@@ -186,6 +233,8 @@ class Shape(LoadTestShape):
         users = PLAN.concurrency
         if PLAN.shape == "storm":
             return None if cell().journal.creates >= PLAN.images else _users(users, [Starter])
+        if PLAN.shape == "arrivals":
+            return _users(max(PLAN.workers, 1), [Arrivals])
         if PLAN.shape == "evacuation" and now >= PLAN.duration / 4:
             # Another cell's apps arrive, all at once, beside those that run here.
             return _users(users + PLAN.images, [App, Starter])

@@ -10,8 +10,9 @@ from pathlib import Path
 PLAN_VARIABLE = "GROOT_LOADTEST_PLAN"
 """Environment variable with the path of the plan, for locust's processes."""
 
-DOORS = ("command", "api", "buildah-overlay", "buildah-btrfs")
-SHAPES = ("storm", "steady", "evacuation", "soak")
+DOORS = ("command", "api", "buildah-overlay", "buildah-btrfs", "buildah-overlay-ext4")
+"""``buildah-DRIVER`` is on BTRFS as we have it, ``buildah-DRIVER-KIND`` on another file system, where that driver is at home."""
+SHAPES = ("storm", "steady", "arrivals", "evacuation", "soak")
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class App:
 
     name: str
     layout: str
+    pulled: str = ""
+    """The id that buildah gave it when it was pulled."""
 
     @property
     def image(self) -> str:
@@ -60,6 +63,9 @@ class Plan:
 
     pause: float
     """Seconds a user waits between two operations."""
+
+    rate: float
+    """Apps that arrive a second, in the shape ``arrivals``: whether earlier ones are through or not."""
 
     push_every: float
     """Seconds between two pushes of a new version; 0 for none."""

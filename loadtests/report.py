@@ -91,9 +91,10 @@ def _page(title: str, parts: list[str]) -> str:
 def _settings(plan: dict[str, Any]) -> str:
     limit = f"limit {plan['limit'] // plots.MIB} MiB" if plan["limit"] else "no limit"
     clean = ", clean in the background" if plan["parallel_clean"] else ""
+    rate = f", {plan['rate']:g} arrivals a second" if plan.get("rate") else ""
     push = f", a push every {plan['push_every']:g} s" if plan["push_every"] else ""
     rush = f"{plan['images']} creates, " if plan["shape"] in ("storm", "evacuation") else ""
-    return f"{rush}concurrency {plan['concurrency']}, {plan['apps']} apps (Zipf {plan['zipf']:g}), {limit}{clean}{push}"
+    return f"{rush}concurrency {plan['concurrency']}, {plan['apps']} apps (Zipf {plan['zipf']:g}), {limit}{rate}{clean}{push}"
 
 
 def _verdict(verdict: list[dict[str, Any]]) -> str:

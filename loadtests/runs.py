@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtests import census
-from loadtests.doors import is_healthy
+from loadtests.doors import buildah, is_healthy
 from loadtests.figures import summarise
 from loadtests.plan import PLAN_VARIABLE, Plan
 from loadtests.samples import FileSystem, Sampler, read_lines
@@ -62,6 +62,9 @@ class Setting:
     quota: str
     """Accounting of a new store, `simple` or `full`."""
 
+    maker: str
+    """The `grootfs` command, which makes BTRFS for everybody."""
+
 
 def run(plan: Plan, setting: Setting) -> Result:
     """Do a run. Raises RunFailed, NoStore, NoThrottle, NoDevice."""
@@ -72,17 +75,17 @@ def run(plan: Plan, setting: Setting) -> Result:
         if plan.door == "api":
             plan = replace(plan, socket=str(setting.folder / "server.sock"))
             server = stack.enter_context(_serve(plan, setting.folder / "server.log"))
-        plan.write(setting.folder / f"plan-{plan.door}.json")
-        system = FileSystem(store)
         is_ours = not plan.door.startswith("buildah")
+        system = FileSystem(store, is_btrfs=is_ours or _kind(plan) == "btrfs")
         if is_ours:
             _exercise(plan)
             empty_store(plan.command, store, system)
             before = census.count(system, store, plan.command, server)
         if setting.warm:
-            _warm(plan)
+            plan = _warm(plan)
             # What warming up wrote is not the run's: unwritten pages would be throttled with it.
             settle(system)
+        plan.write(setting.folder / f"plan-{plan.door}.json")
         samples = setting.folder / f"samples-{plan.door}.jsonl"
         with Throttle(system.device, setting.volume, setting.credits_left) as throttle, Sampler(samples, system, throttle, server):
             _run_locust(plan, setting.folder / f"plan-{plan.door}.json", setting.folder / f"locust-{plan.door}.log")
@@ -105,13 +108,18 @@ def run(plan: Plan, setting: Setting) -> Result:
 def _place(plan: Plan, setting: Setting) -> Iterator[Path]:
     path = setting.folder / f"store-{plan.door}"
     if plan.door.startswith("buildah"):
-        place = make_file_system(path, STORE_BYTES)
+        place = make_file_system(setting.maker, path, STORE_BYTES, _kind(plan))
     elif setting.own_store is not None:
         place = open_store(plan.command, setting.own_store, setting.quota)
     else:
         place = make_store(plan.command, path, STORE_BYTES, setting.quota)
     with place as store:
         yield store
+
+
+def _kind(plan: Plan) -> str:
+    """The file system of buildah's storage."""
+    return [*plan.door.split("-"), "btrfs"][2]
 
 
 @contextmanager
@@ -139,23 +147,24 @@ def _exercise(plan: Plan) -> None:
     call(plan.command, Path(plan.store), "delete", "exercise")
 
 
-def _warm(plan: Plan) -> None:
-    """Make every app once and delete it: its layers stay."""
+def _warm(plan: Plan) -> Plan:
+    """Make every app once and delete it: its layers stay. Gives the plan with what there is to know of them from then on."""
     if plan.door.startswith("buildah"):
-        _warm_buildah(plan)
-        return
+        return _warm_buildah(plan)
     for app in plan.apps:
         call(plan.command, Path(plan.store), "create", app.image, f"warm-{app.name}")
         call(plan.command, Path(plan.store), "delete", f"warm-{app.name}")
+    return plan
 
 
-def _warm_buildah(plan: Plan) -> None:
-    driver = plan.door.removeprefix("buildah-")
-    argv = [plan.command, "--root", f"{plan.store}/root", "--runroot", f"{plan.store}/run", "--storage-driver", driver]
+def _warm_buildah(plan: Plan) -> Plan:
+    apps = []
     for app in plan.apps:
-        done = subprocess.run([*argv, "pull", "-q", f"oci:{app.layout}:latest"], capture_output=True, text=True, check=False)
+        done = subprocess.run([*buildah(plan), "pull", "-q", f"oci:{app.layout}:latest"], capture_output=True, text=True, check=False)
         if done.returncode:
             raise NoStore(f"`buildah pull` failed: {done.stderr.strip()}")
+        apps.append(replace(app, pulled=done.stdout.split()[-1]))
+    return replace(plan, apps=tuple(apps))
 
 
 def _run_locust(plan: Plan, plan_file: Path, log: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,21 @@ Sample = dict[str, Any]
 
 
 class NoDevice(Exception):
-    """A store that is not on BTRFS on one block device."""
+    """A store that is not on one block device, or ours on something else than BTRFS."""
 
 
 class FileSystem:
-    """The BTRFS file system at a mount point: its device and its place in sysfs. Raises NoDevice."""
+    """The file system at a mount point: its device and, if it is BTRFS, its place in sysfs. Raises NoDevice.
 
-    def __init__(self, mount: Path) -> None:
+    Of another one, on which a peer is at home, there is nothing to count but what its device did.
+    """
+
+    def __init__(self, mount: Path, *, is_btrfs: bool = True) -> None:
         argv = ["findmnt", "--noheadings", "--output", "SOURCE,UUID,FSTYPE", "--target", str(mount)]
         found = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
-        if len(found) != 3 or found[2] != "btrfs":
-            raise NoDevice(f"{mount} is not on BTRFS")
+        if len(found) != 3 or (found[2] == "btrfs") != is_btrfs:
+            raise NoDevice(f"{mount} is not on {'BTRFS' if is_btrfs else 'another file system than BTRFS'}")
+        self.is_btrfs = is_btrfs
         source = Path(found[0].partition("[")[0])
         self.mount = mount
         self.device = source.resolve().name
@@ -45,7 +50,9 @@ class FileSystem:
         ``qgroups``, ``subvolumes``, ``backlog`` (deleted ones that the kernel has still to drop).
         """
         stat = [int(field) for field in (Path("/sys/block") / self.device / "stat").read_text().split()]
-        commits = dict(line.split() for line in (self._sysfs / "commit_stats").read_text().splitlines())
+        commits = {"commits": "0", "total_commit_ms": "0", "max_commit_ms": "0"}
+        if self.is_btrfs:
+            commits = dict(line.split() for line in (self._sysfs / "commit_stats").read_text().splitlines())
         return {
             "reads": stat[0],
             "read_bytes": stat[2] * SECTOR,
@@ -62,6 +69,12 @@ class FileSystem:
             "backlog": self.count_subvolumes("-d"),
         }
 
+    def forget_longest_commit(self) -> None:
+        """Begin anew with ``commit_longest_ms``, if we may (CAP_SYS_RESOURCE): the kernel's is since the mount."""
+        if self.is_btrfs:
+            with suppress(PermissionError):
+                (self._sysfs / "commit_stats").write_text("0")
+
     def quotas(self) -> str:
         """`squota`, `qgroup` or `none`; with `, inconsistent` where the kernel says so."""
         folder = self._sysfs / "qgroups"
@@ -77,6 +90,8 @@ class FileSystem:
 
     def count_subvolumes(self, *flags: str) -> int:
         """Subvolumes that are there; with ``-d`` those that are deleted but not dropped."""
+        if not self.is_btrfs:
+            return 0
         argv = ["btrfs", "subvolume", "list", *flags, str(self.mount)]
         return len(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines())
 
@@ -95,6 +110,7 @@ class Sampler:
         self._failure: Exception | None = None
 
     def __enter__(self) -> Sampler:
+        self._system.forget_longest_commit()
         self._thread.start()
         return self
 

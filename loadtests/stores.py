@@ -54,20 +54,24 @@ def open_store(command: str, path: Path, quota: str) -> Iterator[Path]:
 
 
 @contextmanager
-def make_file_system(path: Path, size: int) -> Iterator[Path]:
-    """An empty BTRFS file system in a file beside its mount point; gone at the end."""
-    file = Path(f"{path}.file")
-    with file.open("wb") as sparse:
-        sparse.truncate(size)
-    path.mkdir()
-    try:
-        subprocess.run(["mkfs.btrfs", "--quiet", file], check=True, stdout=subprocess.DEVNULL)
+def make_file_system(command: str, path: Path, size: int, kind: str) -> Iterator[Path]:
+    """A file system in a file beside its mount point; gone at the end. BTRFS is as `init-store` makes it, so that a peer has what we
+    have, without accounting; of another ``kind`` it is what `mkfs` makes. Raises NoStore."""
+    if kind == "btrfs":
+        call(command, path, "init-store", "--store-size-bytes", str(size))
+        subprocess.run(["btrfs", "quota", "disable", path], check=True)
+        file = Path(f"{path}.backing-store")
+    else:
+        file = Path(f"{path}.file")
+        with file.open("wb") as sparse:
+            sparse.truncate(size)
+        path.mkdir()
+        subprocess.run([f"mkfs.{kind}", "-q", file], check=True, stdout=subprocess.DEVNULL)
         subprocess.run(["mount", "-o", "loop", file, path], check=True)
-        try:
-            yield path
-        finally:
-            subprocess.run(["umount", path], check=True)
+    try:
+        yield path
     finally:
+        subprocess.run(["umount", "--recursive", path], check=True)
         path.rmdir()
         file.unlink()
 
@@ -94,6 +98,9 @@ def empty_store(command: str, store: Path, system: FileSystem) -> float:
 
 def settle(system: FileSystem) -> None:
     """Have everything written and every deleted subvolume dropped. Raises NoStore."""
+    if not system.is_btrfs:
+        subprocess.run(["sync", "-f", system.mount], check=True)
+        return
     end = time.monotonic() + DROP_DEADLINE
     while True:
         # A sync wakes the kernel's cleaner too, which else sleeps up to 30 s.

@@ -7,7 +7,8 @@ Figures and model are those of the public documentation, read in November 2026:
 - gp3 above 16,000 IOPS: the announcement of September 2025 (80,000 IOPS, 2,000 MiB/s, 64 TiB)
 - instance store: *Amazon EC2 Instance Types*, "Instance store specifications" (random 4 KiB operations of m5d.large)
 
-AWS counts an operation for each 256 KiB; the kernel's throttle counts requests, which on a loop device are no larger.
+AWS counts an operation for each 256 KiB; the kernel's throttle counts requests, which on a loop device may be larger
+(`queue/max_sectors_kb`, 1280 as the kernel sets it): a large write costs fewer operations here than there.
 """
 
 from __future__ import annotations

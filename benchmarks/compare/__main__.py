@@ -1,6 +1,7 @@
 """Measure and write the result down.
 
-    python -m compare --images DIR [--plan short|full|pull|check] [--peer NAME=PATH]... [--only WORK]... [--results DIR]
+    python -m compare --images DIR [--plan short|full|pull|check] [--filesystem init-store|plain] [--peer NAME=PATH]...
+        [--only WORK]... [--results DIR]
 
 DIR holds OCI layouts (tag ``latest``), each in a directory that is the image's name; a work is done with those of its images
 that are there. Needs root, the built command, and Debian's packages for what takes part. ``--peer`` adds a binary with the same
@@ -30,6 +31,10 @@ from compare.works import Bench, Results
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND = Path(os.environ.get("GROOTFS_BIN") or REPOSITORY / "build" / "bin" / "grootfs")
+GROUNDS = {
+    "init-store": "BTRFS as `init-store` makes it, for everybody; a row of buildah's on ext4",
+    "plain": "BTRFS by mkfs's defaults, for everybody; a row of buildah's on ext4",
+}
 WORKS = ("cold", "docker", "operations", "bursts", "pulls", "growth")
 
 
@@ -133,8 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # file systems are unmounted on the way out
     plan = PLANS[options.plan]
     check_programs(plan)
-    ours = Groot(report.US, COMMAND)
-    like = [ours, *(Groot(name, Path(path)) for name, path in options.peer)]
+    is_plain = options.filesystem == "plain"
+    ours = Groot(report.US, COMMAND, is_plain=is_plain)
+    like = [ours, *(Groot(name, Path(path), is_plain=is_plain) for name, path in options.peer)]
     results = Results([], [])
     document: dict[str, object] = {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -142,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "machine": machine.describe(),
         "versions": machine.versions(REPOSITORY),
         "method": report.METHOD,
+        "filesystem": GROUNDS[options.filesystem],
     }
     with tempfile.TemporaryDirectory(prefix="groot-bench-", dir=options.scratch) as folder:
         scratch = Path(folder)
@@ -163,8 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(plan: Plan, works: Sequence[str], images: dict[str, Image], like: Sequence[Groot], bench: Bench, scratch: Path) -> None:
     """Do the works of a plan with those of its images that are there. Raises Failed."""
-    others: list[Peer] = [Buildah(), Containerd()] if plan.peer_rounds else []
-    asked = ServedGroot(report.ASKED, like[0].command)
+    maker = None if like[0].is_plain else like[0].command
+    others: list[Peer] = [Buildah(maker), Buildah(maker, at_home=True), Containerd(maker)] if plan.peer_rounds else []
+    asked = ServedGroot(report.ASKED, like[0].command, is_plain=like[0].is_plain)
     all_rounds: list[tuple[Peer, int]] = [(peer, plan.rounds) for peer in like]
     # There are bars beside buildah.
     slow: list[tuple[Peer, int]] = [(peer, plan.rounds if isinstance(peer, Buildah) else plan.peer_rounds) for peer in others]
@@ -174,8 +182,8 @@ def measure(plan: Plan, works: Sequence[str], images: dict[str, Image], like: Se
 
     if "cold" in works:
         for image in here(plan.cold):
-            floors = [(peer, plan.rounds) for peer in cold_floors()]
-            bench.cold(image, [*all_rounds, *floors, *slow, (Umoci(), plan.peer_rounds)])  # no rounds, no part
+            floors = [(peer, plan.rounds) for peer in cold_floors(maker)]
+            bench.cold(image, [*all_rounds, *floors, *slow, (Umoci(maker), plan.peer_rounds)])  # no rounds, no part
     if "docker" in works and here(plan.docker):
         with serve(here(plan.docker), scratch) as registry:
             for image in here(plan.docker):
@@ -222,6 +230,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--plan", choices=PLANS, default=SHORT.name, help="check: whether it works, without buildah, umoci and containerd")
     parser.add_argument("--peer", type=name_and_path, action="append", default=[], metavar="NAME=PATH")
     parser.add_argument("--only", choices=WORKS, action="append", help="only these works")
+    parser.add_argument("--filesystem", choices=GROUNDS, default="init-store", help="what everybody gets")
     parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results", metavar="DIR")
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="where file systems are made (the default is TMPDIR)")
     return parser.parse_args(arguments)

@@ -51,20 +51,22 @@ class DigestStore(Store):
 class Floor(Peer):
     """A floor of the cold create, on a file system as the others have it."""
 
-    def __init__(self, name: str, kind: type[Store]) -> None:
+    def __init__(self, name: str, kind: type[Store], maker: Path | None) -> None:
         self.name = name
         self._kind = kind
+        self._maker = maker
 
     @contextmanager
     def open(self, folder: Path) -> Iterator[Store]:
         """An empty file system."""
-        with fresh(folder) as filesystem:
+        with fresh(folder, self._maker) as filesystem:
             yield self._kind(self.name, filesystem)
 
 
-def cold_floors() -> list[Peer]:
+def cold_floors(maker: Path | None) -> list[Peer]:
     """The floors of a cold create."""
-    return [Floor("igzip | tar", InflateStore), Floor("tar", TarStore), Floor("digest only", DigestStore)]
+    kinds: list[tuple[str, type[Store]]] = [("igzip | tar", InflateStore), ("tar", TarStore), ("digest only", DigestStore)]
+    return [Floor(name, kind, maker) for name, kind in kinds]
 
 
 class SnapshotFloor(Store):

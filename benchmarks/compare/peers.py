@@ -138,15 +138,22 @@ class AskedStore(GrootStore):
 
 
 class Groot(Peer):
-    """A ``grootfs`` command."""
+    """A ``grootfs`` command. ``is_plain``: on BTRFS by mkfs's defaults, as an operator may give it, instead of its own."""
 
-    def __init__(self, name: str, command: Path) -> None:
+    def __init__(self, name: str, command: Path, *, is_plain: bool = False) -> None:
         self.name = name
         self.command = command
+        self.is_plain = is_plain
 
     @contextmanager
     def open(self, folder: Path) -> Iterator[GrootStore]:
-        """`init-store` in a file."""
+        """`init-store` in a file, or on what is mounted."""
+        if self.is_plain:
+            with fresh(folder) as filesystem:
+                argv = [str(self.command), "--store", str(filesystem.point), "init-store", "--quota", "simple"]
+                subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+                yield GrootStore(self.name, self.command, filesystem.point)
+            return
         folder.mkdir(parents=True)
         path = folder / "store"
         argv = [str(self.command), "--store", str(path)]
@@ -161,9 +168,9 @@ class Groot(Peer):
 class ServedGroot(Peer):
     """A ``grootfs serve``, asked by its HTTP interface where `AskedStore` can do that."""
 
-    def __init__(self, name: str, command: Path) -> None:
+    def __init__(self, name: str, command: Path, *, is_plain: bool = False) -> None:
         self.name = name
-        self._groot = Groot(name, command)
+        self._groot = Groot(name, command, is_plain=is_plain)
 
     @contextmanager
     def open(self, folder: Path) -> Iterator[Store]:
@@ -191,10 +198,10 @@ def _appears(path: Path) -> None:
 class BuildahStore(Store):
     """Storage of buildah. Works that name an image by id need a `cold` before."""
 
-    def __init__(self, filesystem: Filesystem, policy: Path) -> None:
-        super().__init__("buildah", filesystem)
+    def __init__(self, who: str, filesystem: Filesystem, policy: Path, driver: str) -> None:
+        super().__init__(who, filesystem)
         root = filesystem.point
-        self._argv = ["buildah", "--root", f"{root}/root", "--runroot", f"{root}/run", "--storage-driver", "btrfs"]
+        self._argv = ["buildah", "--root", f"{root}/root", "--runroot", f"{root}/run", "--storage-driver", driver]
         self._from = ["from", "--signature-policy", str(policy), "--name"]
         self._image = ""
 
@@ -227,17 +234,20 @@ class BuildahStore(Store):
 
 
 class Buildah(Peer):
-    """Debian's buildah."""
+    """Debian's buildah: driver btrfs on the ground of all (see `fresh`), or, ``at_home``, overlay on ext4."""
 
-    name = "buildah"
+    def __init__(self, maker: Path | None, *, at_home: bool = False) -> None:
+        self.name = "buildah, overlay on ext4" if at_home else "buildah"
+        self._maker = maker
+        self._driver, self._kind = ("overlay", "ext4") if at_home else ("btrfs", "btrfs")
 
     @contextmanager
     def open(self, folder: Path) -> Iterator[BuildahStore]:
         """Empty storage, and a policy without signatures."""
-        with fresh(folder) as filesystem:
+        with fresh(folder, self._maker, self._kind) as filesystem:
             policy = folder / "policy.json"
             policy.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
-            yield BuildahStore(filesystem, policy)
+            yield BuildahStore(self.name, filesystem, policy, self._driver)
 
 
 class UmociStore(Store):
@@ -255,10 +265,13 @@ class Umoci(Peer):
 
     name = "umoci"
 
+    def __init__(self, maker: Path | None) -> None:
+        self._maker = maker
+
     @contextmanager
     def open(self, folder: Path) -> Iterator[UmociStore]:
         """An empty directory."""
-        with fresh(folder) as filesystem:
+        with fresh(folder, self._maker) as filesystem:
             yield UmociStore(self.name, filesystem)
 
 
@@ -304,11 +317,14 @@ class Containerd(Peer):
 
     name = "containerd"
 
+    def __init__(self, maker: Path | None) -> None:
+        self._maker = maker
+
     @contextmanager
     def open(self, folder: Path) -> Iterator[ContainerdStore]:
         """A daemon on an empty root."""
         # A socket's path must be short.
-        with fresh(folder) as filesystem, tempfile.TemporaryDirectory(prefix="ctd-") as state:
+        with fresh(folder, self._maker) as filesystem, tempfile.TemporaryDirectory(prefix="ctd-") as state:
             socket = Path(state) / "socket"
             lines = [
                 "version = 2",

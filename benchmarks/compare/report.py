@@ -287,7 +287,7 @@ def markdown(document: dict[str, Any], results: Results) -> str:
         parts += ["## At once", bursts_table(results)]
     if images_of(results, "grown warm"):
         parts += ["## Growth", growth_table(results)]
-    parts += ["## Method", document["method"]]
+    parts += ["## Method", f"{document['method']} File system: {document.get('filesystem', 'not recorded')}."]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 

@@ -138,7 +138,7 @@ def test_percentile_of_little() -> None:
 def _plan() -> Plan:
     return Plan(
         run="r", door="command", shape="steady", command="", store="", socket="", apps=(), zipf=1, images=1, concurrency=1, limit=0,
-        parallel_clean=False, threshold=0, pause=0, push_every=0, duration=1, workers=0, journal="", seed=1,
+        parallel_clean=False, threshold=0, pause=0, rate=0, push_every=0, duration=1, workers=0, journal="", seed=1,
     )  # fmt: skip
 
 
@@ -155,7 +155,10 @@ def _create(start: float, seconds: float, *, cold: bool = False, error: str | No
 
 def test_figures() -> None:
     journal = [_create(0, 3.0, cold=True), *(_create(second, 1.0) for second in range(1, 9)), _create(9, 0.5, error="exit 17: full")]
-    samples = [_sample(second, writes=second * 100, commits=second, commit_ms=second * 20, write_cap=200) for second in range(11)]
+    samples = [
+        _sample(second, writes=second * 100, commits=second, commit_ms=second * 20, commit_longest_ms=900, write_cap=200)
+        for second in range(11)
+    ]
     # Before and after, when nothing was done: not the run's.
     samples = [_sample(-20), *samples, _sample(40, writes=10**6)]
     result = summarise(_plan(), journal, samples)
@@ -167,9 +170,10 @@ def test_figures() -> None:
     assert figures["create.p99_over_median"] == 3
     assert figures["create.cold.median_ms"] == 3000
     assert figures["create.warm.p99_ms"] == 1000
-    assert figures["io.writes_per_create"] == 100
-    assert figures["io.share_of_cap"] == 0.5
-    assert figures["commit.mean_ms"] == 20
+    assert figures["io.writes_per_create"] == pytest.approx(95), "until the last one ended"
+    assert figures["io.share_of_cap"] == pytest.approx(0.5)
+    assert figures["commit.mean_ms"] == pytest.approx(20)
+    assert figures["commit.longest_ms"] is None, "the longest was before"
     assert result["errors"] == {"create: exit #: full": 1}
     series = result["series"]
     assert len({len(values) for values in series.values()}) == 1
@@ -178,13 +182,23 @@ def test_figures() -> None:
     assert set(series["writes_per_second"]) == {100}
 
 
+def test_rates_are_of_the_time_in_which_something_was_done() -> None:
+    """With a sample a second, a storm of a second has idling at both ends of what was sampled."""
+    samples = [_sample(-0.5), _sample(0.5, writes=250, write_cap=500), _sample(1.5, writes=750), _sample(2.5, writes=750)]
+    figures = summarise(_plan(), [_create(0.5, 1.0)], samples)["figures"]
+    assert figures["io.writes_per_second"] == 500 and figures["io.writes"] == 500
+    assert figures["io.share_of_cap"] == 1.0
+    between = summarise(_plan(), [_create(0.75, 0.5)], samples)["figures"]
+    assert between["io.writes_per_second"] == 500 and between["io.writes"] == 250
+
+
 def test_drift_compares_the_ends() -> None:
     samples = [_sample(second, slab=second) for second in range(41)]
     journal = [_create(second, 1.0 if second < 20 else 1.5) for second in range(40)]
     figures = summarise(_plan(), journal, samples)["figures"]
-    assert figures["drift.window_seconds"] == 10
+    assert figures["drift.window_seconds"] == pytest.approx(40.5 / 4)
     assert figures["drift.create_median"] == 1.5
-    assert figures["growth.slab"] == 30
+    assert figures["growth.slab"] == 31
 
 
 def test_drift_leaves_the_first_pulls_out() -> None:
@@ -197,7 +211,7 @@ def test_drift_leaves_the_first_pulls_out() -> None:
 
 def test_objectives_that_come_with_it() -> None:
     files = sorted(FOLDER.glob("*.yml"))
-    assert {file.stem for file in files} >= {"storm", "steady", "evacuation", "soak"}
+    assert {file.stem for file in files} >= {"storm", "steady", "arrivals", "evacuation", "soak"}
     for file in files:
         assert any(objective.figure == "failures" and objective.value == 0 for objective in read_objectives(file))
 

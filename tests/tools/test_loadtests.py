@@ -25,7 +25,7 @@ from loadtests.samples import FileSystem, read_lines
 from loadtests.stores import make_file_system
 from loadtests.throttle import BLKIO, NoThrottle, Throttle, check_throttle, count_operations
 from loadtests.volumes import Volume
-from support.command import MIB, Store
+from support.command import COMMAND, MIB, Store
 
 REPO = Path(__file__).resolve().parents[2]
 Run = Callable[..., dict[str, Any]]
@@ -43,7 +43,7 @@ def run(scratch: Path) -> Run:
         result = json.loads(done.stdout)
         assert result == json.loads((out / "result.json").read_text())
         assert not list(out.glob("run-*")), "the scratch directory is left"
-        assert str(out) not in Path("/proc/self/mountinfo").read_text(), "something is left mounted"
+        assert str(out) not in Path("/proc/self/mountinfo").read_text(errors="surrogateescape"), "something is left mounted"
         return {**result, "exit": done.returncode, "out": out}
 
     return do
@@ -100,6 +100,47 @@ def test_cell_lives(door: str, run: Run) -> None:
     assert not [name for name in _failed(result) if name.startswith("leaks")]
 
 
+def test_apps_arrive_whether_the_earlier_ones_are_through_or_not(run: Run) -> None:
+    result = run("--shape", "arrivals", "--rate", "8", "--duration", "6", "--workers", "2")
+    journal = read_lines(result["out"] / "journal-command.jsonl")
+    creates = sorted((entry for entry in journal if entry["name"] == "create"), key=lambda entry: entry["start"])
+    assert len(creates) > 15
+    assert result["figures"]["failures"] == 0, result["errors"]
+    assert result["figures"]["create.cold.count"] == 0
+    assert result["census"]["before"] == result["census"]["after"]
+
+
+def test_a_slow_store_is_asked_all_the_same(run: Run, scratch: Path) -> None:
+    """And what waited longer than it was worked on counts as it felt."""
+    slow = scratch / "slow"
+    slow.write_text(f'#!/bin/sh\ncase "$3" in create) sleep 1;; esac\nexec {COMMAND} "$@"\n')
+    slow.chmod(0o755)
+    result = run("--shape", "arrivals", "--rate", "6", "--duration", "5", "--grootfs", str(slow))
+    assert result["figures"]["create.count"] > 10, "six a second, each of more than a second"
+    assert result["figures"]["create.median_ms"] >= 1000
+
+
+def test_cold_is_what_the_store_lacks(store: Store, scratch: Path) -> None:
+    [app] = images.make_apps(scratch / "apps", 1, 1)
+    for _ in range(2):
+        store.create(app.image, "c")
+        assert images.volume_of(app) in store.volumes()
+        store.delete("c")
+        images.push(app, "v2")
+        assert images.volume_of(app) not in store.volumes() or _ == 1
+
+
+def test_buildah_beside(run: Run) -> None:
+    """On the file system that ours is on, and on one where its driver is at home."""
+    doors = ("buildah-overlay", "buildah-overlay-ext4")
+    result = run("--images", "6", "--concurrency", "3", *(word for door in doors for word in ("--beside", door)))
+    for door in doors:
+        other = result["beside"][door]["figures"]
+        assert (other["create.count"], other["failures"], other["create.cold.count"]) == (6, 0, 0), other
+        assert other["io.writes"] > 0 and result["figures"][f"beside.{door}.rate_ratio"] > 0
+    assert result["beside"]["buildah-overlay"]["quotas"] == ["none"]
+
+
 def test_evacuation_comes_beside_what_runs(run: Run) -> None:
     result = run("--shape", "evacuation", "--duration", "16", "--images", "20", "--concurrency", "2")
     journal = read_lines(result["out"] / "journal-command.jsonl")
@@ -145,6 +186,9 @@ def test_refused_before_anything_is_made(scratch: Path) -> None:
     for flags, text in (
         (["--profile", "gp9"], "there is no profile `gp9`"),
         (["--shape", "steady", "--beside", "buildah-overlay"], "only goes with the shape `storm`"),
+        (["--cold", "--beside", "buildah-overlay"], "buildah has pulled what it makes"),
+        (["--shape", "arrivals"], "needs a --rate"),
+        (["--rate", "5"], "needs a --rate"),
         (["--layout", "x", "--push-every", "3"], "given layouts are not changed"),
         (["--store", str(scratch), "--apps", "1"], "not a mount point"),
     ):
@@ -169,7 +213,7 @@ def test_stopped_run_leaves_nothing(door: str, scratch: Path) -> None:
     said, error = process.communicate(timeout=60)
     assert (process.returncode, said, error) == (130, "", "stopped\n")
     assert not list(out.glob("run-*"))
-    assert str(out) not in Path("/proc/self/mountinfo").read_text()
+    assert str(out) not in Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
     assert str(out) not in subprocess.run(["losetup", "--list"], capture_output=True, text=True, check=True).stdout
     assert str(out) not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
 
@@ -211,7 +255,7 @@ def test_burst_credits_drain_while_a_device_works(scratch: Path) -> None:
         # Where it cannot work it says so; tests/unit has the text.
         assert "cgroup" in str(error)
         return
-    with make_file_system(scratch / "fs", 256 * MIB) as mount:
+    with make_file_system(COMMAND, scratch / "fs", 256 * MIB, "btrfs") as mount:
         system = FileSystem(mount)
         _write(mount / "file", 10)
         rules = BLKIO / "blkio.throttle.write_iops_device"
