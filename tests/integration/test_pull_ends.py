@@ -12,6 +12,7 @@ import pytest
 
 from fake_registry import FakeRegistry, Fault
 from support import mounts
+from support.archive import Archive
 from support.command import MIB, Store, wait_for
 from support.pulls import blob_gets, layer, publish, trusting
 
@@ -73,6 +74,22 @@ def test_a_create_that_finds_the_store_full_cleans_it_once(make_store: MakeStore
     [volume] = store.volumes()
     store.create(new.url, "new", *trusting(registry))
     assert volume not in store.volumes(), "there was no room for both"
+
+
+def test_a_warm_create_that_finds_the_store_full_tries_that_too(store: Store, image: Callable[..., str]) -> None:
+    """A quota on the store's own files is used up; all layers are there."""
+    url = image(Archive().file("f", b"x"))
+    store.create(url, "first")
+    mounts.tool("btrfs", "filesystem", "sync", store.path)
+    mounts.tool("btrfs", "qgroup", "limit", "16k", "0/5", store.path)
+    try:
+        result = store.run("--log-level", "info", "create", url, "second")
+    finally:
+        mounts.tool("btrfs", "quota", "disable", store.path)
+    assert result.code == 1 and "disk quota exceeded" in result.out
+    assert "hint: the store is full, also without unused layers" in result.out
+    assert "store-is-full" in result.err and "groot-cleaning.starting" in result.err
+    store.create(url, "second")
 
 
 @pytest.mark.parametrize("kind", ["changes", "joined", "wrong"])
