@@ -130,7 +130,7 @@ faults-full: build $(VENV)/.stamp-test ## Interrupt commands at every system cal
 conformance: build $(VENV)/.stamp-test ## Run the conformance suite where it stands beside the project
 	GROOTFS_BIN=$(BUILD)/bin/grootfs $(PYTHON) -m pytest -p no:cacheprovider ../shared/conformance
 
-COMPARE = PYTHONPATH=benchmarks $(PYTHON) -m compare --images "$(or $(IMAGES),$(error IMAGES=DIR is needed: a directory of OCI layouts))" $(PEERS)
+COMPARE = PYTHONPATH=benchmarks:tests $(PYTHON) -m compare --images "$(or $(IMAGES),$(error IMAGES=DIR is needed: a directory of OCI layouts))" $(PEERS)
 
 bench: build $(VENV)/.stamp-test | deps-compare ## Compare with peers in a few minutes (IMAGES=DIR, PEERS="--peer NAME=PATH"; root)
 	$(COMPARE) --plan short

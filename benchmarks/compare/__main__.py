@@ -26,7 +26,7 @@ from compare.floors import cold_floors
 from compare.images import Image
 from compare.peers import Buildah, Containerd, Groot, Peer, ServedGroot, Umoci
 from compare.process import Failed
-from compare.registry import serve
+from compare.registry import serve, serve_both
 from compare.works import Bench, Results
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -35,7 +35,7 @@ GROUNDS = {
     "init-store": "BTRFS as `init-store` makes it, for everybody; a row of buildah's on ext4",
     "plain": "BTRFS by mkfs's defaults, for everybody; a row of buildah's on ext4",
 }
-WORKS = ("cold", "docker", "operations", "bursts", "pulls", "growth")
+WORKS = ("cold", "docker", "operations", "named", "bursts", "pulls", "growth")
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,10 @@ def measure(plan: Plan, works: Sequence[str], images: dict[str, Image], like: Se
     if "operations" in works:
         for image in here(plan.operations):
             bench.operations(image, [*like, *others], plan.operation_rounds)
+    if "named" in works:
+        for image in here(plan.operations):
+            with serve_both(image, scratch) as registries:
+                bench.named(image, like, registries, plan.operation_rounds, plan.pull_count)
     if "bursts" in works:
         for image in here(plan.bursts):
             bench.bursts(image, [*like, asked, *others], plan.counts, plan.burst_rounds)

@@ -106,6 +106,12 @@ class GrootStore(Store):
         flags = ["--disk-limit-size-bytes", str(LIMIT)] if limited else []
         return one(*self.argv, "create", *flags, f"oci://{image.layout}:latest", image_id)
 
+    def named(self, image: Image, image_id: str, registry: str, *, login: tuple[str, str] | None) -> Argv:
+        """Create, with a limit, by a tag: over plain http, or with a login over TLS."""
+        flags = ["--disk-limit-size-bytes", str(LIMIT)]
+        flags += ["--insecure-registry", registry] if login is None else ["--username", login[0], "--password", login[1]]
+        return [*self.argv, "create", *flags, f"docker://{registry}/{image.name}:latest", image_id]
+
     def delete(self, image_id: str) -> Steps:
         """Delete."""
         return one(*self.argv, "delete", image_id)

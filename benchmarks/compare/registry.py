@@ -1,4 +1,4 @@
-"""A registry on loopback."""
+"""Registries on loopback."""
 
 from __future__ import annotations
 
@@ -8,9 +8,47 @@ import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from compare.images import Image
+from fake_registry import PASSWORD, USERNAME, Authority, FakeRegistry
+
+CERTIFICATES = Path("/etc/docker/certs.d")
+
+
+@dataclass(frozen=True)
+class Registries:
+    """Two that serve the same: one by plain http for everybody, one by TLS with tokens for who has the login."""
+
+    plain: str
+    guarded: str
+    login: tuple[str, str] = (USERNAME, PASSWORD)
+
+
+@contextmanager
+def serve_both(image: Image, scratch: Path) -> Iterator[Registries]:
+    """Debian's registry, and beside it the one of the tests: Debian's gives no tokens by itself."""
+    keys = scratch / "keys"
+    keys.mkdir()
+    authority = Authority(keys)
+    with serve([image], scratch) as plain, FakeRegistry(auth="bearer", tls=authority.server_context()) as guarded:
+        _fill(guarded, image)
+        trusted = CERTIFICATES / guarded.addr
+        trusted.mkdir(parents=True)
+        try:
+            shutil.copy(authority.certificate, trusted / "ca.crt")
+            yield Registries(plain, guarded.addr)
+        finally:
+            shutil.rmtree(trusted)
+
+
+def _fill(registry: FakeRegistry, image: Image) -> None:
+    """Put a layout's manifest and blobs into it, under the image's name."""
+    blobs = image.layout / "blobs" / "sha256"
+    registry.blobs.update({f"sha256:{path.name}": path.read_bytes() for path in blobs.iterdir()})
+    (entry,) = json.loads((image.layout / "index.json").read_text())["manifests"]
+    registry.put(image.name, "latest", registry.blobs[entry["digest"]], entry["mediaType"])
 
 
 @contextmanager

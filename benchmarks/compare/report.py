@@ -98,7 +98,7 @@ def bars(results: Results, unpacked: dict[str, int]) -> list[Bar]:
             ),
             _ratio_bar(f"buildah / warm with limit `{image}`", table.rounds("warm", image, "buildah"), ours, 2.0, least=True),
         ]
-    found += _growth_bars(table, results) + _burst_bars(table, results)
+    found += _named_bars(table, results) + _growth_bars(table, results) + _burst_bars(table, results)
     peaks = [s.peak for s in results.samples if s.who == US and s.work.startswith("cold")]
     if peaks:
         found.append(Bar("peak memory, any cold create", max(peaks) / MEBI, 100, 50, unit=" MiB"))
@@ -119,6 +119,26 @@ def _ratio_bar(
 ) -> Bar | None:
     ratio = paired_ratio(mine, other)
     return None if ratio is None else Bar(name, ratio, must, aim, least)
+
+
+def _named_bars(table: Table, results: Results) -> list[Bar | None]:
+    """Beside a peer with the same command line; without one, beside a create that asks nobody."""
+    found: list[Bar | None] = []
+    for image in images_of(results, "warm by tag, http"):
+        http, tls = (table.rounds(f"warm by tag, {how}", image, US) for how in ("http", "TLS"))
+        layout = table.rounds("warm by layout", image, US)
+        found.append(_ratio_bar(f"by tag / by layout, `{image}`", http, layout, 4.0))
+        at_once = {b.round: b.seconds for b in table.bursts_of if (b.work, b.image, b.who) == ("by tag at once", image, US)}
+        for peer in dict.fromkeys(s.who for s in results.samples if s.work == "warm by tag, http" and s.who != US):
+            spent = [table.rounds("warm by tag, http", image, who, lambda s: s.cpu) for who in (US, peer)]
+            theirs = {b.round: b.seconds for b in table.bursts_of if (b.work, b.image, b.who) == ("by tag at once", image, peer)}
+            found += [
+                _ratio_bar(f"by tag / {peer}'s, `{image}`", http, table.rounds("warm by tag, http", image, peer), 0.6, 0.4),
+                _ratio_bar(f"by tag / {peer}'s, `{image}`: processor", spent[0], spent[1], 0.5),
+                _ratio_bar(f"by tag, TLS and token / {peer}'s, `{image}`", tls, table.rounds("warm by tag, TLS", image, peer), 1.0, 0.7),
+                _ratio_bar(f"by tag at once: rate / {peer}'s, `{image}`", theirs, at_once, 2.0, 3.0, least=True),
+            ]
+    return found
 
 
 def _growth_bars(table: Table, results: Results) -> list[Bar | None]:

@@ -17,8 +17,9 @@ from typing import TypeVar
 from compare.floors import SnapshotFloor
 from compare.images import Image
 from compare.peers import Groot, GrootStore, Peer, Store
-from compare.process import Ended, Failed, Runner, Steps
+from compare.process import Argv, Ended, Failed, Runner, Steps
 from compare.programs import build
+from compare.registry import Registries
 
 T = TypeVar("T")
 FILLERS = 16
@@ -170,6 +171,31 @@ class Bench:
                         if not given:
                             continue
                         self._burst(store, "pull at once", image, number, partial(self._runner.together, given))
+
+    def named(self, image: Image, peers: Sequence[Groot], registries: Registries, rounds: int, count: int) -> None:
+        """Warm creates with a limit from a layout, by a tag over plain http, and by a tag over TLS with a token; then ``count`` at once
+        by the tag over http."""
+        with ExitStack() as stack:
+            stores = [store for store in self._open(stack, image, peers) if isinstance(store, GrootStore)]
+            forms: list[tuple[str, Callable[[GrootStore, str], Argv]]] = [
+                ("warm by layout", lambda store, name: store.warm(image, name, limited=True)[0][0]),
+                ("warm by tag, http", lambda store, name: store.named(image, name, registries.plain, login=None)),
+                ("warm by tag, TLS", lambda store, name: store.named(image, name, registries.guarded, login=registries.login)),
+            ]
+            for store in stores:
+                for _, form in forms:  # so that the store knows the name
+                    self._runner.run([[form(store, self._id())]])
+            for number in range(rounds):
+                for work, form in forms[:: -1 if number % 2 else 1]:
+                    for store in turns(stores, number):
+                        name = self._id()
+                        self._weigh(store, [[form(store, name)]], work, image, number)
+                        self._remove(store, [name])
+                for store in turns(stores, number):
+                    names = [self._id() for _ in range(count)]
+                    argvs = [forms[1][1](store, name) for name in names]
+                    self._burst(store, "by tag at once", image, number, partial(self._runner.together, argvs))
+                    self._remove(store, names)
 
     def growth(self, image: Image, peer: Peer, levels: Sequence[int], rounds: int, *, floor: bool) -> None:
         """Warm creates with a limit, stats and list as a store fills, in turns with a store that keeps `BASE` images; with
