@@ -8,10 +8,11 @@ base.py the interface, oci.py, local.py, docker.py and the client below registry
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from groot_fast._core import archive_path
 from groot_fast.errors import SourceError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from groot_fast._core import Cancel
     from groot_fast.config import Settings

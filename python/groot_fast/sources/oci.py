@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from groot_fast._core import OciReference
 from groot_fast.sources.base import Source
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from groot_fast._core import Image, Store
     from groot_fast.config import Settings

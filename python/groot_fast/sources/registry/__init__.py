@@ -24,7 +24,8 @@ Names are loaded on first use, so that parsing a reference does not import aioht
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
+from typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from .client import RegistryClient
     from .foreign import ForeignLayers
