@@ -51,6 +51,7 @@ class Settings:
     idmapped_mount: bool
     platform: str
     pull_policy: str
+    progress: str
     image_verification: str
     verification_lifetime: int
     auth_file: str

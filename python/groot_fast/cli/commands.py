@@ -11,6 +11,7 @@ from groot_fast._core import Logger, Metrics, Store, format_json, image_id_of
 from groot_fast.config import Settings, Value
 from groot_fast.errors import ImageNotFound, StoreError, Unhealthy, UsageError
 from groot_fast.groot import Groot
+from groot_fast.telemetry.display import Plain, Records, Terminal
 from groot_fast.telemetry.progress import Listener
 
 
@@ -43,7 +44,7 @@ def create(request: Request) -> str:
         raise UsageError("invalid arguments - usage: create [options] <image> <id>")
     if ("with-clean" in given or "clean" in given) and ("without-clean" in given or "no-clean" in given):
         raise UsageError("with-clean and without-clean cannot be used together")
-    progress = open_progress()
+    progress = open_progress(request.settings.progress)
     groot = request.groot(progress)
     try:
         created = groot.create_and_clean(*request.positional[:2], program=THIS_PROGRAM)
@@ -52,13 +53,11 @@ def create(request: Request) -> str:
     return created.spec() if request.settings.json else created.path
 
 
-def open_progress() -> Listener:
-    """Progress for people: only where stderr is a terminal."""
-    if not os.isatty(2):
-        return Listener()
-    from groot_fast.telemetry.terminal import Terminal
-
-    return Terminal(2)
+def open_progress(form: str) -> Listener:
+    """Progress in a form (``--progress``); what draws, only on a terminal that can."""
+    if form == "auto" and os.isatty(2) and os.environ.get("TERM", "dumb") != "dumb":
+        return Terminal(2)
+    return {"plain": Plain, "json": Records}[form](2) if form in ("plain", "json") else Listener()
 
 
 def delete(request: Request) -> str:

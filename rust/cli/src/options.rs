@@ -217,6 +217,7 @@ pub const COMMANDS: &[Command] = &[
             Flag::new("auth-file", Form::Text, "docker's config.json or podman's auth.json to look in for credentials"),
             Flag::new("platform", Form::Text, "os/architecture[/variant] of the image").default("this machine's"),
             Flag::new("pull-policy", Form::Text, "always, or missing: use what the store has under this name").default("always"),
+            Flag::new("progress", Form::Text, "on stderr: auto (drawn on a terminal), plain or json (lines), none").default("auto"),
             Flag::new("image-verification", Form::Text, "ask the registry for what is here: always, cached or never").default("always"),
             Flag::new("skip-layer-validation", Form::Switch, "do not check sizes and digests of oci:// layers"),
             Flag::new("json", Form::Switch, "print a partial runtime specification"),

@@ -93,6 +93,7 @@ pub struct Settings {
     pub idmapped_mount: bool,
     pub platform: OsString,
     pub pull_policy: PullPolicy,
+    pub progress: OsString,
     pub image_verification: Verification,
     /// Seconds.
     pub verification_lifetime: u64,
@@ -157,6 +158,7 @@ impl Settings {
             disk_limit: size("disk_limit", "disk limit")?,
             threshold: size("threshold", "clean threshold")?,
             pull_policy: pull_policy(&text("pull_policy", "always"))?,
+            progress: progress(text("progress", "auto"))?,
             image_verification: verification(&text("image_verification", "always"))?,
             verification_lifetime: seconds("verification_lifetime", PROOF_SECONDS)?,
             response_timeout: seconds("response_timeout", RESPONSE_SECONDS)?,
@@ -230,6 +232,7 @@ impl Settings {
             "idmapped_mount": self.idmapped_mount,
             "platform": text(&self.platform),
             "pull_policy": self.pull_policy.word(),
+            "progress": text(&self.progress),
             "image_verification": self.image_verification.word(),
             "verification_lifetime": self.verification_lifetime,
             "auth_file": path(&self.auth_file),
@@ -352,6 +355,13 @@ fn cleaned(path: &Path) -> PathBuf {
 
 fn invalid(text: impl Into<OsString>) -> Failure {
     Failure::new(Kind::ConfigError, text)
+}
+
+fn progress(word: OsString) -> Result<OsString, Failure> {
+    if ["auto", "plain", "json", "none"].iter().any(|known| word == *known) {
+        return Ok(word);
+    }
+    Err(invalid(message(["invalid argument: progress `".as_ref(), &word, "` is none of auto, plain, json, none".as_ref()])))
 }
 
 fn pull_policy(word: &OsStr) -> Result<PullPolicy, Failure> {
