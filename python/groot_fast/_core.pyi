@@ -142,6 +142,9 @@ class Call:
     def given(self) -> dict[str, _Setting]:
         """The command's own options that were given, by name."""
     @property
+    def rules(self) -> Rules:
+        """Of the era whose callers are served."""
+    @property
     def positional(self) -> list[str]:
         """The other arguments."""
     @property

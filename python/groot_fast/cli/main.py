@@ -77,7 +77,7 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
 
 
 def _run(call: Call, password: str | None) -> int:
-    log, metrics, rules = call.log, call.metrics, Settings(call.values).rules
+    log, metrics, rules = call.log, call.metrics, call.rules
     traces = open_traces(log)
     for receiver in traces:
         receiver.began(call.command)

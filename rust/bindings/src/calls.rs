@@ -155,6 +155,11 @@ impl Call {
     }
 
     #[getter]
+    fn rules(&self) -> Rules {
+        Rules(self.0.settings.rules())
+    }
+
+    #[getter]
     fn positional(&self) -> Vec<OsString> {
         self.0.positional.clone()
     }

@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn settings() {
-        for name in ["store", "disk_limit", "without_mount", "username"] {
+        for name in ["store", "disk_limit", "without_mount", "username", "site_file"] {
             check_setting(name).unwrap();
         }
         for (typed, meant) in [("stroe", "store"), ("disk_limit_size_bytes", "disk_limit"), ("insecure_registry", "insecure_registries")] {

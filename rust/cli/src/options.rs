@@ -109,16 +109,19 @@ pub struct Key {
     pub spellings: &'static [&'static str],
 }
 
+/// The setting that says which site file counted (`site`).
+pub const SITE_FILE: &str = "site_file";
+
 /// The command of this name.
 #[must_use]
 pub fn find(name: &std::ffi::OsStr) -> Option<&'static Command> {
     COMMANDS.iter().find(|command| command.name == name || command.aliases.iter().any(|alias| *alias == name))
 }
 
-/// The names of all settings: of keys of the file and of options.
+/// The names of all settings: of keys of the file, of options, and what joining them adds.
 pub fn settings() -> impl Iterator<Item = Cow<'static, str>> {
     let flags = COMMANDS.iter().flat_map(|command| command.flags).chain(GLOBALS);
-    KEYS.iter().map(|key| key.setting.into()).chain(flags.map(Flag::setting))
+    KEYS.iter().map(|key| key.setting.into()).chain(flags.map(Flag::setting)).chain([SITE_FILE.into()])
 }
 
 /// The commands that help, completion and manual show.

@@ -4,7 +4,7 @@
 use crate::call::{Environment, Given};
 use crate::era::{Era, Rules};
 use crate::failure::{Failure, Kind, message};
-use crate::options::{Command, GLOBALS};
+use crate::options::{Command, GLOBALS, SITE_FILE};
 use crate::{configuration, site};
 use groot_core::error::is_printable;
 use groot_document::{Value as Json, json};
@@ -142,7 +142,7 @@ impl Settings {
         Ok(Self {
             compatibility,
             config: path("config", ""),
-            site_file: path("site_file", ""),
+            site_file: path(SITE_FILE, ""),
             socket: path("socket", ""),
             // As the original joins it with what is below.
             store: cleaned(&path("store", DEFAULT_STORE)),
@@ -318,7 +318,7 @@ fn in_files(globals: &Given, environment: &Environment) -> Result<Values, Failur
     let mut values = Values::new();
     if let Some(path) = site::find(&environment.program, &environment.defaults) {
         values = site::read(&path, &environment.program)?;
-        values.insert("site_file".to_owned(), Value::Text(path.into()));
+        values.insert(SITE_FILE.to_owned(), Value::Text(path.into()));
     }
     match globals.text("config").unwrap_or(&environment.config) {
         path if path.is_empty() => {}
