@@ -9,7 +9,7 @@ DESTDIR ?=
 # What the environment below build/ is made with; everything else runs what is in that. By default Debian's: ordinary users can run
 # it, which they cannot where it lies in root's home.
 export SYSTEM_PYTHON ?= /usr/bin/python3
-PIP := $(VENV)/bin/pip --quiet --disable-pip-version-check
+PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
 IMAGE ?=
 FUZZ_SECONDS ?= 4
 PROFILE ?= iops:500

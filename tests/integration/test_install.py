@@ -129,3 +129,14 @@ def test_an_interpreter_that_vanished_or_changed(copy: Path, tmp_path: Path, com
         assert done.stdout.startswith(f"cannot run {interpreter}: {what}") and "hint: install groot_fast again" in done.stdout
     done = subprocess.run([copy / "bin" / "grootfs", "--store", "/nowhere", "list"], capture_output=True, text=True)
     assert done.stdout.startswith("no store found"), "what needs no Python goes on"
+
+
+def test_the_site_file_of_the_prefix(copy: Path) -> None:
+    """Below the prefix, where no later install takes it away; for both languages."""
+    site = copy / "etc" / "grootfs" / "defaults.yml"
+    site.parent.mkdir(parents=True)
+    site.write_text("compatibility: newest\nlog_level: info\n")
+    done = subprocess.run([copy / "bin" / "grootfs", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == "grootfs version 0.30.1\n"
+    code, out, err = call(copy)
+    assert (code, out) == NOT_THERE[:2] and '"level":"error"' in err

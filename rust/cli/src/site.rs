@@ -24,8 +24,15 @@ pub fn find(program: &Path, named: &OsStr) -> Option<PathBuf> {
     if !named.is_empty() {
         return Some(named.into());
     }
-    let own = program.ancestors().nth(2).filter(|prefix| !prefix.as_os_str().is_empty()).map(|prefix| prefix.join(NAME));
+    let own = prefix_of(program).map(|prefix| prefix.join(NAME));
     own.into_iter().chain([Path::new("/").join(NAME)]).find(|path| path.exists())
+}
+
+/// The prefix of a program: of `make install` too, which keeps each release in a directory of its own below it.
+fn prefix_of(program: &Path) -> Option<&Path> {
+    let prefix = program.ancestors().nth(2).filter(|prefix| !prefix.as_os_str().is_empty())?;
+    let is_release = prefix.parent().is_some_and(|parent| parent.ends_with("lib/groot_fast/releases"));
+    if is_release { prefix.ancestors().nth(4) } else { Some(prefix) }
 }
 
 /// The values of a site file, by setting. Fails with a `ConfigError`.
@@ -57,6 +64,19 @@ mod tests {
         std::fs::write(&file, "compatibility: newest\n").unwrap();
         assert_eq!(find(&program, OsStr::new("")), Some(file));
         assert_eq!(find(&program, OsStr::new("/x")), Some("/x".into()));
+    }
+
+    #[test]
+    fn prefixes() {
+        for (program, prefix) in [
+            ("/usr/local/bin/grootfs", Some("/usr/local")),
+            ("/usr/local/lib/groot_fast/releases/20260101-1/bin/grootfs", Some("/usr/local")),
+            ("/bin/grootfs", Some("/")),
+            ("/lib/groot_fast/releases/1/bin/grootfs", Some("/")),
+            ("", None),
+        ] {
+            assert_eq!(prefix_of(Path::new(program)), prefix.map(Path::new), "{program}");
+        }
     }
 
     #[test]
