@@ -719,7 +719,8 @@ class Store:
     def clean(
         self,
         *,
-        threshold: int,
+        conditions: tuple[int, int, int],
+        keep: int,
         rules: Rules,
         ignore_images: list[str],
         on_create: bool,
@@ -727,8 +728,9 @@ class Store:
         metrics: object,
         cancel: Cancel,
     ) -> str:
-        """Remove what is unused: ``done``, ``below threshold`` or ``running`` (another clean). Raises StoreError if something
-        could not be removed; all else is gone then."""
+        """Remove what is unused, if one of the ``conditions`` holds or all are 0: bytes that the layers hold at least, bytes and
+        hundredths that are free at most; down to ``keep`` bytes. Gives ``done``, ``below threshold`` or ``running`` (another clean).
+        Raises StoreError if something could not be removed; all else is gone then."""
     def doom(self, volumes: list[str], log: object) -> None:
         """Mark volumes for removal, but those that somebody uses or builds."""
     def destroy_marked(self, log: object, cancel: Cancel) -> list[tuple[str, str]]:
@@ -774,8 +776,11 @@ class Store:
         """Remove the file if it is the one with this number. Missing is fine."""
     def open_nameless_download(self) -> int:
         """A descriptor of a file in ``tmp`` without a name, the caller's to close."""
-    def space(self) -> tuple[int, int, int, bool]:
-        """Bytes of the file system, free, available to users; and whether it is read-only."""
+    def space(self) -> tuple[int, int, int, int | None, bool]:
+        """Bytes of the file system; free; what can still be written; what is available on the file system below, if the store is in
+        a file; and whether it is read-only."""
+    def reach(self) -> int:
+        """The most bytes that can be in use."""
 
     def sync(self) -> None:
         """Commit the file system."""

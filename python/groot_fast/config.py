@@ -61,6 +61,9 @@ class Settings:
     insecure_registries: list[str]
     remote_layer_certificates: str
     threshold: int
+    clean_free: int
+    clean_free_percent: int
+    clean_keep: int
     ignore_images: list[str]
     uid_mappings: list[str]
     gid_mappings: list[str]

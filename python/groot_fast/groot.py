@@ -126,7 +126,7 @@ class Groot:
             self._log.info("store-is-full", reason=line_of(error))
         # Not within the `except`: what failed holds descriptors, and these hold space.
         try:
-            self.clean(threshold=0)
+            self.clean(everything=True)
         except Cancelled:
             raise
         except GrootError as error:
@@ -209,7 +209,7 @@ class Groot:
             self._metrics.send("CommittedQuotaInBytes", committed, BYTES)
 
     def _send_usage(self, store: _core.Store) -> None:
-        size, free, _, _ = store.space()
+        size, free, *_ = store.space()
         self._metrics.send("UsedBackingStoreInBytes" if self._settings.rules.measures_newly else "StoreUsage", size - free, BYTES)
 
     def _send_layers(self, store: _core.Store) -> None:
@@ -266,8 +266,9 @@ class Groot:
         with self._open() as opened:
             yield opened
 
-    def clean(self, *, on_create: bool = False, threshold: int | None = None) -> bool:
-        """Remove unused volumes. False if the threshold, the configured one if None, is not reached. Raises StoreError."""
+    def clean(self, *, on_create: bool = False, everything: bool = False) -> bool:
+        """Remove unused volumes; with ``everything`` whatever the configured conditions say. False if none of these holds. Raises
+        StoreError."""
         settings = self._settings
         command = self._log
         if on_create and settings.clean_log_file:
@@ -275,7 +276,8 @@ class Groot:
         with command.session("groot-cleaning") as log, self._open() as (store, _):
             with self._timed("ImageCleanTime"):
                 outcome = store.clean(
-                    threshold=settings.threshold if threshold is None else threshold,
+                    conditions=(0, 0, 0) if everything else (settings.threshold, settings.clean_free, settings.clean_free_percent),
+                    keep=0 if everything else settings.clean_keep,
                     rules=settings.rules,
                     ignore_images=settings.ignore_images,
                     on_create=on_create,

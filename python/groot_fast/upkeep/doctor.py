@@ -58,13 +58,14 @@ class Patient:
         self.uids: Ranges = []
         self.gids: Ranges = []
         self.trouble: GrootError | None = None
+        self.opened: _core.Store | None = None
         self.site: Site | None = None
         self.may_write = False
         try:
             self.site = Site(self.store)
             self.is_store = _core.Store.is_initialised(self.store)
             if self.is_store:
-                opened = _core.Store.open(self.store, drax=settings.drax_bin)
+                opened = self.opened = _core.Store.open(self.store, drax=settings.drax_bin)
                 self.owner, self.uids, self.gids = opened.owner, opened.uids, opened.gids
                 self.may_write = opened.may_write()
         except GrootError as error:
@@ -142,6 +143,21 @@ def _loop(patient: Patient) -> Finding | None:
         return Finding("loop device", OK, f"{device} writes past the host's page cache")
     cure = "`grootfs init-store` as root changes that where the file system below has direct I/O"
     return Finding("loop device", WARN, f"{device} writes through the host's page cache: every byte is in memory twice", cure)
+
+
+def _size(patient: Patient) -> Finding | None:
+    """Whether the store is as large as it is configured to be."""
+    configured, there = patient.settings.store_size, patient.site.file_bytes() if patient.site is not None else None
+    if there is None or not configured or not patient.uuid:
+        return None
+    status = os.statvfs(patient.store)
+    system = status.f_blocks * status.f_frsize
+    text = f"{patient.site.file if patient.site else ''} has {there} bytes, the file system in it {system}, configured are {configured}"
+    if there < configured or system < min(there, configured):
+        return Finding("store size", WARN, text, "`grootfs init-store` as root makes it grow, while it is in use")
+    if there > configured:
+        return Finding("store size", WARN, text, "raise `init.store_size_bytes`; `grootfs init-store` says what a smaller one takes")
+    return Finding("store size", OK, f"{there} bytes, as configured")
 
 
 def _quotas(patient: Patient) -> Finding | None:
@@ -250,6 +266,13 @@ def _space(patient: Patient) -> Finding | None:
     free, size = status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
     text = f"{free >> 20} MiB of {size >> 20} MiB free"
     cure = "`grootfs clean` frees unused layers; `grootfs stats --store` says who has the rest"
+    if patient.opened is not None:
+        _, _, available, below, _ = patient.opened.space()
+        if below is not None and available < free and patient.site is not None:
+            file = patient.site.file
+            text = f"{available >> 20} MiB of {size >> 20} MiB: the file system of {file} has no more ({free >> 20} MiB free above)"
+            cure = f"make room beside {file}, or `grootfs clean`: the file takes blocks when the store writes"
+        free = available
     if free == 0:
         return Finding("free space", BROKEN, text, cure)
     return Finding("free space", WARN, text, cure) if free < size * LOW_SPACE else Finding("free space", OK, text)
@@ -275,9 +298,10 @@ def _threshold(patient: Patient) -> Finding | None:
         return None
     status = os.statvfs(patient.store)
     size = status.f_blocks * status.f_frsize
-    if threshold >= size:
-        text = f"clean starts at {threshold} bytes of layers, and the file system has {size}"
-        return Finding("clean threshold", BROKEN, text, "lower `clean.threshold_bytes`: as it is, clean never starts")
+    reach = patient.opened.reach() if patient.opened is not None else size
+    if threshold > reach:
+        text = f"{threshold} bytes of layers are more than the disk can hold ({reach}): clean starts when less than 5 % of it are free"
+        return Finding("clean threshold", WARN, text, "lower `clean.threshold_bytes`")
     return Finding("clean threshold", OK, f"clean starts at {threshold >> 20} MiB of layers")
 
 
@@ -305,6 +329,7 @@ CHECKS: tuple[Callable[[Patient], Finding | None], ...] = (
     _subordinate_ids,
     _open_files,
     _mkfs,
+    _size,
     _space,
     _metadata,
     _threshold,

@@ -54,11 +54,11 @@ def describe_store(store: Store, threshold: int, *, counts_limits: bool = False)
     downloads = [size for size in sizes if size is not None]
     unused = [layer for layer in by_layer if not layer["images"]]
     layer_bytes, unused_bytes = (sum(_number(layer["size_bytes"]) for layer in layers) for layers in (by_layer, unused))
-    size, free, available, _ = store.space()
+    size, free, available, below, _ = store.space()
     return {
         "store": store.path,
         "accounting": store.accounting(),
-        "file_system": {"size_bytes": size, "used_bytes": size - free, "available_bytes": available},
+        "file_system": {"size_bytes": size, "used_bytes": size - free, "available_bytes": available, "available_below_bytes": below},
         "images": {
             "count": len(by_image),
             "exclusive_bytes_used": sum(_number(image["exclusive_bytes_used"]) for image in by_image),

@@ -288,6 +288,9 @@ pub fn check_settings<'py>(py: Python<'py>, values: &Bound<'py, PyDict>) -> PyRe
     all.set_item("response_timeout", settings.response_timeout)?;
     all.set_item("disk_limit", settings.disk_limit)?;
     all.set_item("threshold", settings.threshold)?;
+    all.set_item("clean_free", settings.clean_free)?;
+    all.set_item("clean_free_percent", settings.clean_free_percent)?;
+    all.set_item("clean_keep", settings.clean_keep)?;
     all.set_item("store_size", settings.store_size)?;
     all.set_item("registry_mirrors", lists(py, &settings.registry_mirrors)?)?;
     Ok(all)

@@ -543,13 +543,13 @@ impl Store {
 
     // -- upkeep --------------------------------------------------------------
 
-    #[pyo3(signature = (*, threshold, rules, ignore_images, on_create, log, metrics, cancel))]
-    #[allow(clippy::too_many_arguments)]
+    #[pyo3(signature = (*, conditions, keep, rules, ignore_images, on_create, log, metrics, cancel))]
     #[allow(clippy::too_many_arguments)]
     fn clean(
         &self,
         py: Python<'_>,
-        threshold: u64,
+        conditions: (u64, u64, u64),
+        keep: u64,
         rules: &crate::calls::Rules,
         ignore_images: Vec<String>,
         on_create: bool,
@@ -559,7 +559,8 @@ impl Store {
     ) -> PyResult<&'static str> {
         let observer = PyObserver { log, metrics };
         let (counts_limits, spares_equal) = (rules.0.counts_limits, rules.0.spares_equal);
-        let wishes = clean::Wishes { threshold, counts_limits, spares_equal, ignore_images, on_create };
+        let (threshold, free, free_percent) = conditions;
+        let wishes = clean::Wishes { threshold, free, free_percent, keep, counts_limits, spares_equal, ignore_images, on_create };
         Ok(match run_store(py, &cancel.0, || self.0.clean(&wishes, &observer, &cancel.0))? {
             Outcome::Done => "done",
             Outcome::BelowThreshold => "below threshold",
@@ -714,14 +715,13 @@ impl Store {
         })
     }
 
-    fn space(&self, py: Python<'_>) -> PyResult<(u64, u64, u64, bool)> {
-        self.call(py, |store| {
-            let found =
-                rustix::fs::fstatvfs(store.top()).map_err(|errno| Error::os(format!("statfs {}", store.path().display()), errno))?;
-            let bytes = |blocks: u64| blocks * found.f_frsize;
-            let is_read_only = found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
-            Ok((bytes(found.f_blocks), bytes(found.f_bfree), bytes(found.f_bavail), is_read_only))
-        })
+    fn space(&self, py: Python<'_>) -> PyResult<(u64, u64, u64, Option<u64>, bool)> {
+        let room = self.call(py, groot_store::Store::room)?;
+        Ok((room.size, room.free, room.available, room.below, room.is_read_only))
+    }
+
+    fn reach(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.call(py, groot_store::Store::room)?.reach())
     }
 
     // -- the file system -----------------------------------------------------

@@ -29,6 +29,9 @@
 //!
 //! Ids, paths and texts of messages are bytes (`OsStr`): names on disk need not be text.
 
+// One document shows all settings (`Settings::public`).
+#![recursion_limit = "256"]
+
 pub mod advice;
 pub mod arguments;
 pub mod call;

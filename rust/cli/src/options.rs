@@ -265,7 +265,10 @@ pub const COMMANDS: &[Command] = &[
         aliases: &[],
         summary: "Remove the layers that no image uses",
         arguments: "",
-        description: "",
+        description: concat!(
+            "With conditions, of which one has to hold: --threshold-bytes, --free-bytes, --free-percent. With --keep-bytes those go\n",
+            "first that were used longest ago. What is free is what the disk below has, where the store is in a sparse file."
+        ),
         examples: concat!(
             "grootfs clean\n",
             "grootfs clean --threshold-bytes 10737418240 --ignore-image docker://registry.example.com/base:v1"
@@ -273,6 +276,9 @@ pub const COMMANDS: &[Command] = &[
         hidden: false,
         flags: &[
             THRESHOLD,
+            Flag::new("free-bytes", Form::Integer, "clean also when less than this much is free").sets("clean_free"),
+            Flag::new("free-percent", Form::Count, "clean also when less than so much of the disk is free").sets("clean_free_percent"),
+            Flag::new("keep-bytes", Form::Integer, "keep the layers used last, as long as all layers hold at most this").sets("clean_keep"),
             Flag::new("ignore-image", Form::List, "keep the layers of this image").sets("ignore_images"),
             Flag::new("cache-bytes", Form::Integer, "as --threshold-bytes").sets("threshold"),
         ],
@@ -448,6 +454,9 @@ pub const KEYS: &[Key] = &[
         spellings: &["create.remote_layer_client_certificates_path", "create.blobstore_client_certificates_path"],
     },
     Key { setting: "threshold", form: KeyForm::Bytes, spellings: &["clean.threshold_bytes", "clean.cache_bytes", "clean_threshold_bytes"] },
+    Key { setting: "clean_free", form: KeyForm::Bytes, spellings: &["clean.free_bytes"] },
+    Key { setting: "clean_free_percent", form: KeyForm::Integer, spellings: &["clean.free_percent"] },
+    Key { setting: "clean_keep", form: KeyForm::Bytes, spellings: &["clean.keep_bytes"] },
     Key { setting: "ignore_images", form: KeyForm::List, spellings: &["clean.ignore_images", "ignore_base_images"] },
     Key { setting: "uid_mappings", form: KeyForm::List, spellings: &["create.uid_mappings", "uid_mappings"] },
     Key { setting: "gid_mappings", form: KeyForm::List, spellings: &["create.gid_mappings", "gid_mappings"] },

@@ -26,6 +26,12 @@ pub const FOREIGN_AGE: Duration = Duration::from_secs(86400);
 pub struct Wishes {
     /// Do nothing unless the cached layers hold at least this many bytes; 0 for no such condition.
     pub threshold: u64,
+    /// Or unless less than this many bytes are available; 0 for no such condition.
+    pub free: u64,
+    /// Or unless less than this many hundredths of the file system are; 0 for no such condition.
+    pub free_percent: u64,
+    /// Leave the unused layers that were used last, as long as all cached layers hold at most this many bytes; 0: leave none.
+    pub keep: u64,
     /// What is committed to images counts too.
     pub counts_limits: bool,
     /// Nothing is done either if they hold exactly as much.
@@ -57,11 +63,8 @@ impl Store {
     /// Remove what is unused. Raises Store if something could not be removed, with the first such thing; everything else is done all
     /// the same, and the observer's log names the others.
     pub fn clean(&self, wishes: &Wishes, observer: &dyn Observer, cancel: &AtomicBool) -> Result<Outcome> {
-        if wishes.threshold > 0 {
-            let measured = self.measured_bytes(wishes.counts_limits)?;
-            if measured < wishes.threshold || wishes.spares_equal && measured == wishes.threshold {
-                return Ok(Outcome::BelowThreshold);
-            }
+        if !self.is_wanted(wishes, observer)? {
+            return Ok(Outcome::BelowThreshold);
         }
         let Some(_running) = self.try_lock(GARBAGE, false)? else {
             observer.log(Level::Info, "another-clean-is-running", &[]);
@@ -87,6 +90,50 @@ impl Store {
                 Err(Error::store(text).hint(hint))
             }
         }
+    }
+
+    /// Whether one of the conditions holds, or there is none.
+    fn is_wanted(&self, wishes: &Wishes, observer: &dyn Observer) -> Result<bool> {
+        if wishes.threshold == 0 && wishes.free == 0 && wishes.free_percent == 0 {
+            return Ok(true);
+        }
+        let room = self.room()?;
+        if room.available < wishes.free.max(room.size / 100 * wishes.free_percent) {
+            return Ok(true);
+        }
+        if wishes.threshold == 0 {
+            return Ok(false);
+        }
+        let measured = self.measured_bytes(wishes.counts_limits)?;
+        if measured > wishes.threshold || measured == wishes.threshold && !wishes.spares_equal {
+            return Ok(true);
+        }
+        if wishes.threshold <= room.reach() {
+            return Ok(false);
+        }
+        // One that can never be reached is as if there were no clean at all.
+        let (asked, most) = (wishes.threshold.to_string(), room.reach().to_string());
+        observer.log(Level::Info, "threshold-above-what-the-disk-can-hold", &[("threshold", &asked), ("most", &most)]);
+        Ok(room.is_low())
+    }
+
+    /// The unused among these volumes that are to go: all, or those that were used longest ago, until the others fit.
+    fn choose(&self, unused: Vec<String>, keep: u64) -> Result<Vec<String>> {
+        if keep == 0 {
+            return Ok(unused);
+        }
+        let mut held = self.cached_bytes()?;
+        let (mut chosen, mut cached): (Vec<_>, Vec<_>) = unused.into_iter().partition(|name| !crate::volumes::is_chain_id(name));
+        // Of layers of one image, which are used together, the upper ones first: without these nobody needs those below.
+        cached.sort_by_key(|name| (self.last_use(name), std::cmp::Reverse(self.read_size(name).and_then(|size| size.tree))));
+        for name in cached {
+            if held <= keep {
+                break;
+            }
+            held = held.saturating_sub(self.read_size(&name).map_or(0, |size| size.layer));
+            chosen.push(name);
+        }
+        Ok(chosen)
     }
 
     /// What a threshold is compared with: bytes in layers, and if that counts those that are committed to images.
@@ -119,12 +166,16 @@ impl Store {
             used.extend(self.read_source(image));
         }
         let folder = self.folder(Place::Volumes)?;
+        let mut unused = Vec::new();
         for name in folder.names()? {
             let Ok(name) = std::str::from_utf8(&name) else { continue };
             // What is no volume is not ours to remove.
             if !name.starts_with(DOOMED) && !used.contains(name) && self.has_volume(name)? {
-                self.doom(name, &mut dependencies, observer)?;
+                unused.push(name.to_owned());
             }
+        }
+        for name in self.choose(unused, wishes.keep)? {
+            self.doom(&name, &mut dependencies, observer)?;
         }
         self.remove_temporary(alone.is_some(), if wishes.on_create { KEEP_DOWNLOADS } else { Duration::ZERO })?;
         let volumes = self.volumes()?;

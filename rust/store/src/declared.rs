@@ -18,6 +18,8 @@ use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 
+/// On the directory of an image that has some: nobody else has to look for them.
+const ATTRIBUTE: &str = "user.grootfs.volumes";
 /// How the names of these directories begin.
 pub const PREFIX: &[u8] = b"vol-";
 
@@ -40,6 +42,7 @@ impl Store {
         let fail = |errno| Error::os(format!("open {}", image.path_of(tree).display()), errno);
         let root = groot_btrfs::open_below(image, tree).map_err(fail)?;
         let before = rustix::fs::fstat(&root).map_err(fail)?;
+        image.set_attribute(ATTRIBUTE, declared.len().to_string().as_bytes())?;
         for path in declared {
             crate::locks::check(cancel)?;
             let place = self.make_place(origin, &root, volume_name(path).as_bytes())?;
@@ -138,6 +141,9 @@ impl Store {
     /// The volumes of an image that are subvolumes, by name.
     pub fn declared_in(image: &Folder) -> Result<Vec<Vec<u8>>> {
         let mut found = Vec::new();
+        if image.number(ATTRIBUTE).is_none() {
+            return Ok(found);
+        }
         for name in image.names()? {
             if name.starts_with(PREFIX) && image.has_subvolume(&name)? {
                 found.push(name);

@@ -94,9 +94,8 @@ impl Store {
     /// Open the store at `path`. Raises Store if there is none, if a link or a mount stands in the place of one of its folders,
     /// or if its mappings cannot be read or trusted.
     pub fn open(path: &Path, options: Options) -> Result<Self> {
-        let top = Folder::open_path(path);
-        crate::mounts::check_mounted(path, top.as_ref().ok())?;
-        let top = match top {
+        crate::mounts::check_mounted(path)?;
+        let top = match Folder::open_path(path) {
             Ok(top) => top,
             Err(Errno::NOENT | Errno::NOTDIR) => return Err(not_initialised(path)),
             Err(errno) => return Err(unreadable(path, errno)),
@@ -110,17 +109,15 @@ impl Store {
 
     /// Whether there is a store at `path`. Raises Store if its file system is not mounted, or for a link in the place of a folder.
     pub fn is_there(path: &Path) -> Result<bool> {
-        let top = Folder::open_path(path);
-        crate::mounts::check_mounted(path, top.as_ref().ok())?;
-        top.map_or(Ok(false), |top| is_initialised(&top))
+        crate::mounts::check_mounted(path)?;
+        Folder::open_path(path).map_or(Ok(false), |top| is_initialised(&top))
     }
 
     /// As much of a store as `list` and `delete-store` need: whatever is missing is missed when it is used. Raises Store if its
     /// file system is not mounted, Os.
     pub fn open_any(path: &Path, options: Options) -> Result<Self> {
-        let top = Folder::open_path(path);
-        crate::mounts::check_mounted(path, top.as_ref().ok())?;
-        let top = top.map_err(|errno| Error::os(format!("open {}", path.display()), errno))?;
+        crate::mounts::check_mounted(path)?;
+        let top = Folder::open_path(path).map_err(|errno| Error::os(format!("open {}", path.display()), errno))?;
         let mappings = read_namespace(&top).unwrap_or_default();
         Ok(Self::held(path, top, mappings, options))
     }

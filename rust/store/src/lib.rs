@@ -35,6 +35,7 @@
 //! images.rs     reserve an id, commit, delete, list, usage
 //! declared.rs   the volumes that an image declares
 //! limits.rs     disk limits and the trees under them; drax.rs the helper for who is not root
+//! room.rs       how much room there is, also below a sparse file
 //! clean.rs      remove what nobody uses
 //! setup.rs      the folders of a new store, and taking a whole one apart
 //! spec.rs       the partial runtime specification
@@ -57,6 +58,7 @@ pub mod mappings;
 pub mod mounts;
 pub mod proofs;
 pub mod records;
+pub mod room;
 pub mod setup;
 pub mod spec;
 pub mod turns;

@@ -52,6 +52,17 @@ impl Lock {
         }
     }
 
+    /// Note that what is locked is used now: in the time of the file, which `last_use` gives. At most once a minute, because it is
+    /// one more thing to write.
+    pub fn note_use(&self) {
+        let Some(file) = &self.file else { return };
+        let is_fresh = |stat: &rustix::fs::Stat| crate::layout::nanos_now() / 1_000_000_000 < u128::from(stat.st_mtime.unsigned_abs()) + 60;
+        if !rustix::fs::fstat(file).is_ok_and(|stat| is_fresh(&stat)) {
+            let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+            let _ = rustix::fs::futimens(file, &rustix::fs::Timestamps { last_access: now, last_modification: now });
+        }
+    }
+
     /// Leave a note in the lock file for the next holder.
     pub(crate) fn write_note(&self, note: &str) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
@@ -152,6 +163,13 @@ impl Store {
             wait(pause, cancel)?;
             pause = (pause * 3 / 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// When a volume was used last, in seconds; 0 if nobody knows.
+    #[must_use]
+    pub fn last_use(&self, chain_id: &str) -> i64 {
+        let stat = self.folder(Place::Locks).ok().and_then(|folder| folder.stat(&file_name(chain_id)).ok().flatten());
+        stat.map_or(0, |stat| stat.st_mtime)
     }
 
     /// Remove the file of a lock that this process holds.

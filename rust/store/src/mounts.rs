@@ -1,9 +1,9 @@
 //! What is mounted where (proc(5), mountinfo), and whether a store that is in a file is. The one parser of mountinfo.
 
 use crate::error::{Error, Result};
-use crate::folder::Folder;
 use crate::layout::normalise;
-use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStringExt;
@@ -45,13 +45,15 @@ fn parse(line: &[u8]) -> Option<Mount> {
 /// What the name of the file ends with that `init-store` keeps a store in, beside its directory.
 pub const BACKING: &str = ".backing-store";
 
-/// Refuse a store that is in a file which is not mounted: what is at `path` then (`top`, if it is there) is the bare mount point,
-/// even if it lies on BTRFS and somebody made a store in it.
-pub fn check_mounted(path: &Path, top: Option<&Folder>) -> Result<()> {
-    if top.is_some_and(is_mount) {
-        return Ok(());
+/// Refuse a store that is in a file which is not mounted: what is at `path` then is the bare mount point, even if it lies on BTRFS and
+/// somebody made a store in it.
+pub fn check_mounted(path: &Path) -> Result<()> {
+    match is_mount(path) {
+        // What may not be looked at is not known to be anything.
+        Ok(true) | Err(Errno::ACCESS | Errno::PERM) => return Ok(()),
+        _ => {}
     }
-    match backing_file(path, top) {
+    match backing_file(path) {
         Some(file) => Err(Error::store(format!("store {} is in {}, which is not mounted", path.display(), file.display())).hint(format!(
             "`grootfs --store {} init-store` as root mounts it; docs/operating.md says how to do so at boot",
             path.display()
@@ -60,26 +62,28 @@ pub fn check_mounted(path: &Path, top: Option<&Folder>) -> Result<()> {
     }
 }
 
+/// The file of the store that is mounted at `path`, if it is in one.
+pub(crate) fn mounted_file(path: &Path) -> Option<PathBuf> {
+    is_mount(path).is_ok_and(|is| is).then(|| backing_file(path)).flatten()
+}
+
 /// Bytes of a store's file, or of the file system in it if that is mounted and has less. None if the store has no such file.
 #[must_use]
 pub fn file_bytes(path: &Path) -> Option<u64> {
-    let top = Folder::open_path(path).ok();
-    let file = std::fs::metadata(backing_file(path, top.as_ref())?).ok()?.len();
-    let system = top.filter(is_mount).and_then(|top| rustix::fs::fstatvfs(&top).ok()).map(|system| system.f_blocks * system.f_frsize);
-    Some(system.map_or(file, |system| system.min(file)))
+    let file = std::fs::metadata(backing_file(path)?).ok()?.len();
+    let system = is_mount(path).is_ok_and(|is| is).then(|| rustix::fs::statvfs(path).ok()).flatten();
+    Some(system.map_or(file, |system| file.min(system.f_blocks * system.f_frsize)))
 }
 
-/// Whether a directory is what a mount begins with.
-fn is_mount(dir: &Folder) -> bool {
-    let seen = rustix::fs::statx(dir, "", AtFlags::EMPTY_PATH, StatxFlags::empty());
-    seen.is_ok_and(|seen| seen.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+/// Whether a directory is what a mount begins with. It need not be readable for that.
+fn is_mount(path: &Path) -> rustix::io::Result<bool> {
+    let seen = rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::empty())?;
+    Ok(seen.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// The file of a store at `path`: beside the path as it was given, or beside the place that it leads to.
-fn backing_file(path: &Path, top: Option<&Folder>) -> Option<PathBuf> {
-    let given = normalise(path);
-    let place = top.and_then(|top| place_of(top).ok());
-    [Some(given), place].into_iter().flatten().find_map(|path| {
+fn backing_file(path: &Path) -> Option<PathBuf> {
+    [Some(normalise(path)), std::fs::canonicalize(path).ok()].into_iter().flatten().find_map(|path| {
         let mut name = path.into_os_string();
         name.push(BACKING);
         let file = PathBuf::from(name);
@@ -109,7 +113,7 @@ mod tests {
         let (real, link) = (top.path().join("real"), top.path().join("link"));
         std::fs::create_dir(&real).unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        let check = |path: &Path| check_mounted(path, Folder::open_path(path).ok().as_ref()).map_err(|error| error.text);
+        let check = |path: &Path| check_mounted(path).map_err(|error| error.text);
         assert_eq!(check(&link), Ok(()));
         std::fs::write(top.path().join("real.backing-store"), "").unwrap();
         for path in [&real, &link, &real.join(".")] {

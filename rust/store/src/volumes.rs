@@ -202,6 +202,9 @@ impl Store {
             // Else somebody builds it anew: an older clean took it, and this image does not need it.
             locks.extend(own);
         }
+        for lock in &locks {
+            lock.note_use();
+        }
         Ok(Some(Volume { chain_id: top.clone(), name: top.clone(), dir: self.open_volume(top)?, locks }))
     }
 

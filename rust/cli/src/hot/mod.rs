@@ -179,7 +179,7 @@ fn usage_error(text: &str) -> Failure {
 fn missing_store(call: &Call) -> Option<OsString> {
     let store = &call.settings.store;
     // That its file is not mounted is said by who opens it.
-    if std::fs::symlink_metadata(store).is_ok() || groot_store::mounts::check_mounted(store, None).is_err() {
+    if std::fs::symlink_metadata(store).is_ok() || groot_store::mounts::check_mounted(store).is_err() {
         return None;
     }
     let text = message(["no store found at ".as_ref(), store.as_os_str()]);

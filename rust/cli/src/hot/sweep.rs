@@ -45,6 +45,9 @@ pub fn sweep(call: &Call, created_in: Option<&Store>) -> Option<Result<Outcome, 
             let rules = call.settings.rules();
             let wishes = Wishes {
                 threshold: call.settings.threshold,
+                free: call.settings.clean_free,
+                free_percent: call.settings.clean_free_percent,
+                keep: call.settings.clean_keep,
                 counts_limits: rules.counts_limits,
                 spares_equal: rules.spares_equal,
                 ignore_images,
