@@ -13,7 +13,7 @@ import pytest
 from support import mounts
 from support.accounts import User
 from support.archive import Archive
-from support.command import MIB, Grootfs, Store
+from support.command import MIB, Grootfs, Store, wait_for
 
 Image = Callable[..., str]
 MakeStore = Callable[..., Store]
@@ -352,6 +352,37 @@ def test_a_busy_process(make_store: MakeStore, image: Image) -> None:
     (store.path / "foreign").unlink()
     store.run("delete-store").ok()
     assert not store.path.exists() and not store.backing.exists()
+
+
+def test_a_container_that_has_it_mounted(make_store: MakeStore, image: Image) -> None:
+    """In its own mount namespace: nothing here is busy."""
+    store = make_store()
+    for image_id in ("one", "two"):
+        store.create(image(SMALL), image_id)
+    container = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sleep", "60"])
+    try:
+        wait_for(lambda: Path(f"/proc/{container.pid}/comm").read_text() == "sleep\n", "the container runs")
+        refuses_whole(store, f"{store.path} cannot be unmounted: it is mounted in another mount namespace too")
+        assert len(mounts.loops_below(store.path.parent)) == 1
+        store.create(image(SMALL), "three")
+    finally:
+        container.kill()
+        container.wait()
+    store.run("delete-store").ok()
+
+
+def test_nobody_else_can_hold_the_lock(make_store: MakeStore, user: User, scratch: Path) -> None:
+    """A user may lock what it may read; that is no lock of root's."""
+    store = make_store()
+    holder = subprocess.Popen(["flock", "--exclusive", scratch, "sleep", "60"], user=user.uid)
+    try:
+        wait_for(lambda: subprocess.run(["flock", "--nonblock", scratch, "true"]).returncode != 0, "somebody holds the directory")
+        store.init().ok()
+        store.run("delete-store").ok()
+    finally:
+        subprocess.run(["pkill", "-P", str(holder.pid)], check=False)
+        holder.kill()
+        holder.wait()
 
 
 def test_what_is_not_ours_keeps_the_file(make_store: MakeStore, image: Image) -> None:

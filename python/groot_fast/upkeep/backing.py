@@ -10,7 +10,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from groot_fast import _core, interrupts
 from groot_fast.errors import LockTimeout, StoreError
@@ -18,6 +18,8 @@ from groot_fast.errors import LockTimeout, StoreError
 SUFFIX = _core.BACKING
 DELETED = ".deleted"
 """What a file is called from the moment at which it is certain to be removed; see `Site.condemned`."""
+LOCKS = "/run"
+"""Where root alone can make files, and no reboot leaves one."""
 DEADLINE = 120.0
 """Seconds to wait for another `init-store` or `delete-store`."""
 PAUSE = 0.02
@@ -29,6 +31,10 @@ SUPERBLOCK, SUPERBLOCK_BYTES = 0x10000, 4096
 MAGIC_AT, MAGIC = 0x40, b"_BHRfS_M"
 DEVICE_BYTES_AT = 0xC9 + 8
 """In the superblock (linux/btrfs_tree.h): size of the device, in the item that describes it."""
+
+MOUNT_OPTIONS = "user_subvol_rm_allowed,noatime,rw"
+RELEASE_DEADLINE = 1.0
+"""Seconds that the kernel has to let go of a loop device."""
 
 LOOP_SET_CAPACITY = 0x4C07
 LOOP_SET_DIRECT_IO = 0x4C08
@@ -82,24 +88,52 @@ class Site:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only one that makes or deletes a store here. The lock is on the directory above, so that nothing of it stays.
-        Raises LockTimeout."""
+        """Be the only one that makes or deletes a store here. Root's lock is where nobody else can hold it, and goes with its last
+        holder; an ordinary user, who can only delete, locks the directory above. Raises LockTimeout."""
+        end = time.monotonic() + DEADLINE
+        held = -1
         try:
-            above = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            yield  # whoever needs it finds that out
-            return
-        try:
-            end = time.monotonic() + DEADLINE
             with interrupts.Waiting():
-                while not _flock(above):
+                while (held := self._try_lock()) < 0:
                     if time.monotonic() > end:
-                        text = f"another init-store or delete-store in {os.path.dirname(self.path)} is running since {DEADLINE:.0f}s"
-                        raise LockTimeout(text, hint=f"`fuser {os.path.dirname(self.path)}` names it")
+                        text = f"another init-store or delete-store of {self.path} is running since {DEADLINE:.0f}s"
+                        raise LockTimeout(text, hint=f"`fuser {self._lock_file()}` names it")
                     time.sleep(PAUSE)
             yield
         finally:
-            os.close(above)
+            if held >= 0:
+                if os.geteuid() == 0:
+                    with suppress(OSError):
+                        os.unlink(self._lock_file())
+                os.close(held)
+
+    def _lock_file(self) -> str:
+        if os.geteuid() != 0:
+            return os.path.dirname(self.path)
+        return f"{LOCKS}/grootfs-{_core.sha256(os.fsencode(self.path))[:16]}.lock"
+
+    def _try_lock(self) -> int:
+        """A descriptor that holds the lock, or -1. Raises OSError."""
+        path = self._lock_file()
+        flags = os.O_RDONLY | os.O_DIRECTORY if os.geteuid() != 0 else os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        try:
+            fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+        except (FileNotFoundError, PermissionError):
+            if os.geteuid() == 0:
+                raise
+            # Of a directory that is not there, or that it may not read, a user is not the one who makes or deletes stores in it.
+            return os.open("/", os.O_PATH | os.O_CLOEXEC)
+        try:
+            # A lock on a file that lost its name locks nothing.
+            if _flock(fd) and os.path.samestat(os.fstat(fd), os.stat(path)):
+                return fd
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        return -1
 
     def file_bytes(self) -> int | None:
         """Size of the file; None if there is none, or it may not be seen."""
@@ -169,13 +203,33 @@ class Site:
             return str(error)
         return ""
 
-    def unmount(self) -> None:
-        """Raises StoreError if it is in use: nothing is changed then."""
+    def mount(self) -> None:
+        """Mount the store's file. Raises StoreError."""
+        run("mount", "-t", "btrfs", "-o", f"loop,{MOUNT_OPTIONS}", self.file, self.path)
+
+    def unmount(self, file: str = "") -> None:
+        """Raises StoreError if it is in use, here or where somebody else has it mounted (a container's mount namespace): nothing is
+        changed then. ``file`` is what the store's file is called now."""
+        device = self.device(file)
+        hint = f"`fuser -vm {self.path}` names the processes, `swapon --show` the swap files"
         try:
             run("umount", self.path)
         except StoreError as error:
-            hint = f"`fuser -vm {self.path}` names the processes, `swapon --show` the swap files"
             raise StoreError(f"{self.path} cannot be unmounted: {error}", hint=hint) from None
+        if device is not None and _stays_in_use(device):
+            run("mount", "-t", "btrfs", "-o", MOUNT_OPTIONS, device, self.path)
+            text = f"{self.path} cannot be unmounted: it is mounted in another mount namespace too, as those of containers are"
+            raise StoreError(text, hint=f"end the containers; `grep -l {device} /proc/*/mountinfo` names the processes")
+
+
+def _stays_in_use(device: str) -> bool:
+    """Whether a loop device that is to go with its last user stays: somebody else has it mounted."""
+    end = time.monotonic() + RELEASE_DEADLINE
+    while os.path.exists(f"/sys/block/{os.path.basename(device)}/loop/backing_file"):
+        if time.monotonic() > end:
+            return True
+        time.sleep(PAUSE)
+    return False
 
 
 def _is_roots_own(file: str) -> bool:

@@ -16,7 +16,6 @@ from groot_fast.upkeep.backing import CHANGE_OVER, Site, run
 NAMESPACE = "namespace.json"
 FOLDERS = {"images", "volumes", "meta", "locks", "tmp"}
 """What a store consists of."""
-MOUNT_OPTIONS = "user_subvol_rm_allowed,noatime,rw"
 NODE_BYTES = "8192"
 """Size of a metadata node. What a snapshot costs grows with the children of its root node once many snapshots exist. With 16 KiB
 (the default of mkfs) images of a few thousand files have hundreds of children; with 4 KiB those of ten thousands do. With 8 KiB
@@ -140,7 +139,7 @@ def _mount(site: Site, made: _Undo) -> None:
     _check_empty(site)
     if not os.path.isdir(site.path):
         _make_directory(site, made)
-    run("mount", "-t", "btrfs", "-o", f"loop,{MOUNT_OPTIONS}", site.file, site.path)
+    site.mount()
     made.add(lambda: run("umount", site.path))
 
 
@@ -265,7 +264,7 @@ def _delete(site: Site, log: Logger, cancel: Cancel, *, keep_empty: bool) -> Non
         # There is something else in the file, so that stays. Whether it can be unmounted shows before the store goes.
         del store
         site.unmount()
-        run("mount", "-t", "btrfs", "-o", f"loop,{MOUNT_OPTIONS}", site.file, site.path)
+        site.mount()
         store = Store.open_any(site.path)
     if is_store:
         _take_apart(store, log, cancel)
@@ -302,7 +301,7 @@ def _dismount(site: Site) -> None:
     # The name tells the next call to go on, should this one be killed.
     os.rename(site.file, site.condemned)
     try:
-        site.unmount()
+        site.unmount(site.condemned)
     except BaseException:
         os.rename(site.condemned, site.file)
         raise
@@ -315,7 +314,7 @@ def _finish_deletion(site: Site) -> None:
     if not os.path.lexists(site.condemned):
         return
     if site.device(site.condemned) is not None:
-        site.unmount()
+        site.unmount(site.condemned)
     if os.path.isdir(site.path) and not site.is_mounted:
         _remove(site.path)
     os.unlink(site.condemned)
