@@ -663,7 +663,11 @@ impl Store {
                 folder.file(name, OFlags::RDONLY).map(Into::into)
             };
             match opened {
-                Ok(opened) => Ok(!(groot_store::locks::flock(&opened, true) && groot_store::locks::is_at(&opened, folder, name))),
+                Ok(opened) => {
+                    let fail = |errno| Error::os(format!("locking {}", folder.path_of(name).display()), errno);
+                    let held = groot_store::locks::flock(&opened, true).map_err(fail)?;
+                    Ok(!(held && groot_store::locks::is_at(&opened, folder, name)))
+                }
                 Err(errno) => Ok(errno == Errno::NOENT),
             }
         })

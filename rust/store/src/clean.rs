@@ -270,7 +270,7 @@ impl Store {
     fn remove_unlocked(&self, name: &[u8]) {
         let Ok(folder) = self.folder(Place::Temporary) else { return };
         if let Ok(file) = folder.file(name, OFlags::RDONLY)
-            && flock(&file, false)
+            && flock(&file, false).is_ok_and(|held| held)
         {
             let _ = folder.unlink(name);
         }

@@ -460,7 +460,8 @@ pub(crate) fn lock_folder(parent: &Folder, name: &[u8]) -> Result<Option<Folder>
         Err(Errno::NOENT) => return Ok(None),
         Err(errno) => return Err(Error::os(format!("open {}", parent.path_of(name).display()), errno)),
     };
-    Ok((flock(&folder, false) && is_at(&folder, parent, name)).then_some(folder))
+    let held = flock(&folder, false).map_err(|errno| Error::os(format!("locking {}", parent.path_of(name).display()), errno))?;
+    Ok((held && is_at(&folder, parent, name)).then_some(folder))
 }
 
 /// An image directory that this process made and holds, until the image is in it or everything is taken back.
@@ -575,10 +576,13 @@ fn make_locked(store: &Store) -> Result<(Vec<u8>, Folder)> {
         let name = Store::temporary_name("image");
         let fail = |errno| Error::os(format!("mkdir {}", folder.path_of(&name).display()), errno);
         match folder.make(&name, 0o700, store.owner()) {
-            Ok(image) if flock(&image, false) && is_at(&image, folder, &name) => return Ok((name, image)),
-            Ok(_) => {
-                let _ = folder.rmdir(&name);
-            }
+            Ok(image) => match flock(&image, false) {
+                Ok(true) if is_at(&image, folder, &name) => return Ok((name, image)),
+                held => {
+                    let _ = folder.rmdir(&name);
+                    held.map_err(fail)?;
+                }
+            },
             Err(Errno::NOENT) => {}
             Err(errno) => {
                 let _ = folder.rmdir(&name);

@@ -98,7 +98,7 @@ impl Store {
                 }
                 other => other.map_err(fail)?,
             };
-            if !flock(&file, shared) {
+            if !flock(&file, shared).map_err(fail)? {
                 return Ok(None);
             }
             // Clean removes lock files of volumes that are gone: a lock on a removed file locks nothing.
@@ -119,7 +119,8 @@ impl Store {
                 Err(Errno::NOENT) => return Ok(Some(Lock { file: None, waited: Duration::ZERO })),
                 Err(errno) => return Err(Error::os(format!("open {}", folder.path_of(&name).display()), errno)),
             };
-            if !flock(&file, true) {
+            let held = flock(&file, true);
+            if !held.map_err(|errno| Error::os(format!("locking {}", folder.path_of(&name).display()), errno))? {
                 return Ok(None);
             }
             if is_at(&file, folder, &name) {
@@ -192,9 +193,14 @@ pub fn check(cancel: &AtomicBool) -> Result<()> {
 }
 
 /// Lock what a descriptor is open on, if nobody else has it locked.
-pub fn flock(file: impl AsFd, shared: bool) -> bool {
+pub fn flock(file: impl AsFd, shared: bool) -> rustix::io::Result<bool> {
     let operation = if shared { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
-    rustix::fs::flock(file, operation).is_ok()
+    match rustix::fs::flock(file, operation) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        // A disk that cannot be read is nobody's lock: there is nothing to wait for.
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Whether `name` still names what the descriptor is open on: a lock on something that lost its name locks nothing.
