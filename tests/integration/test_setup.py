@@ -193,6 +193,18 @@ def test_nothing_is_mounted_over_what_is_there(rebooted: Store) -> None:
     assert (rebooted.path / "precious").read_text() == "x" and rebooted.backing.exists()
 
 
+def test_the_file_is_kept_when_something_else_is_mounted_there(rebooted: Store) -> None:
+    mounts.tool("mount", "-t", "tmpfs", "tmpfs", rebooted.path)
+    before = rebooted.backing.stat()
+    rebooted.init().ok()
+    assert rebooted.list() == ["one"] and rebooted.backing.stat().st_ino == before.st_ino
+    mounts.tool("umount", rebooted.path)
+    (rebooted.path / "f").write_text("x")
+    assert "is not empty" in rebooted.init().failed().message
+    assert rebooted.backing.stat().st_ino == before.st_ino
+    mounts.tool("umount", rebooted.path)
+
+
 def test_a_new_store_is_not_mounted_over_what_is_there(scratch: Path) -> None:
     store = Store(scratch / "store")
     store.path.mkdir()

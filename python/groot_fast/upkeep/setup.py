@@ -105,9 +105,10 @@ def _provide_filesystem(site: Site, log: Logger, size: int, tools: str, quota: s
                 f"Store path filesystem ({checked}) is incompatible with requested driver",
                 hint="give --store-size-bytes to keep the store in a file, or put it on BTRFS",
             )
-        _check_empty(site)
-        _format(site.file, size, tools)
-        made.add(lambda: os.unlink(site.file))
+        if not _exists(site.file):
+            _check_empty(site)
+            _format(site.file, size, tools)
+            made.add(lambda: os.unlink(site.file))
         _mount(site, made)
     else:
         log.debug("store-already-initialized", path=checked)
