@@ -15,7 +15,7 @@ from support.command import REPOSITORY
 
 SCRIPT = REPOSITORY / "scripts" / "install-files"
 NOT_THERE = (1, "Store path is not initialized. Please run init-store.\n", "")
-"""What Python's part of the program says of no store."""
+"""What Python's part of the program says of no store, without the hint that follows."""
 PYTHON = ("--store", "/nowhere", "check")
 
 
@@ -26,7 +26,7 @@ def install(prefix: str | Path, **environment: str) -> subprocess.CompletedProce
 
 def call(prefix: Path) -> tuple[int, str, str]:
     done = subprocess.run([prefix / "bin" / "grootfs", *PYTHON], capture_output=True, text=True, timeout=60)
-    return done.returncode, done.stdout, done.stderr
+    return done.returncode, done.stdout.partition("\n")[0] + "\n", done.stderr
 
 
 def releases(prefix: Path) -> list[str]:
