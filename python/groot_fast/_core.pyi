@@ -243,6 +243,9 @@ class Blob:
     def fileno(self) -> int:
         """The descriptor."""
     @property
+    def identity(self) -> str:
+        """What tells the file from another one and, after a change, from itself: as of now. Raises OSError."""
+    @property
     def length(self) -> int | None:
         """Bytes that belong to the layer; None to the end."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.archive import Archive
-from support.command import COMMAND, Store
+from support.command import COMMAND, MIB, Store, wait_for
 
 
 def write(path: Path, content: str, time: float = 1_700_000_000) -> Path:
@@ -84,3 +84,23 @@ def test_a_volume_that_does_not_say_of_which_file_it_is_serves(store: Store, scr
     record.write_text('{"Size": 3}\n')
     create(store, str(path), "b", scratch)
     assert record.read_text() == '{"Size": 3}\n'
+
+
+def test_a_file_that_changes_while_it_is_read(store: Store, scratch: Path) -> None:
+    """Replaced after it was looked at, or written on: nothing of it becomes an image, and the next create takes what is there."""
+    path = scratch / "i.tar"
+    path.write_bytes(Archive().file("who", b"one").file("big", os.urandom(60 * MIB)).tar)
+    process = store.start("create", path, "a")
+    wait_for(lambda: any("incomplete" in name for name in store.volumes()), "the volume is being made")
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\0")
+    refused = store.finish(process)
+    assert refused.code == 1 and "the file was replaced or changed meanwhile" in refused.message, refused
+    assert store.volumes() == [] and not store.image("a").exists()
+    assert (store.create(path, "a") / "who").read_text() == "one"
+
+
+def test_a_directory_with_the_store_in_it(store: Store) -> None:
+    for path in (store.path, store.path.parent, store.path.parent / ".." / store.path.parent.name):
+        assert store.refuse(path, "").message == f"{path} holds the store {store.path}"

@@ -142,6 +142,10 @@ class Builder:
                 # The snapshot wrote the data of the volume below: it may be seen now.
                 self._store.publish(below, durable=True)
             content, tree = self._unpack(layer, blob, volume, below, blobs)
+            file = plan.demand[1]
+            if file is not None and isinstance(blob, Blob) and blob.identity != file:
+                text = f"unpacking layer `{layer.name}`: the file was replaced or changed meanwhile"
+                raise SourceError(text, hint="create again when it is whole")
             self._store.write_size(layer.chain_id, content, tree, plan.demand)
         except BaseException as error:
             self._store.destroy_incomplete(volume, is_out_of_space(error), _core.Cancel())

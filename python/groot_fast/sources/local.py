@@ -51,6 +51,7 @@ class LocalSource(Source):
         if stat.S_ISDIR(found.st_mode) and not self._settings.rules.takes_directories:
             raise SourceError("invalid base image: directory provided instead of a tar file")
         if stat.S_ISDIR(found.st_mode) and self.path == self._image:
+            self._check_beside_store()
             key = f"{os.path.abspath(self.path)}-{fingerprint(self.path, self._cancel)}"
             return Image.of_directory(sha256(os.fsencode(key)), self.path)
         archived = resolve_archive(self._image, self._settings.platform, not self._settings.skip_layer_validation)
@@ -60,6 +61,12 @@ class LocalSource(Source):
             return Image.of_tar(self.path)
         except OSError as error:
             raise self._lost(error) from None
+
+    def _check_beside_store(self) -> None:
+        """A copy of a directory with the store in it would hold itself."""
+        source, store = os.path.realpath(self.path), os.path.realpath(self._settings.store)
+        if os.path.commonpath([source, store]) == source:
+            raise SourceError(f"{self.path} holds the store {self._settings.store}", hint="take a directory beside the store")
 
     def _lost(self, error: OSError) -> SourceError:
         reason = (error.strerror or "error").lower()

@@ -39,6 +39,12 @@ impl Blob {
         self.0.as_raw_fd()
     }
 
+    /// See `groot_image::image::identity`; as of now.
+    #[getter]
+    fn identity(&self) -> PyResult<String> {
+        Ok(image::identity(&self.0.metadata()?))
+    }
+
     /// Bytes that belong to the layer.
     #[getter]
     pub fn length(&self) -> Option<u64> {

@@ -155,8 +155,7 @@ impl Image {
         let found = std::fs::metadata(path)?;
         let time = i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec());
         let key = [path.as_os_str().as_bytes(), format!("-{time}").as_bytes()].concat();
-        let file = format!("{}-{}-{}.{:09}", found.ino(), found.len(), found.ctime(), found.ctime_nsec());
-        Ok(Self { file: Some(file), ..Self::of_one(groot_core::blob::sha256(&key), Origin::File(path.to_owned(), None)) })
+        Ok(Self { file: Some(identity(&found)), ..Self::of_one(groot_core::blob::sha256(&key), Origin::File(path.to_owned(), None)) })
     }
 
     /// Join a manifest and its configuration (whose digest the caller has checked). Without `validate` sizes and diff ids of layers
@@ -233,6 +232,12 @@ impl Image {
     pub fn compressed_size(&self) -> u64 {
         self.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size.unwrap_or(0)))
     }
+}
+
+/// What tells a file from another one of the same name and time of modification, and from itself after a change.
+#[must_use]
+pub fn identity(found: &std::fs::Metadata) -> String {
+    format!("{}-{}-{}.{:09}", found.ino(), found.len(), found.ctime(), found.ctime_nsec())
 }
 
 /// The layer of an image without layers.
