@@ -151,18 +151,18 @@ def test_file_that_cannot_be_written_fails_nothing(store: Store, image: Image) -
     assert counting.stats("one")[0] >= 3000
 
 
-def test_example_in_the_readme(store: Store, image: Image, scratch: Path) -> None:
-    """What the README shows of the file is what its command writes."""
-    readme = (REPOSITORY / "README.md").read_text()
-    shown = re.findall(r"^(grootfs_\w+)(\{.*\}) [0-9.]+$", readme, re.M)
+def test_example_in_the_docs(store: Store, image: Image, scratch: Path) -> None:
+    """What the page shows of the file is what its command writes."""
+    page = (REPOSITORY / "docs/operating.md").read_text()
+    shown = re.findall(r"^(grootfs_\w+)(\{.*\}) [0-9.]+$", page, re.M)
     assert len(shown) >= 5
-    (options,) = re.findall(r"^grootfs (--metrics-file \S+) create docker:///library/alpine:3.20 my-container$", readme, re.M)
+    (options,) = re.findall(r"^grootfs (--metrics-file \S+) create docker:///library/alpine:3.20 my-container$", page, re.M)
     file = scratch / Path(options.split()[1]).name
     Store(store.path, options.split()[0], str(file)).create(image(BASE, APP), "my-container")
     written = scrape(file)
     for name, labels in shown:
         assert name + labels.replace("/var/lib/grootfs", str(store.path)) in written, name
-    for name in re.findall(r"`(grootfs_\w+)", (REPOSITORY / "docs/operating.md").read_text()):
+    for name in re.findall(r"`(grootfs_\w+)", page):
         families = {family.name for family in text_string_to_metric_families(file.read_text())}
         stems = {name, name.removesuffix("_total")}
         assert stems & families or name in (
