@@ -168,7 +168,7 @@ def check_all(field: Field, place: Place, name: str, result: Result, *, linked: 
 
 def attack(field: Field, place: Place, trick: str, name: str, work: Callable[[], Result]) -> None:
     """Play one trick, do the work, and look at everything."""
-    field.fresh()
+    field.fresh(backed=place.path.endswith(".backing-store"))
     if trick == SWAP:
         with swapped(field, place) as stop:
             result = work()

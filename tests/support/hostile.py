@@ -144,11 +144,12 @@ class Field:
         for entry in os.listdir(self.home):
             remove(self.home, entry)
 
-    def fresh(self) -> Store:
-        """The store as it was at first."""
+    def fresh(self, *, backed: bool = False) -> Store:
+        """The store as it was at first. ``backed``: beside a file that it could be in, and is not."""
         self.clear()
         copy_tree(self._template, self.store.path)
-        (self.home / "store.backing-store").write_text("")
+        if backed:
+            (self.home / "store.backing-store").write_text("")
         os.chown(self.home, self.user.uid, self.user.gid)
         self.look()
         return self.store
