@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -225,8 +226,14 @@ def test_an_error_that_is_its_own_cause() -> None:
     assert is_out_of_space(error)
 
 
-def test_what_is_spooled_is_counted_while_blobs_go(make_downloads: Callable[[], Downloads], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_spooled_is_counted_while_blobs_go(
+    make_downloads: Callable[[], Downloads], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """By the network's thread, while the unpacker's takes out what it is done with."""
+    # Threads take turns often: they meet in more places, and one that counts all the time does not keep the others waiting.
+    usual = sys.getswitchinterval()
+    request.addfinalizer(lambda: sys.setswitchinterval(usual))
+    sys.setswitchinterval(1e-5)
     layers = [Layer(chain_id=str(i), size=10, digest=hashlib.sha256(bytes([i])).hexdigest()) for i in range(250)]
     counted: list[int] = []
 
