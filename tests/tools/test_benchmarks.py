@@ -18,7 +18,7 @@ def test_compare_measures_and_writes(scratch: Path) -> None:
     body = os.urandom(1 << 20)
     write_layout(scratch / "images" / "tiny", Archive().dir("d").file("d/f", body.hex()), Archive().file("g", "x"))
     argv = [sys.executable, "-m", "compare", "--plan", "check", "--images", scratch / "images", "--scratch", scratch]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "benchmarks"), "GROOTFS_BIN": COMMAND}
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}/benchmarks:{REPOSITORY}/tests", "GROOTFS_BIN": COMMAND}
     done = subprocess.run([*argv, "--results", scratch / "results"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done
     document, results = report.read(scratch / "results" / "check.json")
@@ -38,6 +38,9 @@ def test_compare_measures_and_writes(scratch: Path) -> None:
         "delete",
         "delete, limit",
         "clean",
+        "warm by layout",
+        "warm by tag, http",
+        "warm by tag, TLS",
     }
     grown = {f"grown {base}{what}" for base in ("", "base ") for what in ("warm", "stats", "list")}
     assert {work for work, who in works if who == "groot_fast"} == ours | grown
@@ -45,6 +48,7 @@ def test_compare_measures_and_writes(scratch: Path) -> None:
     assert {(b.work, b.count) for b in results.bursts if b.who == "groot_fast"} == {
         *(("warm at once", count) for count in (1, 4)),
         *(("pull at once", count) for count in (1, 2)),
+        ("by tag at once", 2),
     }
     assert {b.who for b in results.bursts if b.work == "warm at once"} >= {"groot_fast, API"}
     assert sum(b.failed for b in results.bursts) == 0
@@ -72,7 +76,7 @@ def test_the_cores_parts_can_be_measured(scratch: Path) -> None:
 def test_compare_takes_everything_away_when_it_is_ended(scratch: Path) -> None:
     write_layout(scratch / "images" / "tiny", Archive().file("f", "x"))
     argv = [sys.executable, "-m", "compare", "--plan", "check", "--images", scratch / "images", "--scratch", scratch]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "benchmarks"), "GROOTFS_BIN": COMMAND}
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}/benchmarks:{REPOSITORY}/tests", "GROOTFS_BIN": COMMAND}
     process = subprocess.Popen([*argv, "--results", scratch / "results"], stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     process.stdout.readline()  # it is at work
@@ -87,6 +91,8 @@ def test_compare_takes_everything_away_when_it_is_ended(scratch: Path) -> None:
 
 def test_compare_says_what_it_needs(scratch: Path) -> None:
     argv = [sys.executable, "-m", "compare", "--plan", "check", "--images", scratch]
-    done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY / "benchmarks")})
+    done = subprocess.run(
+        argv, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": f"{REPOSITORY}/benchmarks:{REPOSITORY}/tests"}
+    )
     assert done.returncode == 1
     assert done.stderr.startswith(f"no OCI layouts in {scratch}\n\nhint: skopeo copy"), done
