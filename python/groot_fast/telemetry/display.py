@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from groot_fast._core import format_json
 from groot_fast.telemetry.progress import Listener
@@ -56,13 +56,11 @@ class _Layer:
         return f"{name}  {_bar(now / self.size, width)}  {text}" if width in BARS else f"{name}  {text}"
 
 
-class _Layers(Listener):
-    """Knows the layers; who draws or prints them says what happens at a change."""
+class _Writer(Listener):
+    """Writes to a descriptor, whether or not anybody looks."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._layers: dict[str, _Layer] = {}
-        self._lock = threading.Lock()
 
     def _write(self, text: str) -> None:
         try:
@@ -70,40 +68,33 @@ class _Layers(Listener):
         except OSError:
             pass  # nobody looks
 
-    def _start(self, layer: str, size: int | None, written: Callable[[], int]) -> None:
-        with self._lock:
-            self._layers.setdefault(layer, _Layer(layer, size, written))
-
-    def fetching(self, layer: str, size: int | None, written: Callable[[], int]) -> None:
-        """See `Listener`."""
-        with self._lock:
-            self._layers[layer] = _Layer(layer, size, written)
-
     def warn(self, text: str) -> None:
         """See `Listener`. Before anything is drawn, so that it stays."""
         self._write(f"warning: {text}\n")
 
 
-class Terminal(_Layers):
+class Terminal(_Writer):
     """Draws from a thread of its own, several times a second: what is over scrolls away as a line, below it a line for each layer that
     is at work, as far as there are rows, and one for all of them."""
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
+        self._layers: dict[str, _Layer] = {}
+        self._lock = threading.Lock()
         self._drawn = 0
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
     def fetching(self, layer: str, size: int | None, written: Callable[[], int]) -> None:
         """See `Listener`."""
-        super().fetching(layer, size, written)
+        with self._lock:
+            self._layers[layer] = _Layer(layer, size, written)
         self._begin()
 
     def unpacking(self, layer: str) -> None:
         """See `Listener`."""
-        self._start(layer, None, lambda: 0)
         with self._lock:
-            known = self._layers[layer]
+            known = self._layers.setdefault(layer, _Layer(layer, None, lambda: 0))
             # one that is still fetched shows that
             if known.size is None or known.written() == known.size:
                 known.state = "unpacking"
@@ -153,8 +144,7 @@ class Terminal(_Layers):
         self._drawn = len(lines)
         self._write(up + "".join(f"{line[: columns - 1]}\n" for line in [*gone, *lines]))
 
-    def _total(self, over: Iterable[_Layer], active: Iterable[_Layer]) -> str:
-        over, active = list(over), list(active)
+    def _total(self, over: list[_Layer], active: list[_Layer]) -> str:
         fetched = [layer for layer in (*over, *active) if layer.size]
         now, whole = sum(min(layer.written(), layer.size or 0) for layer in fetched), sum(layer.size or 0 for layer in fetched)
         text = f"{len(over)} of {len(over) + len(active)} layers"
@@ -170,12 +160,11 @@ class Terminal(_Layers):
         return columns or 80, rows or 24
 
 
-class Plain(_Layers):
+class Plain(_Writer):
     """A line for each thing that happens to a layer."""
 
     def fetching(self, layer: str, size: int | None, written: Callable[[], int]) -> None:
         """See `Listener`."""
-        super().fetching(layer, size, written)
         self._write(f"{layer}: fetching" + (f" {human(size)}\n" if size else "\n"))
 
     def unpacking(self, layer: str) -> None:
@@ -187,7 +176,7 @@ class Plain(_Layers):
         self._write(f"{layer}: {human(content)} unpacked\n")
 
 
-class Records(_Layers):
+class Records(_Writer):
     """The same as objects of JSON, one a line: ``layer``, ``event`` (fetching, unpacking, unpacked, warning), ``bytes``."""
 
     def fetching(self, layer: str, size: int | None, written: Callable[[], int]) -> None:
