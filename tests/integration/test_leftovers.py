@@ -177,22 +177,6 @@ def test_whatever_root_in_the_container_leaves(store: Store, image: Image, leave
 
 
 @contextmanager
-def swap_file(place: Path) -> Iterator[None]:
-    """An active one."""
-    swap = place / "swap"
-    swap.touch()
-    mounts.tool("chattr", "+C", swap)
-    mounts.tool("fallocate", "-l", "16M", swap)
-    swap.chmod(0o600)
-    mounts.tool("mkswap", swap)
-    mounts.tool("swapon", swap)
-    try:
-        yield
-    finally:
-        mounts.tool("swapoff", swap)
-
-
-@contextmanager
 def default_subvolume(place: Path) -> Iterator[None]:
     """The subvolume of the place is the default one."""
     mounts.tool("btrfs", "subvolume", "set-default", place)
@@ -203,7 +187,7 @@ def default_subvolume(place: Path) -> Iterator[None]:
 
 
 REFUSED = {
-    "swap": (swap_file, "a swap file in it is active", "swapoff"),
+    "swap": (mounts.swap_file, "a swap file in it is active", "swapoff"),
     "default": (default_subvolume, "it is the default subvolume of the file system", "set-default 5"),
 }
 

@@ -331,18 +331,9 @@ def test_a_mount_in_the_second_image(kept: Store) -> None:
 
 
 def test_a_swap_file_in_the_second_image(kept: Store) -> None:
-    swap = kept.rootfs("two") / "swap"
-    swap.touch()
-    mounts.tool("chattr", "+C", swap)
-    mounts.tool("fallocate", "-l", "16M", swap)
-    swap.chmod(0o600)
-    mounts.tool("mkswap", swap)
-    mounts.tool("swapon", swap)
-    try:
+    with mounts.swap_file(kept.rootfs("two")):
         refuses_whole(kept, "a swap file in it is active")
         assert "swapoff" in kept.run("delete-store").failed().out
-    finally:
-        mounts.tool("swapoff", swap)
     kept.run("delete-store").ok()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -81,3 +83,19 @@ def missing_requirements() -> str:
     if "btrfs" not in Path("/proc/filesystems").read_text().split():
         return "a kernel with btrfs is required"
     return ""
+
+
+@contextmanager
+def swap_file(place: Path) -> Iterator[None]:
+    """An active swap file in a directory."""
+    swap = place / "swap"
+    swap.touch()
+    tool("chattr", "+C", swap)
+    tool("fallocate", "-l", "16M", swap)
+    swap.chmod(0o600)
+    tool("mkswap", swap)
+    tool("swapon", swap)
+    try:
+        yield
+    finally:
+        tool("swapoff", swap)
