@@ -155,6 +155,9 @@ loadtest-full: build $(VENV)/.stamp-test | deps-compare ## Storms at 100, 500, 3
 lint: $(VENV)/.stamp-test $(BUILD)/.wheel ## Check format, lints and types, and the core's stub against the core
 	cargo fmt --all --check
 	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+	@# With the flag that its targets are built with, in a place of their own, or each would undo the other's build.
+	RUSTFLAGS="--cfg fuzzing" CARGO_TARGET_DIR=$(BUILD)/fuzz/lint \
+		cargo clippy --quiet --locked --manifest-path rust/fuzz/Cargo.toml --all-targets -- -D warnings
 	$(VENV)/bin/ruff check python tests benchmarks loadtests
 	$(VENV)/bin/ruff format --check python tests benchmarks loadtests
 	$(VENV)/bin/mypy

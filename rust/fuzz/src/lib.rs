@@ -21,6 +21,7 @@ pub fn limits() -> Limits {
         max_extensions_per_entry: 4,
         max_sparse_regions: 40,
         max_xattrs: 4,
+        max_xattr_names: 400,
         max_xattr_value: 64,
         max_trailing: 4096,
         max_content: Some(1 << 20),
