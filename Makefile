@@ -106,10 +106,10 @@ try-package: root package | deps-test ## Try the package in a minimal Debian wit
 test-bare: root | deps-test ## Run both commands of the README in a minimal Debian (root; SUITE=trixie, TARGETS=test for all tests)
 	@./scripts/test-bare "$(SUITE)" $(TARGETS)
 
-fuzz: | deps-build ## Fuzz each target for some seconds (FUZZ_SECONDS)
+fuzz: | deps-build deps-test ## Fuzz each target for some seconds (FUZZ_SECONDS)
 	./scripts/fuzz $(FUZZ_SECONDS)
 
-fuzz-long: | deps-build ## Fuzz each target for twenty minutes
+fuzz-long: | deps-build deps-test ## Fuzz each target for twenty minutes
 	./scripts/fuzz 1200
 
 audit: $(VENV)/.stamp-test $(TOOLS)/.stamp ## Hold the dependencies against advisories, licenses and sources (says so where a database is out of reach)
