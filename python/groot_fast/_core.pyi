@@ -46,6 +46,9 @@ class Spool:
     @property
     def unread(self) -> int:
         """Bytes that no reader has had yet."""
+    def pass_on(self) -> None:
+        """Write nothing more to the file: each byte is there for one reader, once, and in memory until then. The writer has to
+        keep `unread` small."""
     def save(self) -> None:
         """Put all of it into the file now. Raises OSError."""
     def copy_to(self, descriptor: int, cancel: Cancel) -> None:

@@ -67,8 +67,8 @@ def test_a_pull_that_does_not_fit_leaves_the_space_to_others(make_store: MakeSto
 
 def test_a_create_that_finds_the_store_full_cleans_it_once(make_store: MakeStore, registry: FakeRegistry) -> None:
     store = make_store(size=256 * MIB)
-    old = publish(registry, layer("old", 80_000_000), repo="old")
-    new = publish(registry, layer("new", 75_000_000), repo="new")
+    old = publish(registry, layer("old", 120_000_000), repo="old")
+    new = publish(registry, layer("new", 120_000_000), repo="new")
     store.create(old.url, "old", *trusting(registry))
     store.delete("old")
     [volume] = store.volumes()

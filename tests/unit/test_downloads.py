@@ -111,6 +111,39 @@ def test_those_behind_come_at_once_while_the_unpacker_waits_for_another_process(
         downloads.done(high)
 
 
+def test_what_comes_fast_goes_to_the_unpacker_alone(make_downloads: Callable[[], Downloads], tmp_path: Path) -> None:
+    low, high = LAYERS
+    with make_downloads() as one, make_downloads() as other:
+        one.start(LAYERS)
+        first = one.open(low)
+        assert isinstance(first, Spool)
+        wait_for(lambda: first.written > AHEAD, "some is fetched ahead")
+        assert [name for name in os.listdir(tmp_path / "tmp") if low.digest and low.digest in name] == [], "nobody goes on from there"
+        other.start([low])
+        assert read(other.open(low)) == SIZE, "who needs it too fetches it"
+        other.done(low)
+        assert read(first) == SIZE
+        one.done(low)
+        assert read(one.open(high)) == SIZE
+        one.done(high)
+    assert os.listdir(tmp_path / "tmp") == []
+
+
+@pytest.mark.parametrize("why", ["it would take long to come again", "two layers of the image have it"])
+def test_what_is_needed_again_is_in_the_file(why: str, downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    low, _ = LAYERS
+    if why.startswith("it would"):
+        monkeypatch.setattr(module, "CHEAP", 0)
+    layers = [low] if why.startswith("it would") else [low, low]
+    with downloads:
+        downloads.start(layers)
+        for _ in layers:
+            assert read(downloads.open(low)) == SIZE
+        assert (tmp_path / "tmp" / f"blob-{low.digest}").stat().st_size == SIZE
+        for _ in layers:
+            downloads.done(low)
+
+
 class Reader(threading.Thread):
     """An unpacker that only counts; ``sizes`` are those of the blobs it has read to their ends."""
 
@@ -199,6 +232,7 @@ def test_a_disk_that_stalls_does_not_hold_up_the_network(downloads: Downloads, m
             return getattr(self._spool, name)
 
     monkeypatch.setattr(module, "Spool", Stalling)
+    monkeypatch.setattr(module, "CHEAP", 0)
     pauses: list[float] = []
 
     async def look_at_the_clock() -> None:

@@ -51,6 +51,12 @@ class BlobFile:
             os.close(self.fd)
             self.fd = -1
 
+    def let_go(self) -> None:
+        """Take its name away and let others fetch the blob: no more comes into this file. Raises OSError."""
+        self.remove()
+        self._is_named = False
+        self.close()
+
     def remove(self) -> None:
         """Take its name away, unless another file has the name by now. Raises OSError."""
         if self._is_named:

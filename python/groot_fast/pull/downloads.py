@@ -3,7 +3,8 @@
 The event loop runs in a thread of its own; the main thread builds volumes (Rust, without the GIL) and handles signals.
 A download is ``tmp/blob-<digest>``: locked while it is written, so that one process in the machine fetches a given
 blob; kept when the network or the user ends it, so that the next attempt goes on from there; removed when it is
-unpacked or found to be bad, or when the disk is full. See `blob_file` for how processes share it.
+unpacked or found to be bad, or when the disk is full. See `blob_file` for how processes share it. What comes fast, and goes right to
+the unpacker, is not written at all.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ SLOW = 256 << 10
 """Bytes in that time."""
 PAUSE = 0.05
 """Seconds between looks at whether there is room for more."""
+CHEAP = 10.0
+"""Seconds that a blob may take to come again after a kill. What comes faster is not written to the disk, if it can go right to the
+unpacker: that starts again as well."""
 MAX_SPOOLED = 4 << 30
 """Bytes of blobs on disk that wait to be unpacked. Only the layer being unpacked may go beyond."""
 
@@ -113,6 +117,8 @@ class _Blob:
     """Whether some of it was there before."""
     is_elsewhere: bool = False
     """Whether what came was wrong, and comes from elsewhere the next time."""
+    is_passed_on: bool = False
+    """Whether what comes goes to the unpacker alone, and not into the file."""
 
     @property
     def spool(self) -> Spool | None:
@@ -289,21 +295,42 @@ class Downloads:
         log.info("starting", offset=begun)
         try:
             async with aclosing(self._stream(layer, begun)) as chunks:
+                waited, asked = 0.0, time.monotonic()
                 async for chunk in chunks:
+                    waited += time.monotonic() - asked
+                    if not blob.is_passed_on and len(chunk) >= spool.room and self._is_cheap(blob, spool.written - begun, waited):
+                        await self._pass_on(blob, spool)
                     if len(chunk) < spool.room:
                         spool.write(chunk)
                     else:
                         await self._with_disk(spool.write, chunk)
                     await self._pace(blob, spool, len(chunk))
+                    asked = time.monotonic()
         except SourceError as error:
             log.error("failed", error, bytes=spool.written - begun)
             if isinstance(error, BadBlob):
                 blob.is_elsewhere = self._failed_over_content = True
             raise
-        await self._with_disk(spool.finish)
+        # Before readers learn that this was all: the command may be over as soon as they do.
         self._metrics.send("DownloadTime", time.monotonic_ns() - start, NANOS)
         self._metrics.send("DownloadedBytes", spool.written - begun, BYTES)
         log.info("ending", bytes=spool.written - begun)
+        await self._with_disk(spool.finish)
+
+    def _is_cheap(self, blob: _Blob, received: int, waited: float) -> bool:
+        """Whether a blob need not be in a file: it goes to one layer, which is being unpacked, nobody else waits for it, and at the
+        rate of the bytes ``received`` in ``waited`` seconds it comes again soon."""
+        size = blob.layer.size
+        if size is None or blob.layers > 1 or not self._is_read(blob) or blob.is_wanted():
+            return False
+        return size * waited <= CHEAP * received
+
+    async def _pass_on(self, blob: _Blob, spool: Spool) -> None:
+        # What is in the file is read through descriptors that are open. Nobody could go on from there, so nobody may find it.
+        assert blob.file is not None
+        await self._with_disk(blob.file.let_go)
+        blob.is_passed_on = True
+        spool.pass_on()
 
     async def _with_disk(self, work: Callable[[*Parameters], None], *arguments: *Parameters) -> None:
         await self._network.loop.run_in_executor(self._disk, work, *arguments)
@@ -354,7 +381,8 @@ class Downloads:
         return not self._is_starved and (spool is None or spool.unread > ENOUGH)
 
     def _spooled(self) -> int:
-        return sum(blob.spool.written for blob in list(self._blobs.values()) if blob.spool is not None)
+        blobs = list(self._blobs.values())
+        return sum(blob.spool.written for blob in blobs if blob.spool is not None and not blob.is_passed_on)
 
 
 def _reason(error: BaseException) -> Exception:

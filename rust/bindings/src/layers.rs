@@ -80,6 +80,10 @@ impl Spool {
         self.0.unread()
     }
 
+    fn pass_on(&self) {
+        self.0.pass_on();
+    }
+
     fn save(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| self.0.save()).map_err(|e| to_python(py, e))
     }

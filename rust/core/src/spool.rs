@@ -7,6 +7,9 @@
 //! the page cache, into a file that BTRFS neither checksums nor copies on write (with checksums it takes such writes through
 //! the page cache, Linux 6.15): a twentieth of the processor time of ordinary writes, and what would lie dirty in the page cache is
 //! written at the next best moment all the same. A reader that keeps up is served from memory and the disk is never read.
+//!
+//! What would come again in no time is not worth writing at all: then the writer says so (`Spool::pass_on`), and waits for the
+//! reader instead of the disk.
 
 use crate::error::{Error, Result};
 use rustix::fs::{IFlags, Mode, OFlags, ioctl_getflags, ioctl_setflags};
@@ -86,6 +89,8 @@ struct Progress {
     free: Option<Vec<u8>>,
     /// How far the reader has come.
     read: u64,
+    /// Whether what is not yet in the file will not be: it goes with being read.
+    passes: bool,
     done: bool,
     failed: Option<String>,
 }
@@ -110,7 +115,8 @@ impl Spool {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let direct = rustix::fs::open(path, OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC, Mode::empty()).ok().map(File::from);
         let filling = Piece::new(written, None);
-        let progress = Progress { stored: written, filling, kept: VecDeque::new(), free: None, read: 0, done: false, failed: None };
+        let progress =
+            Progress { stored: written, filling, kept: VecDeque::new(), free: None, read: 0, passes: false, done: false, failed: None };
         Self { file, direct, progress: Mutex::new(progress), changed: Condvar::new() }
     }
 
@@ -135,6 +141,12 @@ impl Spool {
         Ok(())
     }
 
+    /// From now on nothing is written to the file: each byte can be had once, by one reader. For the writer only, which has to see
+    /// to it that there is never much to be read (`unread`).
+    pub fn pass_on(&self) {
+        self.lock().passes = true;
+    }
+
     /// Put all that has come into the file. For the writer only, and where much comes `write` does it better by itself.
     pub fn save(&self) -> Result<()> {
         let mut progress = self.lock();
@@ -144,6 +156,11 @@ impl Spool {
         let next = Piece::new(progress.filling.end(), progress.free.take());
         let piece = Arc::new(std::mem::replace(&mut progress.filling, next));
         progress.kept.push_back(Arc::clone(&piece));
+        if progress.passes {
+            drop(piece);
+            progress.forget();
+            return Ok(());
+        }
         if piece.start != progress.stored {
             // The length of the file says how much of the blob is there: no gaps.
             return Err(Error::io("writing blob to tempfile after what could not be written", rustix::io::Errno::IO));
@@ -165,7 +182,8 @@ impl Spool {
 
     /// Fewer bytes than this may be written without access to the disk.
     pub fn room(&self) -> usize {
-        self.lock().filling.room()
+        let progress = self.lock();
+        if progress.passes { usize::MAX } else { progress.filling.room() }
     }
 
     /// Bytes so far.
@@ -249,9 +267,10 @@ impl Progress {
         pieces.map(|piece| piece.copy(buffer, offset)).find(|&len| len > 0).unwrap_or(0)
     }
 
-    /// Let go of pieces that are in the file and were read, or that there are too many of.
+    /// Let go of pieces that were read and are in the file or never will be, or that there are too many of.
     fn forget(&mut self) {
-        while self.kept.front().is_some_and(|piece| piece.end() <= self.stored.min(self.read)) {
+        let safe = if self.passes { u64::MAX } else { self.stored };
+        while self.kept.front().is_some_and(|piece| piece.end() <= safe.min(self.read)) {
             let piece = self.kept.pop_front();
             self.reuse(piece);
         }
@@ -313,6 +332,32 @@ mod tests {
             assert!(got.join().unwrap() == bytes, "{len} bytes");
             assert!(file_of(&spool) == bytes, "{len} bytes");
             assert_eq!(spool.unread(), 0);
+        }
+    }
+
+    #[test]
+    fn what_is_passed_on_is_read_once_and_not_written() {
+        for had in [0, 100, 2 * PIECE + 5] {
+            let (spool, bytes) = (spool(), noise(6 * PIECE + 77));
+            spool.write(&bytes[..had]).unwrap();
+            spool.pass_on();
+            assert_eq!(spool.room(), usize::MAX);
+            let stored = file_of(&spool).len();
+            let (mut got, mut buffer) = (Vec::new(), vec![0; 100_003]);
+            for part in bytes[had..].chunks(300_007) {
+                spool.write(part).unwrap();
+                while spool.unread() > 1 << 19 {
+                    let n = spool.read_at(&mut buffer, got.len() as u64, &|| false).unwrap();
+                    got.extend_from_slice(&buffer[..n]);
+                }
+                assert!(spool.lock().kept.len() <= 3, "memory is bounded");
+            }
+            spool.save().unwrap();
+            spool.finish().unwrap();
+            got.extend(read_from(&spool, got.len(), 70_001));
+            assert!(got == bytes, "{had} bytes before");
+            assert_eq!(file_of(&spool).len(), stored);
+            assert!(spool.lock().kept.is_empty());
         }
     }
 
