@@ -601,9 +601,10 @@ class Store:
         """The lock, shared, if nobody holds it exclusively; writes nothing. Raises OSError."""
     def lock(self, key: str, *, shared: bool = False, deadline: float, cancel: Cancel) -> Lock:
         """The lock, waiting at most ``deadline`` seconds. Raises LockTimeout, Cancelled, StoreError."""
-    def lock_missing(self, chain_id: str, demand: Demand, cancel: Cancel) -> Lock | None:
+    def lock_missing(self, chain_id: str, demand: Demand, log: object, cancel: Cancel) -> Lock | None:
         """The exclusive lock on a volume that is missing; None as soon as somebody else has made it. One that is
-        not what the create demands is taken away; images that were made of it keep theirs. Raises LockTimeout, Cancelled."""
+        not what the create demands is taken away; images that were made of it keep theirs. Who is waited for is logged.
+        Raises LockTimeout, Cancelled."""
     def lock_image(self, id: str) -> Lock | None:
         """The directory of an image, locked; None if somebody else holds it or it is gone."""
 

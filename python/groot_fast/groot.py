@@ -266,9 +266,9 @@ class Groot:
         with self._open() as opened:
             yield opened
 
-    def clean(self, *, on_create: bool = False, everything: bool = False) -> bool:
-        """Remove unused volumes; with ``everything`` whatever the configured conditions say. False if none of these holds. Raises
-        StoreError."""
+    def clean(self, *, on_create: bool = False, everything: bool = False) -> str:
+        """Remove unused volumes; with ``everything`` whatever the configured conditions say. Gives ``done``, ``below threshold`` if
+        none of these holds, or ``running`` if another clean is at it. Raises StoreError."""
         settings = self._settings
         command = self._log
         if on_create and settings.clean_log_file:
@@ -290,7 +290,7 @@ class Groot:
                 if outcome != "below threshold" and not settings.rules.measures_newly:
                     self._send_usage(store)
                 self._send_layers(store)
-            return outcome != "below threshold"
+            return outcome
 
     def check(self, *, deep: bool = False, repair: bool = False, dry_run: bool = False) -> list[Finding]:
         """Compare the store with what it should be (with ``deep`` the content of volumes too), and with ``repair`` put right

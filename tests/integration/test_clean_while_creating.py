@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +56,30 @@ def test_other_images_use_a_layer_while_the_next_is_unpacked(store: Store, image
     with paused_at_the_top(store, image(LOW, MIDDLE, TOP)):
         store.create(image(LOW, MIDDLE), new_id())
         store.create(image(LOW, Layer(Archive().file("other").tar)), new_id())
+
+
+def test_who_waits_for_a_process_that_is_stopped_says_so(store: Store, image: Callable[..., str]) -> None:
+    """And not after an hour. Once that process goes on, so does everything."""
+    url = image(LOW, MIDDLE, TOP)
+    with paused_at_the_top(store, url):
+        told = Store(store.path, "--log-level", "info").run("create", url, "other", timeout=60)
+        assert told.code == 1
+        [line] = [json.loads(line) for line in told.err.splitlines() if "waiting-for-lock" in line]
+        pid = line["data"]["process"]
+        assert line["data"]["state"] == "stopped" and "create" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        assert f"process {pid}, which holds the" in told.out and f"hint: `kill -CONT {pid}` lets it go on" in told.out
+    store.create(url, "other")
+
+
+def test_a_second_clean_leaves_it_to_the_first(store: Store, image: Callable[..., str]) -> None:
+    store.create(image(LOW), "c")
+    store.delete("c")
+    lock = os.open(store.path / "locks" / "groot-gc-lock.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert store.run("clean").ok().out == "another clean is running: leaving it to that one\n"
+        assert len(store.volumes()) == 1
+    finally:
+        os.close(lock)
+    store.clean()
+    assert store.volumes() == []

@@ -96,12 +96,20 @@ def stats(request: Request) -> str:
         raise ImageNotFound(_missing(request, around) if around else str(error), hint=error.hint) from None
 
 
+CLEANED = {
+    "done": "clean completed",
+    "below threshold": "threshold not reached: skipping clean",
+    "running": "another clean is running: leaving it to that one",
+}
+"""What is printed, by what became of a clean."""
+
+
 def clean(request: Request) -> str:
     """Remove unused layers."""
     missing = _missing_store(request)
     if missing:
         return missing
-    return "clean completed" if request.groot().clean() else "threshold not reached: skipping clean"
+    return CLEANED[request.groot().clean()]
 
 
 def list_(request: Request) -> str:

@@ -92,7 +92,7 @@ class Builder:
                 self._admission.step_aside()
                 # Somebody may be building it: then all who wait go on together as soon as it is there.
                 with interrupts.Waiting():
-                    own = self._store.lock_missing(layer.chain_id, image.demand, self._cancel)
+                    own = self._store.lock_missing(layer.chain_id, image.demand, self._log, self._cancel)
                 if own is None:
                     _release(held)
                     return None

@@ -209,7 +209,7 @@ def _list(groot: Groot, _settings: Settings, _arguments: list[str]) -> object:
 
 
 def _clean(groot: Groot, _settings: Settings, _arguments: list[str]) -> object:
-    return {"cleaned": groot.clean()}
+    return {"cleaned": groot.clean() != "below threshold"}
 
 
 OPERATIONS: dict[str, Callable[[Groot, Settings, list[str]], object]] = {

@@ -278,9 +278,10 @@ impl Store {
         run_store(py, &cancel.0, || self.0.lock(key, shared, deadline, &cancel.0)).map(Lock::of)
     }
 
-    fn lock_missing(&self, py: Python<'_>, chain_id: &str, demand: Needs, cancel: &Cancel) -> PyResult<Option<Lock>> {
+    fn lock_missing(&self, py: Python<'_>, chain_id: &str, demand: Needs, log: Py<PyAny>, cancel: &Cancel) -> PyResult<Option<Lock>> {
         let demand = of_needs(demand);
-        Ok(run_store(py, &cancel.0, || self.0.lock_missing(chain_id, &demand, &cancel.0))?.map(Lock::of))
+        let observer = PyObserver { log, metrics: py.None() };
+        Ok(run_store(py, &cancel.0, || self.0.lock_missing(chain_id, &demand, &observer, &cancel.0))?.map(Lock::of))
     }
 
     fn lock_image(&self, py: Python<'_>, id: OsString) -> PyResult<Option<Lock>> {

@@ -50,6 +50,7 @@ pub mod declared;
 mod drax;
 pub mod error;
 pub mod folder;
+mod holder;
 pub mod images;
 pub mod layout;
 pub mod limits;

@@ -13,7 +13,9 @@
 
 use crate::error::{Error, Kind, Result, text_of};
 use crate::folder::Folder;
+use crate::holder::{Holder, holder_of};
 use crate::layout::{Place, Store};
+use crate::{Level, Nobody, Observer};
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -31,6 +33,11 @@ pub const GARBAGE: &str = "groot-gc-lock";
 pub const GLOBAL_DEADLINE: Duration = Duration::from_secs(60);
 /// How long to wait for another process that builds the same volume.
 pub const BUILD_DEADLINE: Duration = Duration::from_secs(3600);
+
+/// How long a process that others wait for may be stopped.
+const STOPPED_DEADLINE: Duration = Duration::from_secs(20);
+/// How long to wait before it is said for whom, and between looks at that process.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 const NOTE_BYTES: usize = 128;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -77,6 +84,39 @@ impl Lock {
         let mut bytes = [0; NOTE_BYTES];
         let length = self.file.as_ref().and_then(|file| file.read_at(&mut bytes, 0).ok()).unwrap_or(0);
         String::from_utf8_lossy(&bytes[..length]).trim_end().to_owned()
+    }
+}
+
+/// Looks now and then at the process that holds a lock.
+struct Watch<'a> {
+    key: &'a str,
+    looked: Instant,
+    holder: Option<Holder>,
+    stopped_since: Option<Instant>,
+}
+
+impl Watch<'_> {
+    /// Raises `LockTimeout` if the process has been stopped for long.
+    fn look(&mut self, folder: &Folder, observer: &dyn Observer) -> Result<()> {
+        if self.looked.elapsed() < LOOK_EVERY {
+            return Ok(());
+        }
+        self.looked = Instant::now();
+        let known = self.holder;
+        self.holder = holder_of(folder, &file_name(self.key));
+        let Some(Holder { pid, is_stopped }) = self.holder else { return Ok(()) };
+        if self.holder != known {
+            let state = if is_stopped { "stopped" } else { "running" };
+            observer.log(Level::Info, "waiting-for-lock", &[("key", self.key), ("process", &pid.to_string()), ("state", state)]);
+            self.stopped_since = is_stopped.then(Instant::now);
+        }
+        if self.stopped_since.is_some_and(|since| since.elapsed() > STOPPED_DEADLINE) {
+            let text = format!("process {pid}, which holds the '{}' file lock, is stopped", self.key);
+            return Err(
+                Error::new(Kind::LockTimeout, text).hint(format!("`kill -CONT {pid}` lets it go on, `kill -KILL {pid}` frees the lock"))
+            );
+        }
+        Ok(())
     }
 }
 
@@ -131,23 +171,26 @@ impl Store {
 
     /// The lock, waiting at most `deadline`. Raises `LockTimeout`, Cancelled, Store.
     pub fn lock(&self, key: &str, shared: bool, deadline: Duration, cancel: &AtomicBool) -> Result<Lock> {
-        match self.lock_unless(key, shared, deadline, cancel, || Ok(false))? {
+        match self.lock_unless(key, shared, deadline, &Nobody, cancel, || Ok(false))? {
             Some(lock) => Ok(lock),
             None => Err(Error::store("unreachable: a condition that never holds held")),
         }
     }
 
-    /// As `lock`, but None as soon as `condition` holds while others have the lock.
+    /// As `lock`, but None as soon as `condition` holds while others have the lock. Tells the observer whom it waits for. A process that
+    /// is stopped does not let go, so it is not waited for as long as others.
     pub fn lock_unless(
         &self,
         key: &str,
         shared: bool,
         deadline: Duration,
+        observer: &dyn Observer,
         cancel: &AtomicBool,
         condition: impl Fn() -> Result<bool>,
     ) -> Result<Option<Lock>> {
         let begun = Instant::now();
         let mut pause = FIRST_PAUSE;
+        let mut watch = Watch { key, looked: begun, holder: None, stopped_since: None };
         loop {
             if let Some(mut lock) = self.try_lock(key, shared)? {
                 lock.waited = begun.elapsed();
@@ -161,6 +204,7 @@ impl Store {
                 return Err(Error::new(Kind::LockTimeout, text)
                     .hint("another grootfs process holds it; `fuser` on the file below `locks/` of the store names it"));
             }
+            watch.look(self.folder(Place::Locks)?, observer)?;
             wait(pause, cancel)?;
             pause = (pause * 3 / 2).min(LONGEST_PAUSE);
         }

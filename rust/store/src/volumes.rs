@@ -1,5 +1,6 @@
 //! Volumes: built under a temporary name, published when whole and durable.
 
+use crate::Observer;
 use crate::error::{Error, Result};
 use crate::folder::Folder;
 use crate::layout::{Place, Store, nanos_now, random};
@@ -210,8 +211,8 @@ impl Store {
 
     /// The exclusive lock on a volume that is missing; None as soon as somebody else has made it. See `has_usable` for
     /// `demand`: what is of no use is taken away, images that were made of it keep theirs.
-    pub fn lock_missing(&self, chain_id: &str, demand: &Demand, cancel: &AtomicBool) -> Result<Option<Lock>> {
-        let held = self.lock_unless(chain_id, false, BUILD_DEADLINE, cancel, || self.has_usable(chain_id, demand))?;
+    pub fn lock_missing(&self, chain_id: &str, demand: &Demand, observer: &dyn Observer, cancel: &AtomicBool) -> Result<Option<Lock>> {
+        let held = self.lock_unless(chain_id, false, BUILD_DEADLINE, observer, cancel, || self.has_usable(chain_id, demand))?;
         if held.is_none() || self.has_usable(chain_id, demand)? {
             return Ok(None);
         }

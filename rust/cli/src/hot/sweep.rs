@@ -20,7 +20,8 @@ pub fn clean(call: &Call) -> Done {
     }
     Some(match sweep(call, None)? {
         Ok(Outcome::BelowThreshold) => Ok("threshold not reached: skipping clean".into()),
-        Ok(_) => Ok("clean completed".into()),
+        Ok(Outcome::Running) => Ok("another clean is running: leaving it to that one".into()),
+        Ok(Outcome::Done) => Ok("clean completed".into()),
         Err(error) => Err(error),
     })
 }
