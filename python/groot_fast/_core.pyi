@@ -156,6 +156,11 @@ class Call:
     @property
     def metrics(self) -> Metrics:
         """What is measured; without traces."""
+    def of_success(self, text: str) -> str:
+        """What it prints after success: the text, or for programs a document (``--output json``)."""
+    def of_failure(self, classes: list[str], message: str, hint: str | None, /) -> str | None:
+        """The document that it prints for programs after a failure, of an exception's class and those it is derived from; None if
+        it prints text."""
     def perform(self) -> str | None:
         """Do it without Python; gives what to print, or None if it cannot be done so. Raises GrootError."""
 
@@ -235,6 +240,9 @@ class Metrics:
 def open_metrics(endpoint: str, log: Logger, file: StrPath, store: str) -> Metrics:
     """The metrics of one command: to metron at ``host:port``, and into a file for Prometheus with ``store`` as a label; what is
     empty is not wanted. What makes no sense is a line in the log."""
+
+def wants_traces(environment: dict[str, str]) -> bool:
+    """Whether the variables of the OpenTelemetry SDK ask for traces."""
 
 def commits_of(path: StrPath) -> int | None:
     """Commits of the file system at ``path`` since it was mounted; None if it is not BTRFS or the kernel too old (Linux 6.0)."""

@@ -99,10 +99,25 @@ def test_value_of_a_global_option_is_no_command(file: Path, shell: str) -> None:
         assert complete(shell, file, "--store", "clean", "li") == {"list"}
 
 
-def test_ids_are_offered(file: Path, shell: str, tmp_path: Path) -> None:
-    if shell == "bash":
-        (tmp_path / "images" / "my-container").mkdir(parents=True)
-        assert complete(shell, file, "--store", str(tmp_path), "delete", "my") == {"my-container"}
+def test_ids_are_those_of_the_store_that_is_named(file: Path, shell: str, tmp_path: Path) -> None:
+    """Else one may delete the wrong container."""
+    (tmp_path / "images" / "my-container").mkdir(parents=True)
+    if shell == "zsh":
+        text = file.read_text()
+        assert "/images/*(N:t)" in text and text.count("/var/lib/grootfs") == 1
+        assert "local store=${(Q)opt_args[--store]:-${GROOTFS_STORE:-/var/lib/grootfs}}" in text
+        return
+    assert complete(shell, file, "--store", str(tmp_path), "delete", "my") == {"my-container"}
+    if shell == "fish":
+        assert complete(shell, file, f"--store={tmp_path}", "delete", "my") == {"my-container"}
+
+
+def test_words_are_offered_where_few_are_taken(file: Path, shell: str) -> None:
+    if shell == "zsh":
+        assert ":value:(always cached never)'" in file.read_text() and ":value:(text json)'" in file.read_text()
+        return
+    assert complete(shell, file, "create", "--image-verification", "") == {"always", "cached", "never"}
+    assert complete(shell, file, "--output", "") == {"text", "json"}
 
 
 def test_man_page(tmp_path: Path) -> None:
@@ -125,4 +140,8 @@ def test_man_page(tmp_path: Path) -> None:
             assert example.strip() in section[0]
     for option in options("") - {"--help", "--version"}:
         assert option in text
+    for title in ("CONFIGURATION", "ENVIRONMENT", "FILES", "EXIT STATUS"):
+        assert re.search(f"^{title}$", text, re.M)
+    for key in ("create.image_verification", "clean.keep_bytes", "GROOTFS_STORE", "/etc/grootfs/defaults.yml"):
+        assert key in text
     assert not [name for name in HIDDEN if name in text]

@@ -55,7 +55,8 @@ def create(request: Request) -> str:
 
 def open_progress(form: str) -> Listener:
     """Progress in a form (``--progress``); what draws, only on a terminal that can."""
-    if form == "auto" and os.isatty(2) and os.environ.get("TERM", "dumb") != "dumb":
+    is_plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "dumb") == "dumb"
+    if form == "auto" and os.isatty(2) and not is_plain:
         return Terminal(2)
     return {"plain": Plain, "json": Records}[form](2) if form in ("plain", "json") else Listener()
 

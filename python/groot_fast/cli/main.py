@@ -92,17 +92,21 @@ def _run(call: Call, password: str | None) -> int:
         else:
             settings = Settings({**call.values, **_password_of(call, password)})
             text = command(Request(settings, call.given, call.positional, log, metrics))
-        code = 0
+        text, code = call.of_success(text), 0
     except (GrootError, OSError) as error:
         code, text = getattr(error, "exit_code", 1), line_of(error)
         failure = text
         hint = getattr(error, "hint", None)
-        if hint and rules.hints:
+        document = call.of_failure(_classes(error), failure, hint)
+        if document is not None:
+            text = document
+        elif hint and rules.hints:
             text += f"\n\nhint: {hint}"
         log.error("failed", failure, **({"hint": hint} if hint and not rules.hints else {}))
     except (Exception, PanicException) as error:
-        text = failure = line_of(error)
-        log.error("failed", text, trace=traceback.format_exc())
+        failure = line_of(error)
+        text = call.of_failure(_classes(error), failure, None) or failure
+        log.error("failed", failure, trace=traceback.format_exc())
     finally:
         (log.info if rules.tells_commands else log.debug)("ending")
         metrics.ended(call.command, code, failure)
@@ -111,6 +115,10 @@ def _run(call: Call, password: str | None) -> int:
     finally:
         # The caller has its answer; a metrics file that is busy holds up nobody but us.
         metrics.close()
+
+
+def _classes(error: BaseException) -> list[str]:
+    return [kind.__name__ for kind in type(error).__mro__]
 
 
 def _password_of(call: Call, handed: str | None) -> dict[str, str]:

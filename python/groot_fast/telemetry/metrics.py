@@ -49,8 +49,8 @@ class Several(Metrics):
 
 def open_metrics(endpoint: str, log: Logger, *, file: str = "", store: str = "", traceparent: str = "") -> Metrics:
     """The metrics of one command: to metron at ``host:port``, into a file for Prometheus with ``store`` as a label, as traces
-    to ``OTEL_EXPORTER_OTLP_ENDPOINT``, there as part of the trace that ``traceparent`` names; to all of them, or nowhere. What makes
-    no sense is a line in the log."""
+    if the variables of the OpenTelemetry SDK ask for that, there as part of the trace that ``traceparent`` names; to all of them,
+    or nowhere. What makes no sense is a line in the log."""
     metrics = _core.open_metrics(endpoint, log, file, store)
     traces = open_traces(log, traceparent)
     return Several([metrics, *traces]) if traces else metrics
@@ -58,7 +58,7 @@ def open_metrics(endpoint: str, log: Logger, *, file: str = "", store: str = "",
 
 def open_traces(log: Logger, traceparent: str = "") -> list[Metrics]:
     """The traces of one command, if they are wanted and can be had, as part of the caller's trace."""
-    if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+    if not _core.wants_traces(dict(os.environ)):
         return []
     try:
         from groot_fast.telemetry.traces import Traces

@@ -1,7 +1,7 @@
 """OpenTelemetry traces: a span for a command, with one for each phase of it. For who installs ``groot_fast[otel]``.
 
 The phases are those whose times are metrics, so nothing else has to be measured: a span is made when its time is known.
-The trace goes to ``OTEL_EXPORTER_OTLP_ENDPOINT`` by HTTP when the command is done; ``TRACEPARENT`` in the environment makes
+The trace goes where the SDK's variables say, by OTLP over HTTP, when the command is done; ``TRACEPARENT`` in the environment makes
 it part of the caller's. What cannot be sent is a line in the log.
 """
 

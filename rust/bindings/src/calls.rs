@@ -5,7 +5,8 @@ use crate::telemetry::{Logger, Metrics};
 use groot_cli::advice::check_setting;
 use groot_cli::era::Era;
 use groot_cli::options::KEYS;
-use groot_cli::{Environment, Settings, Value, Values, configuration, run};
+use groot_cli::output::{self, Output};
+use groot_cli::{Environment, Failure, Settings, Value, Values, configuration, run};
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -172,6 +173,17 @@ impl Call {
     #[getter]
     fn metrics(&self) -> Metrics {
         Metrics(self.0.metrics.clone())
+    }
+
+    /// What it prints after success.
+    fn of_success(&self, text: OsString) -> OsString {
+        output::of_success(&self.0, text)
+    }
+
+    /// What it prints after a failure, if that is for programs.
+    #[pyo3(signature = (classes, message, hint, /))]
+    fn of_failure(&self, classes: Vec<String>, message: OsString, hint: Option<String>) -> Option<OsString> {
+        (self.0.settings.output == Output::Json).then(|| output::of_failure(&Failure { kind: output::kind_of(&classes), message, hint }))
     }
 
     /// Do it without Python.

@@ -92,7 +92,7 @@ mod _core {
         image_id_of, mounts, parse_mappings, read_ranges, remove_entry, resize, snapshot, uuid,
     };
     #[pymodule_export]
-    use super::telemetry::{Logger, Metrics, Sink, commits_of, open_metrics, open_sink};
+    use super::telemetry::{Logger, Metrics, Sink, commits_of, open_metrics, open_sink, wants_traces};
     #[pymodule_export]
     use pyo3::panic::PanicException;
 

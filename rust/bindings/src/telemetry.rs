@@ -149,3 +149,9 @@ pub fn open_metrics(endpoint: OsString, log: &Logger, file: PathBuf, store: OsSt
 pub fn commits_of(py: Python<'_>, path: PathBuf) -> Option<u64> {
     py.detach(|| groot_telemetry::commits_of(Path::new(&path)))
 }
+
+/// Whether traces are wanted, by the environment.
+#[pyfunction]
+pub fn wants_traces(environment: &Bound<'_, PyDict>) -> bool {
+    groot_telemetry::wants_traces(|name| environment.get_item(name).ok().flatten()?.extract().ok())
+}

@@ -73,7 +73,7 @@ pub fn parse(
             Form::Integer => given.put(flag.name, Value::Integer(number(flag, &value, size)?)),
             Form::Count => given.put(flag.name, Value::Integer(number(flag, &value, integer)?)),
             Form::List => given.append(flag.name, value),
-            Form::Text | Form::Path | Form::Switch => given.put(flag.name, Value::Text(value)),
+            Form::Text | Form::Path | Form::Choice(_) | Form::Switch => given.put(flag.name, Value::Text(value)),
         }
     }
     Ok((given, positional))

@@ -2,10 +2,11 @@
 
 use crate::advice;
 use crate::arguments::{Stop, parse};
-use crate::era::Era;
+use crate::era::Rules;
 use crate::failure::{Failure, Kind, message};
 use crate::help;
 use crate::options::{self, Command, GLOBALS, SECRET};
+use crate::output::{self, Output};
 use crate::settings::{self, Settings, Value, Values};
 use groot_core::error::{os_text, printable};
 use groot_document::{Value as Json, json};
@@ -48,14 +49,14 @@ pub struct Environment {
     pub correlation_id: OsString,
     /// `GROOTFS_SOCKET`.
     pub socket: OsString,
-    /// Whether `OTEL_EXPORTER_OTLP_ENDPOINT` is set: then traces are wanted, which only Python sends.
+    /// Whether traces are wanted, which only Python sends.
     pub wants_traces: bool,
 }
 
 impl Environment {
     /// Of the program at a place, and from a way to look up variables.
     pub fn of(program: PathBuf, variable: impl Fn(&str) -> Option<OsString>) -> Self {
-        let text = |name| variable(name).unwrap_or_default();
+        let text = |name: &str| variable(name).unwrap_or_default();
         Self {
             program,
             defaults: text("GROOTFS_DEFAULTS"),
@@ -64,7 +65,7 @@ impl Environment {
             compatibility: text("GROOTFS_COMPATIBILITY"),
             correlation_id: text("GROOTFS_CORRELATION_ID"),
             socket: text("GROOTFS_SOCKET"),
-            wants_traces: variable("OTEL_EXPORTER_OTLP_ENDPOINT").is_some_and(|value| !value.is_empty()),
+            wants_traces: groot_telemetry::wants_traces(variable),
         }
     }
 }
@@ -160,33 +161,38 @@ impl Call {
     pub fn read(arguments: Vec<OsString>, environment: &Environment) -> Result<Self, Answer> {
         let (globals, mut rest) = match parse(arguments, FLAGS, true) {
             Ok(parsed) => parsed,
-            Err(stop) => return Err(stopped(stop, None, &|| settings::era_of(&Given::default(), environment))),
+            Err(stop) => return Err(stopped(stop, None, &Manner::of(&Given::default(), environment))),
         };
-        let era = || settings::era_of(&globals, environment);
+        let manner = || Manner::of(&globals, environment);
         if globals.has("version") || globals.has("v") || rest.first().is_some_and(|name| name == "version") {
-            return Err(said(format!("grootfs version {}", era().rules().version)));
+            return Err(said(format!("grootfs version {}", manner().rules.version)));
         }
         if rest.is_empty() || rest[0] == "help" || rest[0] == "h" {
-            return Err(rest.get(1).map_or_else(|| said(help::app()), |name| help_of(name, &era)));
+            return Err(rest.get(1).map_or_else(|| said(help::app()), |name| help_of(name, &manner())));
         }
-        let Some(command) = options::find(&rest[0]) else { return Err(help_of(&rest[0], &era)) };
+        let Some(command) = options::find(&rest[0]) else { return Err(help_of(&rest[0], &manner())) };
         let count = rest.len() - 1;
-        let (mut given, positional) = parse(rest.drain(1..), command.flags, false).map_err(|stop| stopped(stop, Some(command), &era))?;
+        let (mut given, positional) =
+            parse(rest.drain(1..), command.flags, false).map_err(|stop| stopped(stop, Some(command), &manner()))?;
         // From the end: what stands in front of them is another program's business.
         given.secrets.iter_mut().for_each(|(argument, _)| *argument = count - *argument);
         groot_core::process::hide_in_arguments(&given.secrets);
-        Self::open(command, &globals, given, positional, environment).map_err(|failure| too_early(&failure, era()))
+        Self::open(command, &globals, given, positional, environment).map_err(|failure| too_early(&failure, &manner()))
     }
 
     fn open(
         command: &'static Command,
         globals: &Given,
-        given: Given,
+        mut given: Given,
         positional: Vec<OsString>,
         environment: &Environment,
     ) -> Result<Self, Failure> {
         let values = settings::join(command, globals, &given, environment)?;
         let settings = Settings::of(&values)?;
+        // What `create --json` prints is another document, for who asks for that one.
+        if settings.output == Output::Json && command.name != "create" && command.flags.iter().any(|flag| flag.name == "json") {
+            given.put("json", Value::Switch(true));
+        }
         let sink = Sink::open(&settings.log_file, &settings.log_level.to_string_lossy(), settings.log_time_format).map_err(|error| {
             let reason = os_text(&error);
             let parts = ["open ".as_ref(), settings.log_file.as_os_str(), ": ".as_ref(), reason.as_ref()];
@@ -239,18 +245,32 @@ fn said(text: impl Into<OsString>) -> Answer {
     Answer { out, err: OsString::new(), code: 0 }
 }
 
-fn help_of(name: &OsStr, era: &dyn Fn() -> Era) -> Answer {
+/// How a call is answered that no command takes.
+struct Manner {
+    rules: &'static Rules,
+    output: Output,
+}
+
+impl Manner {
+    fn of(globals: &Given, environment: &Environment) -> Self {
+        let output = globals.text("output").and_then(|word| Output::of(word)).unwrap_or(Output::Text);
+        Self { rules: settings::era_of(globals, environment).rules(), output }
+    }
+}
+
+fn help_of(name: &OsStr, manner: &Manner) -> Answer {
     if let Some(command) = options::find(name) {
         return said(help::command(command));
     }
-    let mut text = message(["No help topic for '".as_ref(), &shown(name), "'".as_ref()]);
-    if era().rules().hints {
-        text.push(format!("\n\nhint: {}", advice::of_command(name)));
+    let text = message(["No help topic for '".as_ref(), &shown(name), "'".as_ref()]);
+    let failure = Failure::new(Kind::UsageError, text).hint(advice::of_command(name));
+    Answer {
+        code: UNKNOWN_COMMAND,
+        ..failed(&failure, manner, || if manner.rules.hints { failure.text() } else { failure.message.clone() })
     }
-    Answer { code: UNKNOWN_COMMAND, ..said(text) }
 }
 
-fn stopped(stop: Stop, command: Option<&Command>, era: &dyn Fn() -> Era) -> Answer {
+fn stopped(stop: Stop, command: Option<&Command>, manner: &Manner) -> Answer {
     let name = command.map(|command| command.name);
     let text = || command.map_or_else(help::app, help::command);
     let (why, advice) = match stop {
@@ -261,10 +281,19 @@ fn stopped(stop: Stop, command: Option<&Command>, era: &dyn Fn() -> Era) -> Answ
         }
         Stop::BadFlag(why) => (shown(&why), advice::help_of(name)),
     };
-    if !era().rules().hints {
-        return Answer { code: 1, ..said(format!("Incorrect Usage.\n\n{}", text())) };
-    }
-    Answer { code: 1, ..said(message(["Incorrect Usage.\n\nhint: ".as_ref(), &why, "; ".as_ref(), advice.as_ref()])) }
+    let failure = Failure::new(Kind::UsageError, why).hint(advice);
+    failed(&failure, manner, || match &failure.hint {
+        Some(advice) if manner.rules.hints => {
+            message(["Incorrect Usage.\n\nhint: ".as_ref(), &failure.message, "; ".as_ref(), advice.as_ref()])
+        }
+        _ => format!("Incorrect Usage.\n\n{}", text()).into(),
+    })
+}
+
+/// The answer to a call that cannot be done, in words for people or as a document for programs.
+fn failed(failure: &Failure, manner: &Manner, words: impl FnOnce() -> OsString) -> Answer {
+    let text = if manner.output == Output::Json { output::of_failure(failure) } else { words() };
+    Answer { code: failure.code(), ..said(text) }
 }
 
 /// What a caller wrote, for eyes: it may hold what a terminal obeys.
@@ -273,19 +302,24 @@ fn shown(text: &OsStr) -> OsString {
 }
 
 /// Before the command starts: the message, for some with the whole help, and once more on stderr (contract, section 2).
-fn too_early(failure: &Failure, era: Era) -> Answer {
-    let rules = era.rules();
-    let mut out = if rules.hints { failure.text() } else { failure.message.clone() };
-    if rules.early_help {
-        out.push(format!("\n\n{}", help::app()));
-    }
+fn too_early(failure: &Failure, manner: &Manner) -> Answer {
+    let rules = manner.rules;
+    let words = || {
+        let mut out = if rules.hints { failure.text() } else { failure.message.clone() };
+        if rules.early_help {
+            out.push(format!("\n\n{}", help::app()));
+        }
+        out
+    };
+    let answer = failed(failure, manner, words);
     let err = if rules.early_twice { message([&failure.message, "\n".as_ref()]) } else { OsString::new() };
-    Answer { err, code: failure.code(), ..said(out) }
+    Answer { err, ..answer }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::era::Era;
 
     /// Without a site file.
     fn quiet() -> Environment {
@@ -340,6 +374,29 @@ mod tests {
         ] {
             assert_eq!(out(argv), (format!("Incorrect Usage.\n\nhint: {hint}\n"), String::new(), 1));
         }
+    }
+
+    #[test]
+    fn answers_for_programs() {
+        for (argv, document) in [
+            (
+                &["--output", "json", "lst"][..],
+                r#"{"error":{"code":"usage","message":"No help topic for 'lst'","hint":"did you mean `grootfs list`? `grootfs --help` shows all commands"}}"#,
+            ),
+            (
+                &["--output=json", "delete", "--nope"],
+                r#"{"error":{"code":"usage","message":"flag provided but not defined: -nope","hint":"`grootfs delete --help` shows all options"}}"#,
+            ),
+            (
+                &["--output", "json", "--log-file", "/no/such/log", "list"],
+                r#"{"error":{"code":"other","message":"open /no/such/log: no such file or directory"}}"#,
+            ),
+        ] {
+            assert_eq!(out(argv).0.trim_end(), document, "{argv:?}");
+        }
+        assert!(out(&["--output", "xml", "list"]).0.starts_with("invalid argument: output `xml` is neither text nor json"));
+        assert!(read(&["--output", "json", "list"]).unwrap().given.switch("json"));
+        assert!(!read(&["--output", "json", "create", "a", "b"]).unwrap().given.has("json"));
     }
 
     #[test]

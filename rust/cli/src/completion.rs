@@ -1,6 +1,7 @@
 //! Completion files for bash, zsh and fish.
 
 use crate::options::{Command, Flag, Form, GLOBALS, HELP, VERSION, visible};
+use crate::settings::DEFAULT_STORE;
 use std::fmt::Write;
 
 /// The shells, by name.
@@ -27,6 +28,17 @@ fn bash() -> String {
         let (options, valued) = (options(command.flags, &[HELP]), valued(command.flags));
         let _ = write!(cases, "\n        {}) options='{options}' valued='{valued}' ;;", command.name);
     }
+    let mut choices: Vec<_> = all_flags()
+        .filter_map(|flag| match flag.form {
+            Form::Choice(words) => {
+                Some(format!("            --{}) COMPREPLY=($(compgen -W '{}' -- \"$cur\")) ;;\n", flag.name, words.join(" ")))
+            }
+            _ => None,
+        })
+        .collect();
+    choices.sort();
+    choices.dedup_by(|a, b| a.split(')').next() == b.split(')').next());
+    let choices = choices.concat();
     let mut paths: Vec<_> = GLOBALS.iter().filter(|flag| flag.form == Form::Path).map(|flag| format!("--{}", flag.name)).collect();
     paths.sort();
     let (paths, take_id, shells, commands) = (paths.join(" | "), TAKE_ID.join(" | "), SHELLS.join(" "), names());
@@ -36,7 +48,7 @@ fn bash() -> String {
 _grootfs() {{
     local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}}
     local global_options='{} --version' global_valued='{}'
-    local command='' store=/var/lib/grootfs options valued i
+    local command='' store=${{GROOTFS_STORE:-{DEFAULT_STORE}}} options valued i
     for ((i = 1; i < COMP_CWORD; i++)); do
         case "${{COMP_WORDS[i]}}" in
             --store) store=${{COMP_WORDS[++i]}} ;;
@@ -53,7 +65,7 @@ _grootfs() {{
     if [[ " $valued " == *" $prev "* ]]; then
         case "$prev" in
             {paths}) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")) ;;
-        esac
+{choices}        esac
     elif [[ $cur == -* ]]; then
         COMPREPLY=($(compgen -W "$options" -- "$cur"))
     else
@@ -96,6 +108,7 @@ _grootfs() {{
 {described}        'help:show the commands, or the help of one'
     )
     _arguments -C{arguments}
+    local store=${{(Q)opt_args[--store]:-${{GROOTFS_STORE:-{DEFAULT_STORE}}}}}
     case $state in
         command) _describe -t commands command commands ;;
         arguments)
@@ -121,9 +134,10 @@ fn zsh_specs(flags: &'static [Flag]) -> impl Iterator<Item = String> {
         let many = if flag.form == Form::List { "\\*" } else { "" };
         let text = flag.help.replace('[', "\\[").replace(']', "\\]").replace(':', "\\:");
         let value = match flag.form {
-            Form::Switch => "",
-            Form::Path => ":path:_files",
-            _ => ":value: ",
+            Form::Switch => String::new(),
+            Form::Path => ":path:_files".to_owned(),
+            Form::Choice(words) => format!(":value:({})", words.join(" ")),
+            _ => ":value: ".to_owned(),
         };
         format!("{many}{}", zsh_quote(&format!("--{}[{text}]{value}", flag.name)))
     })
@@ -134,7 +148,7 @@ fn zsh_rest(command: &Command) -> Vec<String> {
         "completion" => vec![format!("'1:shell:({})'", SHELLS.join(" "))],
         "create" => vec!["'1:image:_files'".to_owned(), "'2:id: '".to_owned()],
         name if TAKE_ID.contains(&name) => {
-            vec!["'1:id:{compadd -- ${opt_args[--store]:-/var/lib/grootfs}/images/*(N:t)}'".to_owned()]
+            vec!["'1:id:{compadd -- $store/images/*(N:t)}'".to_owned()]
         }
         _ => vec!["'*: :'".to_owned()],
     }
@@ -146,7 +160,26 @@ fn zsh_quote(text: &str) -> String {
 
 /// For `fish/vendor_completions.d`.
 fn fish() -> String {
-    let mut text = "# fish completion for grootfs, made by `grootfs completion fish`\ncomplete -c grootfs -f\n".to_owned();
+    let mut text = format!(
+        r"# fish completion for grootfs, made by `grootfs completion fish`
+
+function __grootfs_store
+    set -l words (commandline -opc)
+    set -q GROOTFS_STORE; and set -l store $GROOTFS_STORE; or set -l store {DEFAULT_STORE}
+    for i in (seq 2 (count $words))
+        switch $words[$i]
+            case --store
+                set -q words[(math $i + 1)]; and set store $words[(math $i + 1)]
+            case '--store=*'
+                set store (string replace -- --store= '' $words[$i])
+        end
+    end
+    echo $store
+end
+
+complete -c grootfs -f
+"
+    );
     for flag in GLOBALS.iter().chain(&[VERSION, HELP]) {
         text += &fish_option("__fish_use_subcommand", flag);
     }
@@ -159,7 +192,7 @@ fn fish() -> String {
         }
         let seen = fish_quote(&seen);
         if TAKE_ID.contains(&name) {
-            let _ = writeln!(text, "complete -c grootfs -n {seen} -a '(command ls /var/lib/grootfs/images 2>/dev/null)'");
+            let _ = writeln!(text, "complete -c grootfs -n {seen} -a '(command ls (__grootfs_store)/images 2>/dev/null)'");
         } else if name == "create" {
             let _ = writeln!(text, "complete -c grootfs -n {seen} -F");
         } else if name == "completion" {
@@ -173,9 +206,10 @@ fn fish() -> String {
 
 fn fish_option(condition: &str, flag: &Flag) -> String {
     let value = match flag.form {
-        Form::Switch => "",
-        Form::Path => " -r -F",
-        _ => " -x",
+        Form::Switch => String::new(),
+        Form::Path => " -r -F".to_owned(),
+        Form::Choice(words) => format!(" -x -a {}", fish_quote(&words.join(" "))),
+        _ => " -x".to_owned(),
     };
     format!("complete -c grootfs -n {} -l {}{value} -d {}\n", fish_quote(condition), flag.name, fish_quote(flag.help))
 }
@@ -190,6 +224,10 @@ fn options(flags: &[Flag], more: &[Flag]) -> String {
 
 fn valued(flags: &[Flag]) -> String {
     flags.iter().filter(|flag| flag.form != Form::Switch).map(|flag| format!("--{}", flag.name)).collect::<Vec<_>>().join(" ")
+}
+
+fn all_flags() -> impl Iterator<Item = &'static Flag> {
+    GLOBALS.iter().chain(visible().flat_map(|command| command.flags))
 }
 
 fn names() -> String {

@@ -47,7 +47,7 @@ fn lines_of(flags: &[Flag]) -> String {
     let mut text = String::new();
     for flag in flags {
         let value = match flag.form {
-            Form::Text | Form::Path | Form::List => " value",
+            Form::Text | Form::Path | Form::List | Form::Choice(_) => " value",
             Form::Integer => " bytes",
             Form::Count => " number",
             Form::Switch => "",

@@ -43,6 +43,7 @@ pub mod help;
 pub mod hot;
 pub mod manual;
 pub mod options;
+pub mod output;
 pub mod program;
 pub mod run;
 pub mod settings;

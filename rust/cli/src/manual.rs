@@ -1,14 +1,29 @@
 //! The manual page grootfs(8), for the man macros.
 
 use crate::VERSION;
-use crate::options::{Flag, Form, GLOBALS, visible};
+use crate::options::{Flag, Form, GLOBALS, KEYS, Key, KeyForm, VARIABLES, visible};
 use std::fmt::Write;
 
-const STATUS: [(&str, &str); 4] = [
-    ("0", "Success; also where there was nothing to delete or to clean."),
-    ("1", "A failure, said in one line on standard output."),
-    ("3", "There is no such command."),
-    ("130", "Stopped by a signal."),
+const STATUS: &[(&str, &str)] = &[
+    ("0", "success; also if there was nothing to delete or to clean"),
+    ("1", "a failure, said in one line on standard output"),
+    ("3", "there is no such command"),
+    ("130", "stopped by a signal"),
+];
+
+const CONFIGURATION: &str = "A YAML file, named by --config, has values for all calls; what its keys do is said with the options.
+Options come before the environment, that before the file, and the file before the site file.
+`grootfs doctor` names keys that nothing reads.";
+
+const FILES: &[(&str, &str)] = &[
+    ("/var/lib/grootfs", "the store, unless another one is named"),
+    ("/var/lib/grootfs.backing-store", "the file that it is in, if it has one of its own"),
+    (
+        "PREFIX/etc/grootfs/defaults.yml, /etc/grootfs/defaults.yml",
+        "the site file, of which the first counts: a configuration file for all calls",
+    ),
+    ("/etc/docker/certs.d/HOST[:PORT]", "certificates for registries"),
+    ("/etc/subuid, /etc/subgid", "the ids that an ordinary user's images may have"),
 ];
 
 /// The page.
@@ -34,11 +49,35 @@ pub fn page() -> String {
             let _ = writeln!(text, ".PP\nExamples:\n.PP\n.nf\n.RS\n{}\n.RE\n.fi", lines(command.examples));
         }
     }
-    text += ".SH EXIT STATUS\n";
-    for (code, meaning) in STATUS {
-        let _ = writeln!(text, ".TP\n.B {code}\n{meaning}");
+    text += ".SH CONFIGURATION\n";
+    text += &lines(CONFIGURATION);
+    text += "\n";
+    for key in KEYS {
+        text += &configured(key);
+    }
+    for (title, entries) in [("ENVIRONMENT", VARIABLES), ("FILES", FILES), ("EXIT STATUS", STATUS)] {
+        let _ = writeln!(text, ".SH {title}");
+        for (name, meaning) in entries {
+            let _ = writeln!(text, ".TP\n.B {}\n{}.", roff(name), roff(meaning));
+        }
     }
     text
+}
+
+fn configured(key: &Key) -> String {
+    let form = match key.form {
+        KeyForm::Text => "a string",
+        KeyForm::Switch => "true or false",
+        KeyForm::Integer => "a number",
+        KeyForm::Bytes => "bytes, or a string with a unit",
+        KeyForm::List => "a list",
+        KeyForm::Lists => "lists by name",
+    };
+    let (newest, older) = key.spellings.split_first().map_or(("", &[][..]), |(newest, older)| (*newest, older));
+    let older = if older.is_empty() { String::new() } else { format!("; in older files {}", older.join(", ")) };
+    let option = GLOBALS.iter().chain(visible().flat_map(|command| command.flags)).find(|flag| flag.setting() == key.setting);
+    let option = option.map_or_else(String::new, |flag| format!("; as --{}: {}", flag.name, flag.help));
+    format!(".TP\n\\fB{}\\fR\n{}\n", roff(newest), roff(&format!("{form}{option}{older}.")))
 }
 
 fn options(flags: &[Flag]) -> String {
@@ -48,7 +87,7 @@ fn options(flags: &[Flag]) -> String {
             Form::Switch => "",
             Form::Integer => " \\fIbytes\\fR",
             Form::Count => " \\fInumber\\fR",
-            Form::Text | Form::Path | Form::List => " \\fIvalue\\fR",
+            Form::Text | Form::Path | Form::List | Form::Choice(_) => " \\fIvalue\\fR",
         };
         let many = if flag.form == Form::List { " May be given several times." } else { "" };
         let default = if flag.default.is_empty() { String::new() } else { format!(" Default: {}.", flag.default) };

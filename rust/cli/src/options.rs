@@ -16,6 +16,8 @@ pub enum Form {
     Text,
     /// A text that is a path, which completion knows.
     Path,
+    /// One of some words, which completion knows.
+    Choice(&'static [&'static str]),
     /// A number of bytes, in Go's syntax or with a unit.
     Integer,
     /// A number of something else.
@@ -146,11 +148,18 @@ pub const GLOBALS: &[Flag] = &[
     Flag::new("config", Form::Path, "configuration file (YAML)"),
     Flag::new("store", Form::Path, "directory of the store").default("/var/lib/grootfs"),
     Flag::new("socket", Form::Path, "where `serve` listens"),
-    Flag::new("compatibility", Form::Text, "whose output, texts and defaults: none, blog, btrfs or newest").default("none"),
+    Flag::new(
+        "compatibility",
+        Form::Choice(&["none", "blog", "btrfs", "newest"]),
+        "whose output, texts and defaults: none, blog, btrfs or newest",
+    )
+    .default("none"),
     Flag::new("driver", Form::Text, "storage driver").default("btrfs"),
-    Flag::new("log-level", Form::Text, "debug, info, error or fatal").default("fatal"),
+    Flag::new("output", Form::Choice(&["text", "json"]), "what stands on stdout: text, or json for programs, failures too").default("text"),
+    Flag::new("log-level", Form::Choice(&["debug", "info", "error", "fatal"]), "debug, info, error or fatal").default("fatal"),
     Flag::new("log-file", Form::Path, "write the log there instead of to stderr"),
-    Flag::new("log-time-format", Form::Text, "unix-epoch, or rfc3339: timestamps and levels as words").default("unix-epoch"),
+    Flag::new("log-time-format", Form::Choice(&["unix-epoch", "rfc3339"]), "unix-epoch, or rfc3339: timestamps and levels as words")
+        .default("unix-epoch"),
     Flag::new("correlation-id", Form::Text, "stands in every line of the log").default("$GROOTFS_CORRELATION_ID, or a random one"),
     Flag::new("metron-endpoint", Form::Text, "host:port that gets metrics"),
     Flag::new("metrics-file", Form::Path, "add metrics to this file, for the textfile collector of Prometheus' node exporter"),
@@ -185,10 +194,14 @@ pub const COMMANDS: &[Command] = &[
             Flag::new("rootless", Form::Text, "take the mappings of <user>:<group> from /etc/subuid and /etc/subgid"),
             Flag::new("store-size-bytes", Form::Integer, "keep the store in a file of this size beside it; a smaller one grows")
                 .sets("store_size"),
-            Flag::new("quota", Form::Text, "accounting to turn on where there is none: simple or full")
+            Flag::new("quota", Form::Choice(&["simple", "full"]), "accounting to turn on where there is none: simple or full")
                 .default("simple on file systems it makes"),
-            Flag::new("limits-by", Form::Text, "who may change disk limits that are set: owner (of the store) or root")
-                .default("as it is; owner at first"),
+            Flag::new(
+                "limits-by",
+                Form::Choice(&["owner", "root"]),
+                "who may change disk limits that are set: owner (of the store) or root",
+            )
+            .default("as it is; owner at first"),
             Flag::new("with-direct-io", Form::Switch, "have the store's own loop device write past the page cache")
                 .default("true; false with `--compatibility newest`"),
         ],
@@ -219,9 +232,20 @@ pub const COMMANDS: &[Command] = &[
             Flag::new("password-stdin", Form::Switch, "read the password from stdin"),
             Flag::new("auth-file", Form::Text, "docker's config.json or podman's auth.json to look in for credentials"),
             Flag::new("platform", Form::Text, "os/architecture[/variant] of the image").default("this machine's"),
-            Flag::new("pull-policy", Form::Text, "always, or missing: use what the store has under this name").default("always"),
-            Flag::new("progress", Form::Text, "on stderr: auto (drawn on a terminal), plain or json (lines), none").default("auto"),
-            Flag::new("image-verification", Form::Text, "ask the registry for what is here: always, cached or never").default("always"),
+            Flag::new("pull-policy", Form::Choice(&["always", "missing"]), "always, or missing: use what the store has under this name")
+                .default("always"),
+            Flag::new(
+                "progress",
+                Form::Choice(&["auto", "plain", "json", "none"]),
+                "on stderr: auto (drawn on a terminal), plain or json (lines), none",
+            )
+            .default("auto"),
+            Flag::new(
+                "image-verification",
+                Form::Choice(&["always", "cached", "never"]),
+                "ask the registry for what is here: always, cached or never",
+            )
+            .default("always"),
             Flag::new("skip-layer-validation", Form::Switch, "do not check sizes and digests of oci:// layers"),
             Flag::new("json", Form::Switch, "print a partial runtime specification"),
             Flag::new("with-clean", Form::Switch, "clean up unused layers afterwards"),
@@ -330,7 +354,7 @@ pub const COMMANDS: &[Command] = &[
         ),
         examples: concat!("grootfs --store /var/lib/grootfs migrate\n", "grootfs --store /var/lib/grootfs migrate --quota simple"),
         hidden: false,
-        flags: &[Flag::new("quota", Form::Text, "do it; the value is `simple`")],
+        flags: &[Flag::new("quota", Form::Choice(&["simple"]), "do it; the value is `simple`")],
     },
     Command {
         name: "delete-store",
@@ -462,6 +486,22 @@ pub const KEYS: &[Key] = &[
     Key { setting: "gid_mappings", form: KeyForm::List, spellings: &["create.gid_mappings", "gid_mappings"] },
     Key { setting: "store_size", form: KeyForm::Bytes, spellings: &["init.store_size_bytes"] },
     Key { setting: "with_direct_io", form: KeyForm::Switch, spellings: &["init.with_direct_io"] },
+];
+
+/// Variables of the environment that are read, and what they are. Options come before them, files after.
+pub const VARIABLES: &[(&str, &str)] = &[
+    ("GROOTFS_STORE", "the store; as --store"),
+    ("GROOTFS_CONFIG", "the configuration file; as --config"),
+    ("GROOTFS_COMPATIBILITY", "as --compatibility"),
+    ("GROOTFS_SOCKET", "as --socket"),
+    ("GROOTFS_CORRELATION_ID", "as --correlation-id"),
+    ("GROOTFS_DEFAULTS", "the site file, in place of those below FILES"),
+    ("DOCKER_CONFIG", "the directory of docker's config.json, with logins of registries"),
+    ("REGISTRY_AUTH_FILE", "podman's auth.json, the same"),
+    ("HTTPS_PROXY, HTTP_PROXY, NO_PROXY", "how registries are reached; in lower case too"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "where traces go, if the program has OpenTelemetry; with the SDK's other variables"),
+    ("TRACEPARENT", "the trace that a command is part of"),
+    ("NO_COLOR, TERM", "whether progress is drawn"),
 ];
 
 /// Keys that a release, or who writes files for it, had and that mean nothing here.

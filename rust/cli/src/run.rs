@@ -2,6 +2,7 @@
 
 use crate::call::{Answer, Call, tell};
 use crate::failure::{Failure, Kind, of_panic};
+use crate::output::{self, Output};
 use crate::{completion, hot, manual, stdout};
 use groot_document::{Value as Json, format_json, json};
 use std::ffi::OsString;
@@ -28,10 +29,13 @@ pub fn run(call: &Call) -> Option<u8> {
     let result = catch_unwind(AssertUnwindSafe(done)).unwrap_or_else(|panic| Some(Err(of_panic(&*panic))))?;
     call.undertake();
     let (mut text, code, failure) = match result {
-        Ok(text) => (text, 0, String::new()),
+        Ok(text) => (output::of_success(call, text), 0, String::new()),
         Err(failure) => {
             let message = failure.message.to_string_lossy().into_owned();
-            if call.settings.rules().hints {
+            if call.settings.output == Output::Json {
+                call.log.error("failed", &message, Json::Null);
+                (output::of_failure(&failure), failure.code(), message)
+            } else if call.settings.rules().hints {
                 call.log.error("failed", &message, Json::Null);
                 (failure.text(), failure.code(), message)
             } else {

@@ -5,6 +5,7 @@ use crate::call::{Environment, Given};
 use crate::era::{Era, Rules};
 use crate::failure::{Failure, Kind, message};
 use crate::options::{Command, GLOBALS, SITE_FILE};
+use crate::output::Output;
 use crate::{configuration, site};
 use groot_core::error::is_printable;
 use groot_document::{Value as Json, json};
@@ -13,7 +14,8 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-const DEFAULT_STORE: &str = "/var/lib/grootfs";
+/// The store, if none is named.
+pub const DEFAULT_STORE: &str = "/var/lib/grootfs";
 
 /// How long a proof is good that a caller may pull.
 const PROOF_SECONDS: u64 = 3600;
@@ -78,6 +80,7 @@ pub struct Settings {
     pub newgidmap_bin: PathBuf,
     pub metron_endpoint: OsString,
     pub metrics_file: PathBuf,
+    pub output: Output,
     pub log_level: OsString,
     pub log_file: PathBuf,
     pub log_time_format: Format,
@@ -156,6 +159,7 @@ impl Settings {
             newgidmap_bin: path("newgidmap_bin", "newgidmap"),
             metron_endpoint: text("metron_endpoint", ""),
             metrics_file: path("metrics_file", ""),
+            output: output(&text("output", "text"))?,
             log_level: text("log_level", ""),
             log_file: path("log_file", ""),
             disk_limit: size("disk_limit", "disk limit")?,
@@ -227,6 +231,7 @@ impl Settings {
             "newgidmap_bin": path(&self.newgidmap_bin),
             "metron_endpoint": text(&self.metron_endpoint),
             "metrics_file": path(&self.metrics_file),
+            "output": self.output.word(),
             "log_level": text(&self.log_level),
             "log_file": path(&self.log_file),
             "log_time_format": self.log_time_format.word(),
@@ -374,6 +379,10 @@ fn progress(word: OsString) -> Result<OsString, Failure> {
         return Ok(word);
     }
     Err(invalid(message(["invalid argument: progress `".as_ref(), &word, "` is none of auto, plain, json, none".as_ref()])))
+}
+
+fn output(word: &OsStr) -> Result<Output, Failure> {
+    Output::of(word).ok_or_else(|| invalid(message(["invalid argument: output `".as_ref(), word, "` is neither text nor json".as_ref()])))
 }
 
 fn pull_policy(word: &OsStr) -> Result<PullPolicy, Failure> {
