@@ -86,16 +86,18 @@ _here = _Here()
 
 
 def hold() -> None:
-    """From here on signals are raised in `Waiting` blocks only."""
+    """From here on signals are raised in `Waiting` blocks only. Raises Cancelled if one has come."""
     global _held
     _held = True
+    check()
 
 
 def arrive(number: int) -> None:
     """What a signal handler calls; the interpreter runs it in the main thread. Raises Cancelled, now or later."""
     global _noted
+    # Also if it is raised: the interpreter calls handlers in places that drop exceptions, such as weak references' callbacks.
+    _noted = number
     if _held and not _here.waiting:
-        _noted = number
         if _here.committing is not None:
             _here.committing.set()
         return
@@ -205,5 +207,11 @@ class Waiting:
             _here.waiting -= 1
             raise
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        global _noted
         _here.waiting -= 1
+        if isinstance(error, Cancelled):
+            if _here.stop is None and threading.current_thread() is threading.main_thread():
+                _noted = 0  # it was raised, and what tidies up may wait
+        elif error is None:
+            check()

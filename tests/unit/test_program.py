@@ -136,6 +136,29 @@ def test_a_hangup_stops_as_a_termination_does() -> None:
         assert (done.returncode, done.stdout, done.stderr) == (130, f"stopped by signal {int(number)}\n", "")
 
 
+@pytest.mark.parametrize("place", ["before the command is at work", "where it waits"])
+def test_a_signal_is_not_lost_where_exceptions_are_dropped(place: str) -> None:
+    """The import system has such places: callbacks of weak references."""
+    lose = "class Loses:\n    def __del__(self): os.kill(os.getpid(), signal.SIGTERM)\n"
+    code = (
+        "import os, signal, groot_fast.cli.commands as commands, groot_fast.cli.main as cli, groot_fast.interrupts as interrupts\n"
+        f"{lose}"
+        "begin = cli.open_traces\n"
+        "def early(log):\n"
+        f"    {'Loses()' if place.startswith('before') else 'pass'}\n"
+        "    return begin(log)\n"
+        "cli.open_traces = early\n"
+        "def stop(request):\n"
+        "    with interrupts.Waiting():\n"
+        f"        {'pass' if place.startswith('before') else 'Loses()'}\n"
+        "    return 'too late'\n"
+        "commands.COMMANDS['delete'] = stop\n"
+        "cli.run()\n"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code, "delete", "x"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 def test_a_defect_is_one_line_and_in_the_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     code = (

@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from groot_fast import interrupts, place
 from groot_fast._core import Call, PanicException, read_call, say
@@ -19,6 +19,9 @@ from groot_fast.cli.commands import COMMANDS, Request
 from groot_fast.config import Settings
 from groot_fast.errors import Cancelled, GrootError, UsageError, line_of
 from groot_fast.telemetry.metrics import Several, open_traces
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What stops a command that then tidies up."""
@@ -36,6 +39,7 @@ def run() -> NoReturn:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # No program is run from the caller's directory, which may be somebody else's.
     os.environ["PATH"] = os.pathsep.join(filter(os.path.isabs, os.get_exec_path()))
+    sys.unraisablehook = _drop_stops
     code = main(password=os.environ.pop(PASSWORD, None))
     sys.stderr.flush()
     os._exit(code)
@@ -61,6 +65,12 @@ def catch_signals() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
+
+
+def _drop_stops(unraisable: UnraisableHookArgs) -> None:
+    """A handler may be called where exceptions are dropped, with a traceback on stderr; that one is noted (`interrupts.arrive`)."""
+    if not isinstance(unraisable.exc_value, Cancelled):
+        sys.__unraisablehook__(unraisable)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
