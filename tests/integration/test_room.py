@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -180,3 +181,18 @@ def test_a_capped_threshold_is_reached(make_store: Callable[..., Store], image: 
         store.delete(image_id)
     assert clean(store, "--threshold-bytes", str(10 << 40)).out == "clean completed\n"
     assert store.volumes() == []
+
+
+def test_what_was_deleted_a_moment_ago_makes_room(make_store: Callable[..., Store], image: Image) -> None:
+    """The kernel frees it when it wakes: a create that finds no room wakes it and waits, also if it finds no layer to remove."""
+    store = make_store(size=300 * MIB)
+    url = image(Archive().file("f", os.urandom(MIB)))
+    for number in range(40):
+        (store.create(url, f"c{number}") / "written").write_bytes(os.urandom(MIB))
+    with contextlib.suppress(OSError), (store.create(url, "full") / "written").open("wb", buffering=0) as file:
+        while file.write(os.urandom(MIB)):
+            os.fdatasync(file.fileno())
+    for number in range(40):
+        store.delete(f"c{number}")
+    for number in range(20):
+        store.create(url, f"new{number}")

@@ -21,6 +21,10 @@ pub(crate) const ROOT_TREE: u64 = 1;
 pub(crate) const INODE_ITEM: u32 = 1;
 pub(crate) const DIR_ITEM: u32 = 84;
 pub(crate) const ROOT_ITEM: u32 = 132;
+/// Items of what is to be dropped, in the tree of roots by the ids of deleted subvolumes.
+pub(crate) const ORPHAN_ITEM: u32 = 48;
+/// Their object: -5.
+pub(crate) const ORPHANS: u64 = u64::MAX - 4;
 /// Key (subvolume, this, parent subvolume).
 pub(crate) const ROOT_BACKREF: u32 = 144;
 /// Key (parent subvolume, this, subvolume).

@@ -120,6 +120,13 @@ pub fn id_of(dir: impl AsFd) -> Result<u64> {
     Ok(args.tree)
 }
 
+/// Whether the kernel still has to free what deleted subvolumes of this file system held. Needs `CAP_SYS_ADMIN`.
+pub fn has_deleted(dir: impl AsFd) -> Result<bool> {
+    let mut found = Vec::new();
+    search_some(dir, abi::ROOT_TREE, (abi::ORPHANS, abi::ORPHAN_ITEM, 0..=u64::MAX), &mut found)?;
+    Ok(!found.is_empty())
+}
+
 /// Whether the file system of `dir` still has a subvolume with this number; a deleted one counts until the kernel has freed
 /// it. Needs `CAP_SYS_ADMIN`.
 pub fn exists(dir: impl AsFd, id: u64) -> Result<bool> {

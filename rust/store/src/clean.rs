@@ -222,13 +222,13 @@ impl Store {
     /// Destroy what is marked. Only with the lock of cleans. Gives what could not be destroyed, and why.
     pub fn destroy_marked(&self, wait: bool, observer: &dyn Observer, cancel: &AtomicBool) -> Result<Vec<(PathBuf, Error)>> {
         let mut left = Vec::new();
-        let mut destroyed = Vec::new();
+        let mut destroyed = false;
         let folder = self.folder(Place::Volumes)?;
         for name in folder.names()?.into_iter().filter(|name| name.starts_with(DOOMED.as_bytes())) {
             check(cancel)?;
             let attempt = || if folder.has_subvolume(&name)? { self.destroy(folder, &name) } else { Ok(Vec::new()) };
             match attempt() {
-                Ok(ids) => destroyed.extend(ids),
+                Ok(ids) => destroyed |= !ids.is_empty(),
                 Err(error) if error.kind == Kind::NeedsHelper => return Err(error),
                 Err(error) => {
                     let volume = String::from_utf8_lossy(&name).into_owned();
@@ -237,9 +237,10 @@ impl Store {
                 }
             }
         }
-        if !destroyed.is_empty() {
-            // Who asks for a clean wants the space; a create that cleans on the way does not wait for it.
-            self.reclaim(&destroyed, if wait { RECLAIM_DEADLINE } else { Duration::ZERO }, cancel)?;
+        // Who asks for a clean wants the space, also that of images that were deleted a moment ago; a create that cleans on the way does
+        // not wait for it.
+        if wait || destroyed {
+            self.reclaim(if wait { RECLAIM_DEADLINE } else { Duration::ZERO }, cancel)?;
         }
         Ok(left)
     }

@@ -236,31 +236,36 @@ impl Store {
         let Volume { chain_id, name, dir, locks: _held } = volume;
         // The kernel does not free what somebody has open.
         drop(dir);
-        let ids = self.destroy(self.folder(Place::Volumes)?, name.as_bytes())?;
+        self.destroy(self.folder(Place::Volumes)?, name.as_bytes())?;
         if !self.has_volume(&chain_id)? {
             self.remove_volume_records(&chain_id)?;
         }
-        if full { self.reclaim(&ids, RECLAIM_DEADLINE, cancel) } else { Ok(()) }
+        if full { self.reclaim(RECLAIM_DEADLINE, cancel) } else { Ok(()) }
     }
 
-    /// Wait, at most `deadline`, until the space of destroyed subvolumes can be used again. A thread of the kernel frees it when
-    /// it wakes, every 30 seconds or with a commit.
-    pub fn reclaim(&self, ids: &[u64], deadline: Duration, cancel: &AtomicBool) -> Result<()> {
+    /// Wait, at most `deadline`, until the space of deleted subvolumes can be used again, whoever deleted them. A thread of the kernel
+    /// frees it when it wakes, every 30 seconds or with a commit.
+    pub fn reclaim(&self, deadline: Duration, cancel: &AtomicBool) -> Result<()> {
+        let volumes = self.folder(Place::Volumes)?;
+        let is_pending = || match subvolume::has_deleted(volumes) {
+            Ok(found) => Ok(Some(found)),
+            // Only root may look.
+            Err(Errno::PERM) => Ok(None),
+            Err(errno) => Err(Error::os("looking for deleted subvolumes", errno)),
+        };
+        match is_pending()? {
+            Some(false) => return Ok(()),
+            Some(true) => {}
+            // The thread is awake then.
+            None => return self.sync(),
+        }
         self.sync()?;
         let end = Instant::now() + deadline;
-        let volumes = self.folder(Place::Volumes)?;
-        for &id in ids {
-            while match subvolume::exists(volumes, id) {
-                Ok(is_there) => is_there,
-                // Only root may look; the thread is awake in any case.
-                Err(Errno::PERM) => return Ok(()),
-                Err(errno) => return Err(Error::os(format!("looking up subvolume {id}"), errno)),
-            } {
-                if Instant::now() > end {
-                    return Ok(());
-                }
-                crate::locks::wait(RECLAIM_PAUSE, cancel)?;
+        while is_pending()? == Some(true) {
+            if Instant::now() > end {
+                return Ok(());
             }
+            crate::locks::wait(RECLAIM_PAUSE, cancel)?;
         }
         // What the thread freed may be used again after the commit that follows.
         self.sync()
