@@ -57,7 +57,7 @@ class Walk:
     def __init__(self, store: Store, size: int, image: Image, seed: int) -> None:
         self.store = store
         # What images and layers may hold by the test's reckoning: the rest is for metadata and what the kernel has not freed yet.
-        self.room = int(size * (0.9 if size > SIZE else 0.66))
+        self.room = int(size * (0.86 if size > SIZE else 0.66))
         self.image = image
         self.chance = random.Random(seed)
         self.bases = [Archive().dir("app").dir("data").file("base", os.urandom(BASE)) for _ in range(3)]
