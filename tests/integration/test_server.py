@@ -640,7 +640,7 @@ def test_metrics(server: Server, url: str) -> None:
     assert samples["grootfs_operations_in_flight"] == samples["grootfs_operations_queued"] == 0
     assert samples["grootfs_workers"] >= 1
     assert samples["grootfs_built_bytes_total"] == 1001
-    assert samples["grootfs_filesystem_commits_total"] > 0
+    assert samples["grootfs_server_filesystem_commits_total"] > 0
 
 
 def test_lines_of_the_log_name_the_callers_trace(scratch: Path, store: Store, url: str) -> None:

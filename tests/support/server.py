@@ -98,10 +98,11 @@ class Server:
         return answer
 
     def metrics(self) -> dict[str, float]:
-        """All samples, by name with labels."""
+        """All samples, by name with labels but that of the store, which all of them have."""
         text = self.request("GET", "/metrics").body.decode()
         samples = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
-        return {name: float(value) for name, _, value in samples}
+        assert all('store="/' in name for name, _, _ in samples)
+        return {re.sub(r',?store="[^"]*"|{store="[^"]*"}', "", name).replace("{}", ""): float(value) for name, _, value in samples}
 
     def ended(self, operation: str = "", outcome: str = "") -> int:
         """How many operations (of this name, with this outcome) it has run."""

@@ -265,7 +265,7 @@ def test_pulls_wait_for_each_other_and_those_that_left_do_not_count(tmp_path: Pa
         actor.finish("c")
         assert await tasks["c"] == "c"
         assert all_operations.counts()["pulls_in_flight"] == 0
-        assert 'grootfs_operations_total{operation="create",outcome="cancelled"} 1' in metrics.text()
+        assert 'grootfs_operations_total{operation="create",outcome="cancelled",store="/"} 1' in metrics.text()
 
     play(tmp_path, scene, max_operations=1)
 
@@ -344,7 +344,7 @@ def test_what_goes_wrong_is_an_error_with_one_line(tmp_path: Path, monkeypatch: 
             assert (type(caught.value), str(caught.value)) == (kind, text)
         with pytest.raises(StoreNotFound):
             await all_operations.run(Operation("list", [], {"store": str(tmp_path / "none")}))
-        assert 'grootfs_operations_total{operation="create",outcome="failed"} 3' in metrics.text()
+        assert 'grootfs_operations_total{operation="create",outcome="failed",store="/"} 3' in metrics.text()
 
     play(tmp_path, scene)
 
@@ -358,8 +358,8 @@ def test_latencies_fall_into_their_buckets() -> None:
         metrics.operation("create", "ok", seconds)
     lines = metrics.text().splitlines()
     for bound, count in (("0.001", 1), ("0.0025", 2), ("300.0", 2), ("+Inf", 3)):
-        assert f'grootfs_operation_duration_seconds_bucket{{operation="create",le="{bound}"}} {count}' in lines
-    assert 'grootfs_operation_duration_seconds_count{operation="create"} 3' in lines
+        assert f'grootfs_operation_duration_seconds_bucket{{operation="create",le="{bound}",store="/"}} {count}' in lines
+    assert 'grootfs_operation_duration_seconds_count{operation="create",store="/"} 3' in lines
 
 
 @pytest.mark.parametrize(

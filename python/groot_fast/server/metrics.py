@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from bisect import bisect_left
 from collections.abc import Callable
 
+from groot_fast import __version__
 from groot_fast._core import commits_of
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -57,25 +59,37 @@ class Metrics:
     def _text(self) -> str:
         lines = _heading("operations_total", "counter", "Operations that ended, by name and outcome.")
         for (name, outcome), count in sorted(self._operations.items()):
-            lines.append(f'grootfs_operations_total{{operation="{name}",outcome="{outcome}"}} {count}')
+            lines.append(self._sample("operations_total", count, operation=name, outcome=outcome))
         lines += _heading("operation_duration_seconds", "histogram", "Time from an operation's turn to its end.")
         for name, counts in sorted(self._latencies.items()):
             total = 0
             for bound, count in zip((*map(str, BOUNDS), "+Inf"), counts, strict=True):
                 total += count
-                lines.append(f'grootfs_operation_duration_seconds_bucket{{operation="{name}",le="{bound}"}} {total}')
-            lines.append(f'grootfs_operation_duration_seconds_sum{{operation="{name}"}} {self._seconds[name]:.6f}')
-            lines.append(f'grootfs_operation_duration_seconds_count{{operation="{name}"}} {total}')
+                lines.append(self._sample("operation_duration_seconds_bucket", total, operation=name, le=bound))
+            lines.append(self._sample("operation_duration_seconds_sum", round(self._seconds[name], 6), operation=name))
+            lines.append(self._sample("operation_duration_seconds_count", total, operation=name))
         values = self._gauges()
         for name, text in GAUGES.items():
-            lines += [*_heading(name, "gauge", text), f"grootfs_{name} {values.get(name, 0)}"]
+            lines += [*_heading(name, "gauge", text), self._sample(name, values.get(name, 0))]
         lines += _heading("built_bytes_total", "counter", "Bytes of file content in the volumes that were built.")
-        lines.append(f"grootfs_built_bytes_total {self._built}")
+        lines.append(self._sample("built_bytes_total", self._built))
         commits = commits_of(self._store)
         if commits is not None:
-            lines += _heading("filesystem_commits_total", "counter", "Commits of the store's file system since it was mounted.")
-            lines.append(f"grootfs_filesystem_commits_total {commits}")
+            # A name of its own: the metrics file of commands has the other one, and node_exporter takes a series from one file.
+            lines += _heading("server_filesystem_commits_total", "counter", "Commits of the store's file system since it was mounted.")
+            lines.append(self._sample("server_filesystem_commits_total", commits))
+        lines += _heading("server_build_info", "gauge", "Version of the server.")
+        lines.append(self._sample("server_build_info", 1, version=__version__))
         return "\n".join(lines) + "\n"
+
+    def _sample(self, name: str, value: float, **labels: str) -> str:
+        pairs = ",".join(f'{label}="{_escaped(text)}"' for label, text in {**labels, "store": self._store}.items())
+        return f"grootfs_{name}{{{pairs}}} {value}"
+
+
+def _escaped(text: str) -> str:
+    text = os.fsencode(text).decode(errors="replace")
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
 def _heading(name: str, kind: str, text: str) -> list[str]:

@@ -132,6 +132,9 @@ fn count(record: &Value, samples: &mut Samples) {
         samples.observe(family, if lock.is_empty() { &labels[..1] } else { &labels }, number);
     }
     let ended = &record["ended"];
+    if (ended[0].as_str(), ended[1].as_u64()) == (Some("delete-store"), Some(0)) {
+        return samples.forget(("store", store));
+    }
     if let (Some(command), Some(code), Some(seconds)) = (ended[0].as_str(), ended[1].as_u64(), ended[2].as_f64()) {
         let outcome = if code == 0 { "success" } else { "failure" };
         samples.observe("grootfs_commands_total", &[("store", store), ("command", command), ("outcome", outcome)], 1.0);
@@ -298,6 +301,24 @@ mod tests {
         }
         metrics.ended("create", code);
         metrics.close();
+    }
+
+    #[test]
+    fn a_store_that_is_deleted_takes_its_samples_along() {
+        let case = Case::new();
+        let end = |store: &str, command: &str, code| {
+            let metrics = MetricsFile::new(&case.path, OsStr::new(store), case.log());
+            metrics.ended(command, code);
+            metrics.close();
+        };
+        end("/s", "create", 0);
+        end("/s,store=", "create", 0);
+        end("/s", "delete-store", 1);
+        assert_eq!(case.creates(), Some(1.0), "it is still there");
+        end("/s", "delete-store", 0);
+        let stores: Vec<_> =
+            case.text().lines().filter(|line| !line.starts_with('#')).map(|line| line.contains("{store=\"/s,store=\"")).collect();
+        assert!(!stores.is_empty() && stores.iter().all(|&other| other), "{}", case.text());
     }
 
     #[test]

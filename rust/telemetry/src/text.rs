@@ -93,6 +93,14 @@ impl Samples {
         }
     }
 
+    /// Drop all samples with a label.
+    pub fn forget(&mut self, label: (&str, &str)) {
+        let pair = braced(&[label]);
+        let pair = pair.trim_matches(['{', '}']);
+        let has = |rest: &str| rest.match_indices(pair).any(|(at, _)| rest[..at].ends_with(['{', ',']));
+        self.rows.iter_mut().for_each(|rows| rows.retain(|(rest, _)| !has(rest)));
+    }
+
     fn add(&mut self, index: usize, key: String, value: f64) {
         *self.row(index, key) += value;
     }
