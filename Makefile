@@ -24,7 +24,7 @@ PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi') pyproject.t
 
 .PHONY: help build run test test-rust test-python test-unit test-tools test-bare root faults-full fuzz fuzz-long audit lock conformance
 .PHONY: bench bench-full bench-pull bench-parts loadtest loadtest-full lint format deps deps-build deps-test deps-compare
-.PHONY: install uninstall package test-package try-package clean
+.PHONY: reference install uninstall package test-package try-package clean
 
 help: ## Show this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -123,6 +123,9 @@ $(TOOLS)/.stamp: requirements-tools.txt $(VENV)/.stamp
 	@$(PYTHON) -m venv $(TOOLS)
 	@$(TOOLS)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-tools.txt
 	@touch $@
+
+reference: | deps-build ## Write docs/reference.md from the table of options
+	WRITE_REFERENCE=1 cargo test --quiet --locked -p groot-cli --test reference
 
 faults-full: build $(VENV)/.stamp-test ## Interrupt commands at every system call and disk write (root, hours); POINTS='-k killed' for a part
 	$(PYTHON) -m pytest tests/faults --full --timeout 3600 $(POINTS)

@@ -4,25 +4,28 @@ use crate::VERSION;
 use crate::options::{Flag, Form, GLOBALS, KEYS, Key, KeyForm, VARIABLES, visible};
 use std::fmt::Write;
 
-const STATUS: &[(&str, &str)] = &[
+/// Exit codes and their meaning (contract, section 5).
+pub const STATUS: &[(&str, &str)] = &[
     ("0", "success; also if there was nothing to delete or to clean"),
     ("1", "a failure, said in one line on standard output"),
     ("3", "there is no such command"),
     ("130", "stopped by a signal"),
 ];
 
-const CONFIGURATION: &str = "A YAML file, named by --config, has values for all calls; what its keys do is said with the options.
+/// What is so for all keys.
+pub const CONFIGURATION: &str = "A YAML file, named by --config, has values for all calls; what its keys do is said with the options.
 Options come before the environment, that before the file, and the file before the site file.
 `grootfs doctor` names keys that nothing reads.";
 
-const FILES: &[(&str, &str)] = &[
+/// Files that are read, and what they are.
+pub const FILES: &[(&str, &str)] = &[
     ("/var/lib/grootfs", "the store, unless another one is named"),
     ("/var/lib/grootfs.backing-store", "the file that it is in, if it has one of its own"),
     (
         "PREFIX/etc/grootfs/defaults.yml, /etc/grootfs/defaults.yml",
         "the site file, of which the first counts: a configuration file for all calls",
     ),
-    ("/etc/docker/certs.d/HOST[:PORT]", "certificates for registries"),
+    ("/etc/containers/certs.d/HOST[:PORT], /etc/docker/certs.d/HOST[:PORT]", "certificates for registries"),
     ("/etc/subuid, /etc/subgid", "the ids that an ordinary user's images may have"),
 ];
 
@@ -64,15 +67,21 @@ pub fn page() -> String {
     text
 }
 
-fn configured(key: &Key) -> String {
-    let form = match key.form {
+/// What a key holds, in words.
+#[must_use]
+pub fn held(form: KeyForm) -> &'static str {
+    match form {
         KeyForm::Text => "a string",
         KeyForm::Switch => "true or false",
         KeyForm::Integer => "a number",
         KeyForm::Bytes => "bytes, or a string with a unit",
         KeyForm::List => "a list",
         KeyForm::Lists => "lists by name",
-    };
+    }
+}
+
+fn configured(key: &Key) -> String {
+    let form = held(key.form);
     let (newest, older) = key.spellings.split_first().map_or(("", &[][..]), |(newest, older)| (*newest, older));
     let older = if older.is_empty() { String::new() } else { format!("; in older files {}", older.join(", ")) };
     let option = GLOBALS.iter().chain(visible().flat_map(|command| command.flags)).find(|flag| flag.setting() == key.setting);
