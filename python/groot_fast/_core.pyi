@@ -893,6 +893,7 @@ class Question:
         insecure_registries: list[str],
         trusted_hosts: list[str],
         mirrors: list[tuple[str, list[str]]],
+        hosts_directory: StrPath,
         response_timeout: int,
     ) -> Question:
         """Raises SourceError for a URL that is none."""
@@ -917,9 +918,47 @@ def certificates_directory(bases: list[StrPath], spellings: list[str]) -> str | 
 def list_certificates(directory: StrPath) -> tuple[list[str], list[tuple[str, str]]]:
     """Authorities (``*.crt``) and client certificates with their keys. Raises `ConfigError`."""
 
-def parse_mirror(text: str) -> tuple[str | None, str, str]:
-    """The only scheme to speak (None: https, or what an insecure registry answers), host[:port], and what stands before the
-    names of repositories. Raises `ConfigError`."""
+@final
+class RegistryHost:
+    """One host that serves a registry's images (containerd's `hosts.toml`, or `create.registry_mirrors`)."""
+
+    @property
+    def scheme(self) -> str | None:
+        """``http`` or ``https``; None: https, or what an insecure host answers."""
+    @property
+    def authority(self) -> str:
+        """host[:port]."""
+    @property
+    def path(self) -> str:
+        """What stands before ``/REPOSITORY``: ``/v2``, or another root of the API."""
+    @property
+    def pulls(self) -> bool:
+        """Whether it serves what is asked for by digest."""
+    @property
+    def resolves(self) -> bool:
+        """Whether it says what tags mean."""
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """Sent to it with each request."""
+    @property
+    def authorities(self) -> list[str]:
+        """Files of authorities that are trusted besides the system's."""
+    @property
+    def clients(self) -> list[tuple[str, str]]:
+        """Client certificates and their keys."""
+    @property
+    def skip_verify(self) -> bool:
+        """Whether certificates are not verified."""
+    @property
+    def dial_timeout(self) -> float | None:
+        """Seconds to wait for a connection."""
+    @property
+    def is_server(self) -> bool:
+        """Whether it is the registry itself, whose word is final."""
+
+def registry_hosts(registry: str, mirrors: list[tuple[str, list[str]]], directory: StrPath) -> list[RegistryHost]:
+    """The hosts that a registry's images are asked of, in order: its mirrors, then those of its `hosts.toml` below ``directory``. The
+    registry itself is among them only if that file is there. Raises `ConfigError`."""
 
 def credential_places(path: StrPath, registry: str, repository: str) -> list[tuple[str, str] | tuple[str, str, str, str]] | None:
     """Where docker's `config.json` says that a repository's credentials are, in the order to try: (helper, server to ask it for), or

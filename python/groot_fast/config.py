@@ -58,6 +58,7 @@ class Settings:
     trusted_hosts: list[str]
     response_timeout: int
     registry_mirrors: dict[str, list[str]]
+    registry_hosts: str
     insecure_registries: list[str]
     remote_layer_certificates: str
     threshold: int

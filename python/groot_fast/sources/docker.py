@@ -153,6 +153,7 @@ class DockerSource(Source):
             insecure_registries=settings.insecure_registries,
             trusted_hosts=settings.trusted_hosts,
             mirrors=list(settings.registry_mirrors.items()),
+            hosts_directory=settings.registry_hosts,
             response_timeout=settings.response_timeout,
         )
         key = question.key(self.name)
@@ -232,6 +233,7 @@ class DockerSource(Source):
                 quotes_refusals=settings.rules.quotes_refusals,
                 platform=settings.platform,
                 mirrors={host: tuple(mirrors) for host, mirrors in settings.registry_mirrors.items()},
+                hosts_directory=Path(settings.registry_hosts),
                 remote_layer_certificates=Path(certificates) if certificates else None,
             )
             self._client = RegistryClient(self._reference, options)

@@ -257,6 +257,7 @@ pub fn check_settings<'py>(py: Python<'py>, values: &Bound<'py, PyDict>) -> PyRe
         ("log_file", &settings.log_file),
         ("auth_file", &settings.auth_file),
         ("remote_layer_certificates", &settings.remote_layer_certificates),
+        ("registry_hosts", &settings.registry_hosts),
     ] {
         all.set_item(name, path.as_os_str())?;
     }

@@ -83,8 +83,8 @@ mod _core {
     use super::process::{become_namespace_root, enter_user_namespace};
     #[pymodule_export]
     use super::registry::{
-        Question, canonical_host, certificates_directory, choose_challenge, credential_files, credential_places, is_disguised,
-        is_listed_host, list_certificates, named_scope, parse_challenges, parse_mirror, parse_reference, reach,
+        Question, RegistryHost, canonical_host, certificates_directory, choose_challenge, credential_files, credential_places,
+        is_disguised, is_listed_host, list_certificates, named_scope, parse_challenges, parse_reference, reach, registry_hosts,
     };
     #[pymodule_export]
     use super::store::{

@@ -5,8 +5,8 @@ use crate::layers::{Cancel, run_store};
 use groot_registry::client::{self, Options, Outcome};
 use groot_registry::credentials::{self, Place, Store};
 use groot_registry::reference::Reference;
-use groot_registry::trust::{self, CERTS_DIRECTORIES, Mirror};
-use groot_registry::{address, challenge};
+use groot_registry::trust::{self, CERTS_DIRECTORIES};
+use groot_registry::{address, challenge, hosts};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ pub struct Question(client::Question);
 #[pymethods]
 impl Question {
     #[new]
-    #[pyo3(signature = (url, *, login, auth_file, insecure_registries, trusted_hosts, mirrors, response_timeout))]
+    #[pyo3(signature = (url, *, login, auth_file, insecure_registries, trusted_hosts, mirrors, hosts_directory, response_timeout))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -42,6 +42,7 @@ impl Question {
         insecure_registries: Vec<String>,
         trusted_hosts: Vec<String>,
         mirrors: Vec<(String, Vec<String>)>,
+        hosts_directory: PathBuf,
         response_timeout: u64,
     ) -> PyResult<Self> {
         let reference = Reference::parse(url).map_err(|error| registry_error(py, error))?;
@@ -52,6 +53,7 @@ impl Question {
             credential_files: credentials::default_files(|name| std::env::var_os(name)),
             certs_dirs: CERTS_DIRECTORIES.map(PathBuf::from).to_vec(),
             mirrors,
+            hosts_directory,
             trusted_hosts,
             response_timeout,
         };
@@ -117,11 +119,78 @@ pub fn list_certificates(py: Python<'_>, directory: PathBuf) -> PyResult<Certifi
     ))
 }
 
-/// Parse a mirror's address.
+/// One host that serves a registry's images.
+#[pyclass(frozen, module = "groot_fast._core")]
+pub struct RegistryHost(hosts::Host);
+
+#[pymethods]
+impl RegistryHost {
+    #[getter]
+    fn scheme(&self) -> Option<String> {
+        self.0.scheme.clone()
+    }
+
+    #[getter]
+    fn authority(&self) -> String {
+        self.0.authority.clone()
+    }
+
+    #[getter]
+    fn path(&self) -> String {
+        self.0.path.clone()
+    }
+
+    #[getter]
+    fn pulls(&self) -> bool {
+        self.0.pulls
+    }
+
+    #[getter]
+    fn resolves(&self) -> bool {
+        self.0.resolves
+    }
+
+    #[getter]
+    fn headers(&self) -> Vec<(String, String)> {
+        self.0.headers.clone()
+    }
+
+    #[getter]
+    fn authorities(&self) -> Vec<OsString> {
+        self.0.authorities.iter().map(|path| path.clone().into_os_string()).collect()
+    }
+
+    #[getter]
+    fn clients(&self) -> Vec<(OsString, OsString)> {
+        self.0.clients.iter().map(|(certificate, key)| (certificate.clone().into_os_string(), key.clone().into_os_string())).collect()
+    }
+
+    #[getter]
+    fn skip_verify(&self) -> bool {
+        self.0.skip_verify
+    }
+
+    #[getter]
+    fn dial_timeout(&self) -> Option<f64> {
+        self.0.dial_timeout.map(|timeout| timeout.as_secs_f64())
+    }
+
+    #[getter]
+    fn is_server(&self) -> bool {
+        self.0.is_server
+    }
+}
+
+/// The hosts that a registry's images are asked of before it, or all of them if a file says so.
 #[pyfunction]
-pub fn parse_mirror(py: Python<'_>, text: &str) -> PyResult<(Option<String>, String, String)> {
-    let found = Mirror::parse(text).map_err(|error| registry_error(py, error))?;
-    Ok((found.scheme, found.host, found.prefix))
+pub fn registry_hosts(
+    py: Python<'_>,
+    registry: &str,
+    mirrors: Vec<(String, Vec<String>)>,
+    directory: PathBuf,
+) -> PyResult<Vec<RegistryHost>> {
+    let found = hosts::hosts_of(registry, &mirrors, &directory).map_err(|error| registry_error(py, error))?;
+    Ok(found.into_iter().map(RegistryHost).collect())
 }
 
 /// Where a file of credentials says that those of a repository are.

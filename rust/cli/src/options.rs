@@ -470,6 +470,7 @@ pub const KEYS: &[Key] = &[
     Key { setting: "auth_file", form: KeyForm::Text, spellings: &["create.auth_file"] },
     Key { setting: "trusted_hosts", form: KeyForm::List, spellings: &["create.trusted_hosts"] },
     Key { setting: "response_timeout", form: KeyForm::Integer, spellings: &["create.registry_response_timeout_seconds"] },
+    Key { setting: "registry_hosts", form: KeyForm::Text, spellings: &["create.registry_hosts_path"] },
     Key { setting: "registry_mirrors", form: KeyForm::Lists, spellings: &["create.registry_mirrors", "registry_mirrors"] },
     Key { setting: "insecure_registries", form: KeyForm::List, spellings: &["create.insecure_registries", "insecure_registries"] },
     Key {

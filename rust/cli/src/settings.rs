@@ -9,6 +9,7 @@ use crate::output::Output;
 use crate::{configuration, site};
 use groot_core::error::is_printable;
 use groot_document::{Value as Json, json};
+use groot_registry::hosts::HOSTS_DIRECTORY;
 use groot_telemetry::Format;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -105,6 +106,7 @@ pub struct Settings {
     /// Seconds.
     pub response_timeout: u64,
     pub registry_mirrors: Vec<(String, Vec<String>)>,
+    pub registry_hosts: PathBuf,
     pub insecure_registries: Vec<OsString>,
     pub remote_layer_certificates: PathBuf,
     /// Bytes.
@@ -188,6 +190,7 @@ impl Settings {
             auth_file: path("auth_file", ""),
             trusted_hosts: texts("trusted_hosts"),
             registry_mirrors: if let Some(Value::Lists(lists)) = values.get("registry_mirrors") { lists.clone() } else { Vec::new() },
+            registry_hosts: path("registry_hosts", HOSTS_DIRECTORY),
             insecure_registries: texts("insecure_registries"),
             remote_layer_certificates: path("remote_layer_certificates", ""),
             ignore_images: texts("ignore_images"),
@@ -253,6 +256,7 @@ impl Settings {
             "trusted_hosts": hosts(&self.trusted_hosts),
             "response_timeout": self.response_timeout,
             "registry_mirrors": mirrors,
+            "registry_hosts": path(&self.registry_hosts),
             "insecure_registries": hosts(&self.insecure_registries),
             "remote_layer_certificates": path(&self.remote_layer_certificates),
             "threshold": self.threshold,

@@ -11,6 +11,7 @@ use crate::address::{self, Reach};
 use crate::challenge::{self, Challenge};
 use crate::credentials::{self, Credential};
 use crate::exchange::{Connection, NO_REPLY, Patience, Place, Reason, Reply};
+use crate::hosts;
 use crate::reference::Reference;
 use crate::trust::{self, Mirror};
 use base64::Engine;
@@ -57,6 +58,8 @@ pub struct Options {
     pub certs_dirs: Vec<PathBuf>,
     /// Registries and what is asked before them, in order.
     pub mirrors: Vec<(String, Vec<String>)>,
+    /// Where `hosts.toml` of registries are looked for.
+    pub hosts_directory: PathBuf,
     /// host[:port] that may have private addresses although a public registry sends us there.
     pub trusted_hosts: Vec<String>,
     /// Seconds until the first byte of a reply.
@@ -167,6 +170,9 @@ pub fn resolve(reference: &Reference, options: &Options) -> Outcome {
 }
 
 fn ask_hosts(reference: &Reference, options: &Options) -> Result<Resolved, Reason> {
+    if hosts::has_hosts(&options.hosts_directory, &reference.registry) {
+        return Err("a file says which hosts are asked");
+    }
     let configured = options.mirrors.iter().find(|(name, _)| trust::is_listed([reference.registry.as_str()], std::slice::from_ref(name)));
     let mut exchanges = Vec::new();
     let mut failed_mirrors = Vec::new();

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! reference     docker://host/name:tag
+//! hosts         hosts.toml: which hosts serve a registry's images
 //! trust         hosts as users spell them; certs.d, insecure registries, mirrors
 //! credentials   docker's config.json and podman's auth.json
 //! challenge     WWW-Authenticate, and what to ask a token server for
@@ -18,6 +19,7 @@ pub mod client;
 pub mod credentials;
 pub mod error;
 mod exchange;
+pub mod hosts;
 pub mod reference;
 pub mod trust;
 

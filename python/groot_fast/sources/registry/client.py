@@ -9,8 +9,16 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from groot_fast import _core
-from groot_fast._core import MANIFEST_TYPES, MAX_INDEX_DEPTH, MAX_MANIFEST, Manifest, parse_digest, read_document
+from groot_fast._core import (
+    MANIFEST_TYPES,
+    MAX_INDEX_DEPTH,
+    MAX_MANIFEST,
+    Manifest,
+    RegistryHost,
+    parse_digest,
+    read_document,
+    registry_hosts,
+)
 
 from ...errors import BadBlob, BadImage, GrootError, LimitExceeded, RegistryError
 from .coding import undo_coding
@@ -39,8 +47,11 @@ class RegistryClient:
         self._reference = reference
         self._options = options or RegistryOptions()
         self._backoff = Backoff(self._options.attempts)
-        mirrors = mirrors_of(reference.registry, self._options.mirrors)
-        self._endpoints = [Endpoint(reference, self._options, mirror) for mirror in (*mirrors, None)]
+        mirrors = [(name, list(found)) for name, found in self._options.mirrors.items()]
+        places: list[RegistryHost | None] = [*registry_hosts(reference.registry, mirrors, self._options.hosts_directory)]
+        if not any(place is not None and place.is_server for place in places):
+            places.append(None)
+        self._endpoints = [Endpoint(reference, self._options, place) for place in places]
         self._first = 0  # hosts before this one failed to serve the manifest and are not asked for blobs
         self._foreign = ForeignLayers(self._options)
         self._positions: dict[str, Position] = {}
@@ -63,6 +74,8 @@ class RegistryClient:
         mismatch, ambiguous, schema 1, no such platform).
         """
         for number, endpoint in enumerate(self._endpoints):
+            if endpoint.is_mirror and not endpoint.resolves and not self._reference.digest:
+                continue
             try:
                 found = await self._manifest_of(endpoint)
             except GrootError as error:
@@ -83,7 +96,7 @@ class RegistryClient:
         declared, chosen, named = "", False, None
         for depth in range(MAX_INDEX_DEPTH + 1):
             # what a mirror cannot do now the next host can
-            backoff = Backoff(1) if endpoint.is_mirror else self._backoff
+            backoff = Backoff(endpoint.options.attempts)
             body, content_type = await retrying(partial(self._fetch, endpoint, target, size), backoff)
             document = read_document(body, content_type, chosen=chosen, named=named)
             if declared and declared != document.media_type:
@@ -152,11 +165,12 @@ class RegistryClient:
                 yield chunk
 
     async def _stream(self, digest: str, size: int | None, position: Position) -> Chunks:
-        endpoints = self._endpoints[self._first :]
+        endpoints = [endpoint for endpoint in self._endpoints[self._first :] if endpoint.pulls or not endpoint.is_mirror]
         # of what an earlier transfer left the caller knows that it may be wrong
         check = hashlib.sha256() if endpoints[0].is_mirror and position.offset == 0 else None
         for endpoint in endpoints:
-            chunks = transfer(_blob_opener(endpoint, digest), position, size, self._options.stall_timeout, self._backoff)
+            options = endpoint.options
+            chunks = transfer(_blob_opener(endpoint, digest), position, size, options.stall_timeout, Backoff(options.attempts))
             try:
                 async with aclosing(chunks):
                     async for chunk in chunks:
@@ -221,14 +235,6 @@ class RegistryClient:
             if size is not None and len(body) != size:
                 raise BadImage(f"manifest {target}: size mismatch: expected: {size}, actual: {len(body)}")
             return body, response.headers.get("Content-Type", "")
-
-
-def mirrors_of(registry: str, mirrors: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The mirrors of a registry, in whatever spelling it is configured."""
-    for name, found in mirrors.items():
-        if _core.is_listed_host([registry], [name]):
-            return found
-    return ()
 
 
 def _blob_opener(endpoint: Endpoint, digest: str) -> Opener:

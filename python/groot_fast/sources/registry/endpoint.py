@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from yarl import URL
 
@@ -33,32 +34,50 @@ from .transport import SMALL_BODY, Reply, Transport, read_capped
 from .trust import Home, Trust
 
 _MAX_SCOPES = 2  # ours, and the one that the registry names
+PATIENCE = 2.0
+"""Seconds that a mirror may take to connect, to its first byte, and between bytes."""
 
 
 class Endpoint:
-    """A host that serves the reference's repository: the registry itself (no ``mirror``), or a mirror of it.
+    """A host that serves the reference's repository: the registry itself (no ``place``, or one that says so), or a mirror of it."""
 
-    A mirror is ``[scheme://]host[:port][/prefix]``; raises `ConfigError` for one that is none.
-    """
-
-    def __init__(self, reference: Reference, options: RegistryOptions, mirror: str | None = None) -> None:
+    def __init__(self, reference: Reference, options: RegistryOptions, place: _core.RegistryHost | None = None) -> None:
         """See the class."""
         self._reference = reference
-        self._options = options
-        self.is_mirror = mirror is not None
-        scheme, self.host, prefix = (None, reference.registry, "") if mirror is None else _core.parse_mirror(mirror)
-        api_host = reference.api_host if mirror is None else self.host
+        self.is_mirror = place is not None and not place.is_server
+        self.host = reference.registry if place is None else place.authority
+        self._root = "/v2" if place is None else place.path
+        self.resolves = place is None or place.resolves
+        self.pulls = place is None or place.pulls
+        scheme = None if place is None else place.scheme
+        # What comes before the repository's name is part of the name for a registry that is asked for a token.
+        prefix = self._root.removeprefix("/v2/") if self._root.startswith("/v2/") else ""
         self._repository = f"{prefix}/{reference.repository}" if prefix else reference.repository
         self._insecure = scheme == "http" or _core.is_listed_host([self.host], list(options.insecure_registries))
         self._schemes = (scheme,) if scheme else ("https", "http") if self._insecure else ("https",)
+        # A mirror is there to be faster: one that makes us wait is passed over.
+        if self.is_mirror:
+            connect = place.dial_timeout if place is not None and place.dial_timeout is not None else PATIENCE
+            options = replace(options, connect_timeout=connect, response_timeout=PATIENCE, stall_timeout=PATIENCE, attempts=1)
+        self.options = options
+        api_host = reference.api_host if place is None else place.authority
         base = URL(f"https://{_core.canonical_host(api_host)}")
         guard = Guard(base, insecure=self._insecure, trusted=options.trusted_hosts)
-        trust = Trust(options.certs_dirs, insecure=options.insecure_registries, home=Home(base, self.host))
+        trust = Trust(
+            options.certs_dirs,
+            insecure=[*options.insecure_registries, *([self.host] if place is not None and place.skip_verify else [])],
+            home=Home(base, self.host),
+            authorities=place.authorities if place is not None else (),
+            clients=place.clients if place is not None else (),
+        )
+        self._private = _joined(place.headers) if place is not None else {}
+        self._namespace = "" if place is None or _is_own(api_host, reference) else f"?ns={reference.registry}"
+        # A host that a file names with its scheme is asked at once: what it wants of us it says with the first refusal.
+        self._base: URL | None = base.with_scheme(scheme) if scheme else None
         self._finder = CredentialFinder(options.auth_file, options.log)
         self._transport = Transport(guard, trust, options)
         self._auth = Authorizer(self._repository, self._credential, self._transport)
         self._authority = base
-        self._base: URL | None = None
         self._lock = asyncio.Lock()
 
     async def close(self) -> None:
@@ -71,12 +90,11 @@ class Endpoint:
 
         Gives whatever status came last; raises `RegistryError` when no reply came. Nothing is retried here.
         """
-        url = await self._connect() / "v2"
-        url = URL(f"{url}/{self._repository}/{path}", encoded=True)
+        url = URL(f"{await self._connect()}{self._root}/{self._reference.repository}/{path}{self._namespace}", encoded=True)
         scopes: list[str] = []
         while True:
             authorization = await self._auth.header()
-            async with self._transport.exchange(url, headers, authorization=authorization) as reply:
+            async with self._transport.exchange(url, headers, authorization=authorization, private=self._private) as reply:
                 # a 401 of a host we were redirected to is not for our credentials to answer
                 if reply.response.status == 401 and reply.own:
                     self._auth.learn(reply.response.headers.getall("WWW-Authenticate", []))
@@ -103,7 +121,7 @@ class Endpoint:
             hint = proxy_hint(407)
         elif reply.own and response.status in (401, 403) and not is_policy(error.codes):
             error.args = (f"{self._reference.text} does not exist or you do not have permissions to see it.",)
-            if self._options.quotes_refusals:
+            if self.options.quotes_refusals:
                 reference = self._reference
                 what = f"reading manifest {reference.target} in {reference.registry}/{reference.repository}"
                 error.args = (f"fetching image reference: {what}: requested access to the resource is denied",)
@@ -122,7 +140,7 @@ class Endpoint:
         return await self._auth.credential()
 
     async def _credential(self) -> Credential:
-        options = self._options
+        options = self.options
         if not self.is_mirror and (options.username or options.password):
             return Credential(options.username, options.password)
         return await self._finder.find(self.host, self._repository)
@@ -146,7 +164,7 @@ class Endpoint:
         raise _ping_failure(failures[-1] if isinstance(failures[0], NotTlsError) else failures[0]) from None
 
     async def _ping(self, base: URL) -> None:
-        async with self._transport.exchange(base / "v2" / "", {}) as (response, own):
+        async with self._transport.exchange(base / "v2" / "", {}, private=self._private) as (response, own):
             body = await _body(response)  # a connection whose reply was read to its end is used again
             if response.status == 200 and is_web_page(response.headers):
                 raise web_page(host_port(base), "a registry's reply")
@@ -157,6 +175,19 @@ class Endpoint:
                 name_codes(error)
                 error.hint = proxy_hint(response.status) or explain(response.status, error.codes)
                 raise error
+
+
+def _is_own(host: str, reference: Reference) -> bool:
+    """Whether a host is the registry that the image's name says (distribution-spec, "Registry proxying")."""
+    return _core.canonical_host(host) in (_core.canonical_host(reference.registry), _core.canonical_host(reference.api_host))
+
+
+def _joined(headers: list[tuple[str, str]]) -> dict[str, str]:
+    """Of several values of one header one, as RFC 9110 has it."""
+    joined: dict[str, str] = {}
+    for name, value in headers:
+        joined[name] = f"{joined[name]}, {value}" if name in joined else value
+    return joined
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:

@@ -17,7 +17,8 @@ class RegistryOptions:
     image URL, whatever the case of letters and the form of an IPv6 address; a port counts as it is written. ``username`` and
     ``password`` belong to that registry alone (never to mirrors) and win over ``auth_file``. An ``auth_file`` given here must be
     usable; without one those of docker and podman are read (see `credentials`). ``mirrors`` maps a registry to the
-    ``[scheme://]host[:port][/prefix]`` tried before it, in order.
+    ``[scheme://]host[:port][/prefix]`` tried before it, in order; ``hosts_directory`` is where containerd's `hosts.toml` of a registry
+    may be, which says the same and more.
 
     ``trusted_hosts`` (host[:port]) may have private addresses although a public registry sends us there: a token
     server or blob store inside the own network. ``foreign_layers`` permits fetching layers from the `urls` of a
@@ -37,6 +38,7 @@ class RegistryOptions:
     auth_file: Path | None = None
     certs_dirs: tuple[Path, ...] = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    hosts_directory: Path = Path("/etc/containerd/certs.d")
     trusted_hosts: tuple[str, ...] = ()
     foreign_layers: bool = False
     remote_layer_certificates: Path | None = None

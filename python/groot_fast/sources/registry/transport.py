@@ -78,18 +78,22 @@ class Transport:
         headers: Mapping[str, str],
         *,
         authorization: str | None = None,
+        private: Mapping[str, str] | None = None,
         form: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Reply]:
         """GET ``url`` (POST if there is a ``form``), follow redirects, and give the reply; it is closed at the end.
 
-        ``authorization`` is sent to the scheme, host and port of ``url`` only, whatever redirects do. Failures of the
-        network, also those while the body is read inside the ``async with``, are raised as `RegistryError`.
+        ``authorization`` and ``private``, headers, are sent to the scheme, host and port of ``url`` only, whatever redirects
+        do. Failures of the network, also those while the body is read inside the ``async with``, are raised as
+        `RegistryError`.
         """
         origin = url.origin()
         async with self._slots:
             for _ in range(MAX_REDIRECTS + 1):
                 own = url.origin() == origin
-                sent = {**headers, "Authorization": authorization} if authorization and own else dict(headers)
+                sent = {**headers, **(private or {})} if own else dict(headers)
+                if authorization and own:
+                    sent["Authorization"] = authorization
                 response = await self._send(url, sent, form)
                 try:
                     if response.status not in _REDIRECTS:

@@ -35,7 +35,8 @@ class Trust:
 
     ``directories`` are looked through in order for ``<host[:port]>/``; the first one that exists is used: ``*.crt`` are whom we
     trust (authorities, or a registry's own certificate), ``*.cert`` with the ``*.key`` of the same name are client certificates.
-    ``shared`` is such a directory for all hosts. Certificates of the ``insecure`` hosts are not verified.
+    ``shared`` is such a directory for all hosts. ``authorities`` and ``clients`` are more of both, for the home alone. Certificates of
+    the ``insecure`` hosts are not verified.
     """
 
     def __init__(
@@ -45,12 +46,16 @@ class Trust:
         insecure: Iterable[str] = (),
         shared: Path | None = None,
         home: Home | None = None,
+        authorities: Iterable[str] = (),
+        clients: Iterable[tuple[str, str]] = (),
     ) -> None:
         """See the class."""
         self._directories = list(directories)
         self._insecure = list(insecure)
         self._shared = shared
         self._home = home
+        self._authorities = list(authorities)
+        self._clients = list(clients)
         self._contexts: dict[tuple[str, ...], list[ssl.SSLContext]] = {}
 
     def spelling(self, url: URL) -> str:
@@ -91,11 +96,12 @@ class Trust:
 
     def _make(self, url: URL, names: list[str]) -> list[ssl.SSLContext]:
         # a user's own spelling is matched exactly, as the contract has it; a URL of somebody else has two
-        own = names[:1] if self._home is not None and self._home.is_at(url) else names
+        is_home = self._home is not None and self._home.is_at(url)
+        own = names[:1] if is_home else names
         is_insecure = _core.is_listed_host(own, self._insecure)
         found = _core.certificates_directory(list(self._directories), names)
-        authorities: list[str] = []
-        clients: list[tuple[str, str] | None] = []
+        authorities: list[str] = list(self._authorities) if is_home else []
+        clients: list[tuple[str, str] | None] = list(self._clients) if is_home else []
         for directory in (self._shared, found):
             if directory is not None:
                 more, pairs = _core.list_certificates(directory)

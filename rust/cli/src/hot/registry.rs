@@ -72,6 +72,7 @@ fn options(settings: &Settings) -> Option<Options> {
         credential_files: default_files(|name| std::env::var_os(name)),
         certs_dirs: CERTS_DIRECTORIES.map(PathBuf::from).to_vec(),
         mirrors: settings.registry_mirrors.clone(),
+        hosts_directory: settings.registry_hosts.clone(),
         trusted_hosts: texts(&settings.trusted_hosts)?,
         response_timeout: settings.response_timeout,
     })
