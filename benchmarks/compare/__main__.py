@@ -35,16 +35,18 @@ GROUNDS = {
     "init-store": "BTRFS as `init-store` makes it, for everybody; a row of buildah's on ext4",
     "plain": "BTRFS by mkfs's defaults, for everybody; a row of buildah's on ext4",
 }
-WORKS = ("cold", "docker", "operations", "named", "bursts", "pulls", "growth")
+NEXT = "-next"
+WORKS = ("cold", "again", "docker", "operations", "named", "bursts", "pulls", "growth")
 
 
 @dataclass(frozen=True)
 class Plan:
     """Which images each work is done with, and how often. ``peer_rounds`` is for cold creates of umoci and containerd, which take
-    long; with 0 they and buildah take no part in anything."""
+    long; with 0 they and buildah take no part in anything. ``again`` is done where the image with `NEXT` after its name is there too."""
 
     name: str
     cold: tuple[str, ...]
+    again: tuple[str, ...]
     docker: tuple[str, ...]
     rounds: int
     peer_rounds: int
@@ -65,6 +67,7 @@ class Plan:
 SHORT = Plan(
     name="short",
     cold=("debian", "pyapp"),
+    again=("debian", "pyapp-wheels"),
     docker=("debian",),
     rounds=3,
     peer_rounds=1,
@@ -82,6 +85,7 @@ SHORT = Plan(
 FULL = Plan(
     name="full",
     cold=("debian", "nodeapp", "pyapp"),
+    again=("debian", "pyapp-wheels"),
     docker=("debian", "pyapp"),
     rounds=5,
     peer_rounds=1,
@@ -99,6 +103,7 @@ FULL = Plan(
 CHECK = Plan(
     name="check",
     cold=("tiny",),
+    again=("tiny",),
     docker=("tiny",),
     rounds=2,
     peer_rounds=0,
@@ -119,6 +124,7 @@ PULL = replace(
     CHECK,
     name="pull",
     cold=(),
+    again=(),
     docker=("pyapp",),
     rounds=12,
     operations=(),
@@ -184,6 +190,10 @@ def measure(plan: Plan, works: Sequence[str], images: dict[str, Image], like: Se
         for image in here(plan.cold):
             floors = [(peer, plan.rounds) for peer in cold_floors(maker)]
             bench.cold(image, [*all_rounds, *floors, *slow, (Umoci(maker), plan.peer_rounds)])  # no rounds, no part
+    if "again" in works:
+        for image in here(plan.again):
+            for new in here([image.name + NEXT]):
+                bench.again(image, new, like, plan.rounds)
     if "docker" in works and here(plan.docker):
         with serve(here(plan.docker), scratch) as registry:
             for image in here(plan.docker):

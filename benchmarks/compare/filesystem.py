@@ -20,9 +20,10 @@ SETTLE = 60.0
 
 @dataclass(frozen=True)
 class Counters:
-    """Bytes written to the device and commits, since the file system was mounted."""
+    """Bytes written to the device, the requests that wrote them, and commits, since the file system was mounted."""
 
     written: int
+    requests: int
     commits: int
 
 
@@ -37,8 +38,9 @@ class Filesystem:
 
     def counters(self) -> Counters:
         """As of now; call `flush` first for everything to be in it."""
-        written = sectors_written(Path(f"/sys/block/{self._device}/stat").read_text()) * SECTOR
-        return Counters(written, commits((self._folder / "commit_stats").read_text()) if self._folder is not None else 0)
+        stat = Path(f"/sys/block/{self._device}/stat").read_text()
+        done = commits((self._folder / "commit_stats").read_text()) if self._folder is not None else 0
+        return Counters(sectors_written(stat) * SECTOR, writes(stat), done)
 
     def flush(self) -> float:
         """Write everything to the device; gives the seconds."""
@@ -110,6 +112,11 @@ def device_of(mountinfo: str, point: str) -> str:
 def sectors_written(stat: str) -> int:
     """Sectors of 512 bytes written, from a ``/sys/block/DEVICE/stat`` (seventh field)."""
     return int(stat.split()[6])
+
+
+def writes(stat: str) -> int:
+    """Requests to write that were done, from a ``/sys/block/DEVICE/stat`` (fifth field): what was joined on the way counts once."""
+    return int(stat.split()[4])
 
 
 def commits(stats: str) -> int:

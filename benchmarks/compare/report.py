@@ -19,6 +19,12 @@ BIGGEST_BURST = 64
 NO_BARS = {"many"}
 """Images that are measured without a bar: one commit a layer is what 120 layers cost."""
 
+AGAIN: dict[str, dict[str, tuple[float, float | None]]] = {
+    "pyapp-wheels-next": {"written": (0.4, 0.32), "requests to write": (0.3, 0.21), "time": (0.8, 0.66)},
+    "debian-next": {"written": (0.3, 0.15), "requests to write": (0.3, None)},
+}
+"""What the next releases of images are held to beside who writes all of them: must and aim."""
+
 METHOD = """\
 Whole processes, from `exec` to exit. Contestants take turns within a round, in another order each round; a ratio is the
 median of the ratios of neighbours in a round. *Cold*: a file system made for this one command, the input in the page cache,
@@ -28,7 +34,8 @@ median of the ratios of neighbours in a round. *Cold*: a file system made for th
 over a pipeline, with the daemon's own for `containerd`. buildah, umoci, containerd and ours check digests and diff ids; the
 floors check nothing, take whiteouts for files and make no snapshot. *python + snapshot*: `python3 -I -S -c pass`, then a
 native process that only makes the snapshot. *unpacked* is the content of all layers' files in whole 4 KiB blocks, as `du`
-counts. Growth: a full store in turns with one that keeps 10 images. *API*: the
+counts. *Again*: the next release of an image, on a file system that has nothing but the one before; *requests* are those to write
+that reached the loop device until after the flush. Growth: a full store in turns with one that keeps 10 images. *API*: the
 HTTP interface of `grootfs serve`, by callers whose connections stand already."""
 
 
@@ -86,6 +93,7 @@ def bars(results: Results, unpacked: dict[str, int]) -> list[Bar]:
             _ratio_bar(f"buildah / cold `{image}`", table.rounds("cold oci", image, "buildah"), ours, 3.0, least=True),
         ]
         found.append(_written_bar(table, "cold oci", image, unpacked))
+    found += _again_bars(table, results)
     for image in _with_bars(results, "cold docker"):
         ours, layout = table.rounds("cold docker", image, US), table.rounds("cold oci, beside docker", image, US)
         found.append(_ratio_bar(f"cold docker / cold oci, `{image}`", ours, layout, 1.1))
@@ -138,6 +146,21 @@ def _named_bars(table: Table, results: Results) -> list[Bar | None]:
                 _ratio_bar(f"by tag, TLS and token / {peer}'s, `{image}`", tls, table.rounds("warm by tag, TLS", image, peer), 1.0, 0.7),
                 _ratio_bar(f"by tag at once: rate / {peer}'s, `{image}`", theirs, at_once, 2.0, 3.0, least=True),
             ]
+    return found
+
+
+def _again_bars(table: Table, results: Results) -> list[Bar | None]:
+    """Beside a peer with the same command line: a release before, or an original."""
+    measures: dict[str, Callable[[Sample], float]] = {
+        "written": lambda s: s.written,
+        "requests to write": lambda s: s.requests,
+        "time": lambda s: s.seconds,
+    }
+    found: list[Bar | None] = []
+    for image, peer in dict.fromkeys((s.image, s.who) for s in results.samples if s.work == "again" and s.who != US):
+        for name, (must, aim) in AGAIN.get(image, {}).items():
+            ours, theirs = (table.rounds("again", image, who, measures[name]) for who in (US, peer))
+            found.append(_ratio_bar(f"again `{image}` / {peer}'s: {name}", ours, theirs, must, aim))
     return found
 
 
@@ -217,10 +240,10 @@ def bars_table(found: list[Bar]) -> str:
 
 
 def samples_table(results: Results, unpacked: dict[str, int]) -> str:
-    """Every work but growth: medians, and how much longer than ours the others took."""
+    """Every work but growth and the next release: medians, and how much longer than ours the others took."""
     table = Table(results)
     rows = []
-    for work, image, who in dict.fromkeys((s.work, s.image, s.who) for s in results.samples if not s.work.startswith("grown")):
+    for work, image, who in dict.fromkeys((s.work, s.image, s.who) for s in results.samples if not s.work.startswith(("grown", "again"))):
         mine = [s for s in results.samples if (s.work, s.image, s.who) == (work, image, who)]
         ratio = paired_ratio(table.rounds(work, image, who), table.rounds(work, image, US))
         written = median([s.written for s in mine])
@@ -241,6 +264,17 @@ def samples_table(results: Results, unpacked: dict[str, int]) -> str:
         )
     header = "work | image | who | n | median | x ours | CPU | flush | peak MiB | written MB (/ unpacked) | commits"
     return _rows(header, rows)
+
+
+def again_table(results: Results) -> str:
+    """The next release of an image in a store with the one before."""
+    rows = []
+    for image, who in dict.fromkeys((s.image, s.who) for s in results.samples if s.work == "again"):
+        mine = [s for s in results.samples if (s.work, s.image, s.who) == ("again", image, who)]
+        cells = [_seconds(median([s.seconds for s in mine])), _seconds(median([s.cpu for s in mine]))]
+        written, requests = median([s.written for s in mine]), median([s.requests for s in mine])
+        rows.append([image, _escape(who), str(len(mine)), *cells, f"{written / 1e6:.1f}", f"{requests:g}"])
+    return _rows("image | who | n | median | CPU | written MB | requests", rows)
 
 
 def bursts_table(results: Results) -> str:
@@ -301,8 +335,10 @@ def markdown(document: dict[str, Any], results: Results) -> str:
     if "incomplete" in document:
         where += f"\n\n**Incomplete**: {document['incomplete']}"
     parts = ["# Results", where, "## Bars", bars_table(bars(results, unpacked))]
-    if results.samples:
+    if any(s.work != "again" for s in results.samples):
         parts += ["## Commands", samples_table(results, unpacked)]
+    if images_of(results, "again"):
+        parts += ["## The next release of an image", again_table(results)]
     if results.bursts:
         parts += ["## At once", bursts_table(results)]
     if images_of(results, "grown warm"):

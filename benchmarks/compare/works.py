@@ -31,7 +31,8 @@ BASE = 10
 @dataclass(frozen=True)
 class Sample:
     """One command: seconds, CPU seconds, peak memory (KiB), seconds of the flush after it, bytes written until after the
-    flush, commits until before it. ``images`` is how many the store held, where that matters."""
+    flush, commits until before it. ``images`` is how many the store held, where that matters; ``requests`` are those to write until
+    after the flush, 0 in results that are older than their count."""
 
     work: str
     image: str
@@ -44,6 +45,7 @@ class Sample:
     written: int
     commits: int
     images: int = 0
+    requests: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,15 @@ class Bench:
             self._weigh(store, steps, work, image, number)
             if work == "cold oci":
                 self._clean_everything(store, image, number)
+
+    def again(self, old: Image, new: Image, peers: Sequence[Peer], rounds: int) -> None:
+        """Create the next release of an image on a file system that has nothing but the old one."""
+        for number in range(rounds):
+            for peer in turns(peers, number):
+                with ExitStack() as stack:
+                    for store in self._open(stack, old, [peer]):
+                        new.read()
+                        self._maybe(store, store.cold(new, "next", None), "again", new, number)
 
     def _clean_everything(self, store: Store, image: Image, number: int) -> None:
         clean, delete = store.clean(), store.delete("cold")
@@ -260,10 +271,11 @@ class Bench:
         cost = self._runner.run(steps, store.daemon)
         commits = store.filesystem.counters().commits - before.commits
         flush = store.filesystem.flush()
-        written = store.filesystem.counters().written - before.written
-        sample = Sample(work, image.name, store.who, number, cost.seconds, cost.cpu, cost.peak, flush, written, commits, images)
+        after = store.filesystem.counters()
+        written, requests = after.written - before.written, after.requests - before.requests
+        sample = Sample(work, image.name, store.who, number, cost.seconds, cost.cpu, cost.peak, flush, written, commits, images, requests)
         self._results.samples.append(sample)
-        if work.startswith("cold"):
+        if work.startswith(("cold", "again")):
             self._say(f"{work} {image.name}: {store.who} {cost.seconds:.2f} s, flush {flush:.2f} s, {written / 1e6:.0f} MB written")
 
     def _burst(self, store: Store, work: str, image: Image, number: int, together: Callable[[], tuple[float, list[Ended]]]) -> None:

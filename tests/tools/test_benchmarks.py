@@ -17,6 +17,7 @@ from support.layout import write_layout
 def test_compare_measures_and_writes(scratch: Path) -> None:
     body = os.urandom(1 << 20)
     write_layout(scratch / "images" / "tiny", Archive().dir("d").file("d/f", body.hex()), Archive().file("g", "x"))
+    write_layout(scratch / "images" / "tiny-next", Archive().dir("d").file("d/f", body.hex()[1:]), Archive().file("g", "y"))
     argv = [sys.executable, "-m", "compare", "--plan", "check", "--images", scratch / "images", "--scratch", scratch]
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}/benchmarks:{REPOSITORY}/tests", "GROOTFS_BIN": COMMAND}
     done = subprocess.run([*argv, "--results", scratch / "results"], capture_output=True, text=True, env=environment)
@@ -27,6 +28,7 @@ def test_compare_measures_and_writes(scratch: Path) -> None:
 
     works = {(s.work, s.who) for s in results.samples}
     ours = {
+        "again",
         "cold oci",
         "cold docker",
         "cold oci, beside docker",
@@ -56,6 +58,8 @@ def test_compare_measures_and_writes(scratch: Path) -> None:
     for cold in [s for s in results.samples if s.work == "cold oci" and s.who != "digest only"]:
         assert cold.written > 1 << 20, "the content reached the device"
         assert 0 < cold.peak < 100_000 and cold.cpu > 0 and cold.seconds > 0
+    for again in [s for s in results.samples if s.work == "again"]:
+        assert (again.image, again.requests > 0, again.written > 0) == ("tiny-next", True, True)
     for snapshot in [s for s in results.samples if s.work == "warm"]:
         assert snapshot.commits >= 1, "a snapshot is a commit"
     names = {f"check-{plot}.{kind}" for plot in ("cold", "growth", "parallel") for kind in ("png", "svg")}

@@ -73,13 +73,15 @@ def test_turns_give_everybody_every_place() -> None:
 # -- what the kernel says ------------------------------------------------------
 
 
+DEVICE_STAT = "   79972   433  7840080  27863   720961  1500 49924168  1253088  0  73436 1300828 4 0 65536 3 23832 19873\n"
+
+
 def test_sectors_written() -> None:
-    assert (
-        filesystem.sectors_written(
-            "   79972   433  7840080  27863   720961  1500 49924168  1253088  0  73436 1300828 4 0 65536 3 23832 19873\n"
-        )
-        == 49924168
-    )
+    assert filesystem.sectors_written(DEVICE_STAT) == 49924168
+
+
+def test_requests_to_write() -> None:
+    assert filesystem.writes(DEVICE_STAT) == 720961
 
 
 def test_commits() -> None:
@@ -283,3 +285,34 @@ def test_peer_is_a_name_and_a_program() -> None:
 def test_peer_that_is_none(text: str) -> None:
     with pytest.raises(Exception, match="is not NAME=PATH"):
         name_and_path(text)
+
+
+# -- the next release of an image -----------------------------------------------
+
+
+def next_release(image: str) -> Results:
+    ours = [sample("again", report.US, n, 4.0 + n, written=300, requests=30, image=image) for n in range(3)]
+    theirs = [sample("again", "before", n, 8.0 + 2 * n, written=1000, requests=60, image=image) for n in range(3)]
+    return Results([*ours, *theirs], [])
+
+
+def test_the_next_release_is_held_to_who_writes_all_of_it() -> None:
+    results = next_release("pyapp-wheels-next")
+    found = {
+        name.removeprefix("again `pyapp-wheels-next` / before's: "): (bar.value, bar.verdict) for name, bar in by_name(results).items()
+    }
+    assert found == {"written": (0.3, "aim met"), "requests to write": (0.5, "missed"), "time": (0.5, "aim met")}
+    assert "| pyapp-wheels-next | before | 3 | 10.00 s | 0.0 ms | 0.0 | 60 |" in report.again_table(results)
+    assert "again" not in report.samples_table(results, {"i": 100})
+
+
+def test_images_have_bars_of_their_own() -> None:
+    found = {
+        name.removeprefix("again `debian-next` / before's: "): bar.verdict for name, bar in by_name(next_release("debian-next")).items()
+    }
+    assert found == {"written": "met", "requests to write": "missed"}
+    assert by_name(next_release("i")) == {}
+
+
+def test_the_next_release_alone_has_no_bar() -> None:
+    assert by_name(Results([sample("again", report.US, 0, 1.0, written=1, requests=1)], [])) == {}
