@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import pytest
 
-from compare import filesystem, process, report
+from compare import filesystem, process, renew, report
 from compare.__main__ import name_and_path
 from compare.figures import median, paired_ratio, percentile
 from compare.images import Image
@@ -312,6 +313,32 @@ def test_images_have_bars_of_their_own() -> None:
     }
     assert found == {"written": "met", "requests to write": "missed"}
     assert by_name(next_release("i")) == {}
+
+
+def test_a_layers_wheels_are_replaced_and_nothing_else(tmp_path: Path) -> None:
+    site = "opt/site"
+    old = Archive().dir("opt").dir(site).file(f"{site}/other.py", "stays").file(f"{site}/w/a.py", "1").file(f"{site}/w/gone.py", "1")
+    old = old.file(f"{site}/W-1.dist-info/RECORD", "w/a.py,,\nw/gone.py,,\nW-1.dist-info/RECORD,,\n").file(
+        f"{site}/W-1.dist-info/extra", ""
+    )
+    write_layout(tmp_path / "app", Archive().file("base", "b"), old, Archive().file("above", "x"))
+    image = Image(tmp_path / "app", tmp_path / "scratch")
+    wheels = {"W": ("1", "2")}
+    position, found = renew.find_wheels(image.tars(), wheels)
+    assert (position, str(found)) == (1, site)
+    for name, text in {"w/a.py": "2", "W-2.dist-info/RECORD": "new"}.items():
+        (tmp_path / "fresh" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "fresh" / name).write_text(text)
+    renew.replace_wheels(image.tars()[1], tmp_path / "new.tar", found, wheels, tmp_path / "fresh")
+    renew.write_image(tmp_path / "app-next", [*image.layers[:position], renew.pack(tmp_path / "new.tar")])
+
+    after = Image(tmp_path / "app-next", tmp_path / "scratch")
+    assert [layer.diff_id for layer in after.layers[:1]] == [layer.diff_id for layer in image.layers[:1]] and len(after.layers) == 2
+    with tarfile.open(after.tars()[1]) as tar:
+        files = {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isreg()}  # type: ignore[union-attr]
+    assert files == {f"{site}/other.py": b"stays", f"{site}/w/a.py": b"2", f"{site}/W-2.dist-info/RECORD": b"new"}
+    with pytest.raises(SystemExit, match="no layer has the wheels W 3"):
+        renew.find_wheels(image.tars(), {"W": ("3", "4")})
 
 
 def test_the_next_release_alone_has_no_bar() -> None:
