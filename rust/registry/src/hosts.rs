@@ -125,10 +125,11 @@ fn names(registry: &str) -> Vec<String> {
 
 fn read(path: &Path) -> std::io::Result<String> {
     use std::io::Read;
-    let file = std::fs::File::open(path)?;
-    if !file.metadata()?.is_file() {
+    // Before it is opened: a pipe would hold us.
+    if !std::fs::metadata(path)?.is_file() {
         return Err(std::io::Error::other("not a regular file"));
     }
+    let file = std::fs::File::open(path)?;
     let mut text = String::new();
     file.take(MOST + 1).read_to_string(&mut text)?;
     if text.len() as u64 > MOST { Err(std::io::Error::other(format!("larger than {MOST} bytes"))) } else { Ok(text) }
@@ -370,6 +371,9 @@ mod tests {
         write("h:5000", "exact");
         assert_eq!(found("H:5000").as_deref(), Some("exact"));
         assert_eq!(found("..").as_deref(), Some("default"));
+        std::fs::remove_file(base.path().join("h_5000_/hosts.toml")).unwrap();
+        std::fs::create_dir(base.path().join("h_5000_/hosts.toml")).unwrap();
+        assert_eq!(found("h:5000").as_deref(), Some("exact"), "and what is not looked at is no trouble");
         std::fs::write(base.path().join("h:5000/hosts.toml"), "x").unwrap();
         let error = read_hosts(base.path(), "h:5000").unwrap_err();
         assert!(error.message.starts_with(&format!("cannot use `{}/h:5000/hosts.toml`: line 1", base.path().display())), "{error}");
