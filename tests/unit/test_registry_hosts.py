@@ -111,7 +111,7 @@ def test_who_only_pulls_is_not_asked_what_a_tag_means(tmp_path: Path) -> None:
         directory = configure(tmp_path, fake.addr, text)
         assert pull(image.url, directory) == LAYERS
         assert not mirror.gets("/manifests/") and fake.gets("/manifests/latest")
-        # And nobody else is: what comes before the host that knew the tag may know nothing of the image.
+        assert len(mirror.gets("/blobs/")) == 3 and not fake.gets("/blobs/")
         mirror.seen.clear()
         assert pull(fake.url("app", f"@{image.digest}"), directory) == LAYERS
         assert mirror.gets(f"/manifests/{image.digest}") and len(mirror.gets("/blobs/")) == 3

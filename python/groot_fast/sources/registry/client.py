@@ -52,7 +52,7 @@ class RegistryClient:
         if not any(place is not None and place.is_server for place in places):
             places.append(None)
         self._endpoints = [Endpoint(reference, self._options, place) for place in places]
-        self._first = 0  # hosts before this one failed to serve the manifest and are not asked for blobs
+        self._useless: set[Endpoint] = set()  # mirrors that failed, and not for want of a blob alone
         self._foreign = ForeignLayers(self._options)
         self._positions: dict[str, Position] = {}
 
@@ -73,7 +73,7 @@ class RegistryClient:
         declares one. Raises `RegistryError` (``manifest unknown``, no permission, network) or `BadImage` (digest
         mismatch, ambiguous, schema 1, no such platform).
         """
-        for number, endpoint in enumerate(self._endpoints):
+        for endpoint in self._endpoints:
             if endpoint.is_mirror and not endpoint.resolves and not self._reference.digest:
                 continue
             try:
@@ -83,8 +83,8 @@ class RegistryClient:
                 if not endpoint.is_mirror:
                     raise
                 self._give_up(endpoint, error)
+                self._useless.add(endpoint)
             else:
-                self._first = number
                 return found
         raise AssertionError("the registry itself is always the last host")
 
@@ -165,7 +165,7 @@ class RegistryClient:
                 yield chunk
 
     async def _stream(self, digest: str, size: int | None, position: Position) -> Chunks:
-        endpoints = [endpoint for endpoint in self._endpoints[self._first :] if endpoint.pulls or not endpoint.is_mirror]
+        endpoints = [each for each in self._endpoints if not each.is_mirror or (each.pulls and each not in self._useless)]
         # of what an earlier transfer left the caller knows that it may be wrong
         check = hashlib.sha256() if endpoints[0].is_mirror and position.offset == 0 else None
         for endpoint in endpoints:
@@ -186,12 +186,14 @@ class RegistryClient:
             except BadBlob as error:
                 # a part may be of a mirror before this host: all of it comes from the registry itself the next time
                 self._give_up(endpoint if endpoint.is_mirror else endpoints[0], error)
-                self._first = len(self._endpoints) - 1
+                self._useless.update(each for each in self._endpoints if each.is_mirror)
                 raise
             except RegistryError as error:
                 if not endpoint.is_mirror:
                     raise
                 self._give_up(endpoint, error)
+                if error.status != 404:
+                    self._useless.add(endpoint)  # each of the next blobs would wait for it again
                 position.use_range, position.is_joined = True, position.offset > 0
 
     async def _collect(self, digest: str, size: int) -> bytes:
