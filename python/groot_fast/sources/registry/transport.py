@@ -31,6 +31,7 @@ _SMALL_BODY_DEADLINE = 60.0
 _STALL_FLOOR = 32 * 1024  # fewer bytes than this in one stall timeout is a stall: about 1 KiB/s
 _KEEP_ALIVE = 0.1  # seconds: a server of few connections serves nobody else meanwhile
 _IMPATIENCE = 0.3  # seconds: who waits longer for a first byte may be waiting for a connection that we hold
+_FAREWELL = 0.1  # seconds for the end of TLS connections that are being closed
 _NAME_AND_CONNECT = 30.0  # seconds for all of name resolution, connection and TLS beyond the connect timeout
 # identity: digests are of the bytes as they are
 _HEADERS = {"User-Agent": "groot_fast", "Docker-Distribution-API-Version": "registry/2.0", "Accept-Encoding": "identity"}
@@ -65,11 +66,12 @@ class Transport:
 
     async def close(self) -> None:
         """Close every connection."""
-        for transport in self._connections:
-            _abort(transport)
+        aborted = [_abort(transport) for transport in self._connections]
         self._connections.clear()
         if self._session is not None:
             await self._session.close()
+        # What was aborted is closed with the next turn of the loop; who says farewell already needs a moment for it.
+        await asyncio.sleep(0 if all(aborted) else _FAREWELL)
 
     @asynccontextmanager
     async def exchange(
@@ -219,11 +221,13 @@ class Transport:
         return self._session
 
 
-def _abort(transport: asyncio.BaseTransport) -> None:
-    """Close a connection at once: a polite TLS farewell would still be under way when the event loop ends."""
+def _abort(transport: asyncio.BaseTransport) -> bool:
+    """Close a connection at once: a polite TLS farewell would still be under way when the event loop ends. False if it is under way."""
     # A TLS transport that is closed already has no protocol to ask, and says so badly (CPython 3.11).
     with suppress(AttributeError):
         transport.abort()  # type: ignore[attr-defined]
+        return True
+    return False
 
 
 def _drop(response: aiohttp.ClientResponse) -> None:
