@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import struct
 import termios
 from collections.abc import Callable, Iterator
@@ -46,15 +47,21 @@ def screen(columns: int, rows: int) -> Iterator[tuple[int, Callable[[], str]]]:
 
 
 def shown(text: str, rows: int) -> list[str]:
-    """What stands on a screen after such a text: lines, up by some, away with the rest. Insists that no line is lost above it."""
+    """What stands on a screen after such a text. Insists that no line is lost above it, and that nothing is cleared from where the cursor
+    has gone up to, which may be a whole screen, before the last line goes."""
     lines: list[str] = []
-    for part in text.split("\r\x1b["):
-        up, separator, rest = part.partition("A\x1b[J")
-        if separator:
+    at = 0
+    for up, line, clear in re.findall(r"\r\x1b\[(\d+)A|([^\x1b\n]*)\x1b\[K\n|(\x1b\[J)", text):
+        if up:
             assert int(up) < rows, "what is drawn again is still on the screen"
-            del lines[len(lines) - int(up) :]
-            part = rest
-        lines += part.splitlines()
+            at -= int(up)
+            assert at >= 0
+        elif clear:
+            del lines[at:]
+        else:
+            lines[at : at + 1] = [line]
+            at += 1
+    assert not re.search(r"A\x1b\[J", text.removesuffix("A\x1b[J"))
     return lines
 
 
@@ -67,13 +74,14 @@ def test_a_line_a_layer_and_one_for_all() -> None:
         progress.fetching("sha256:bbbb", 10, lambda: 10)
         progress.unpacking("sha256:bbbb")
         progress._draw()
-        first, second, total = shown(written(), 24)
+        text = written()
+        first, second, total = shown(text, 24)
         assert first.startswith("sha256:aaaa          [####....]  1.0 MB / 2.0 MB  ") and first.count("/s") == 1
         assert second.split() == ["sha256:bbbb", "unpacking"]
         assert total.startswith("0 of 2 layers  1.0 MB / 2.0 MB  ")
         progress.unpacked("sha256:bbbb", 3000)
         progress._draw()
-        last = shown(written(), 24)
+        last = shown(text + written(), 24)
         assert [line.split()[0] for line in last] == ["sha256:bbbb", "sha256:aaaa", "1"], "what is over stands above"
         assert last[1].endswith(" s left") and len(last[1]) < 80
         progress.close()

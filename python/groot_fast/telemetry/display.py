@@ -139,10 +139,11 @@ class Terminal(_Writer):
             lines = [*lines[: room - 1], f"... and {len(lines) - room + 1} more layers"]
         if not last:
             lines.append(total)
-        # Up over what was drawn last, and away with it: what a narrower screen made of it too.
-        up = f"\r\x1b[{self._drawn}A\x1b[J" if self._drawn else ""
+        # Up over what was drawn last; each line goes as it is written over, and only then what is left below. To clear a screen from its
+        # first cell makes tmux keep it as history, at every turn.
+        up = f"\r\x1b[{self._drawn}A" if self._drawn else ""
         self._drawn = len(lines)
-        self._write(up + "".join(f"{line[: columns - 1]}\n" for line in [*gone, *lines]))
+        self._write(up + "".join(f"{line[: columns - 1]}\x1b[K\n" for line in [*gone, *lines]) + "\x1b[J")
 
     def _total(self, over: list[_Layer], active: list[_Layer]) -> str:
         fetched = [layer for layer in (*over, *active) if layer.size]
