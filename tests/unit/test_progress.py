@@ -87,6 +87,22 @@ def test_a_line_a_layer_and_one_for_all() -> None:
         progress.close()
 
 
+def test_no_number_is_cut() -> None:
+    size = len("sha256:aaaa          1.0 MB / 2.0 MB")
+    for columns, line in [
+        (size + 1, "sha256:aaaa          1.0 MB / 2.0 MB"),
+        (size, "sha256:aaaa"),
+        (11, "sha256:aaa"),
+        (12, "sha256:aaaa"),
+    ]:
+        with screen(columns, 24) as (fd, written):
+            progress = Terminal(fd)
+            progress.fetching("sha256:aaaa", 2_000_000, lambda: 1_000_000)
+            progress._draw()
+            assert shown(written(), 24)[0] == line
+            progress.close()
+
+
 @pytest.mark.parametrize(("columns", "rows"), [(80, 24), (40, 10), (20, 4), (10, 2)])
 def test_more_layers_than_rows(columns: int, rows: int) -> None:
     with screen(columns, rows) as (fd, written):

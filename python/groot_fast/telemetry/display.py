@@ -143,7 +143,7 @@ class Terminal(_Writer):
         # first cell makes tmux keep it as history, at every turn.
         up = f"\r\x1b[{self._drawn}A" if self._drawn else ""
         self._drawn = len(lines)
-        self._write(up + "".join(f"{line[: columns - 1]}\x1b[K\n" for line in [*gone, *lines]) + "\x1b[J")
+        self._write(up + "".join(f"{_clip(line, columns)}\x1b[K\n" for line in [*gone, *lines]) + "\x1b[J")
 
     def _total(self, over: list[_Layer], active: list[_Layer]) -> str:
         fetched = [layer for layer in (*over, *active) if layer.size]
@@ -198,6 +198,13 @@ class Records(_Writer):
 
     def _record(self, document: dict[str, object]) -> None:
         self._write(format_json(document) + "\n")
+
+
+def _clip(line: str, columns: int) -> str:
+    """What fits into less than so many columns, without half a number: fields have two blanks between them."""
+    if len(line) < columns:
+        return line
+    return line[: columns + 1].rpartition("  ")[0].rstrip() or line[: columns - 1]
 
 
 def _bar(part: float, width: int) -> str:
