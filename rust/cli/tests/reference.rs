@@ -14,7 +14,7 @@ fn page() -> String {
     text += "\n## Commands\n";
     for command in visible() {
         let title = format!("{} {}", command.name, command.arguments);
-        let _ = write!(text, "\n### {}\n\n{}.\n", cell(title.trim_end()).replace('<', "\\<"), command.summary);
+        let _ = write!(text, "\n### {}\n\n{}.\n", cell(title.trim_end()), command.summary);
         if !command.aliases.is_empty() {
             let _ = writeln!(text, "Also `{}`.", command.aliases.join("`, `"));
         }
