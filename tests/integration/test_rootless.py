@@ -13,7 +13,7 @@ import pytest
 
 from support.accounts import COUNT, FIRST, User
 from support.archive import Archive
-from support.command import COMMAND, MIB, REPOSITORY, Store, new_id, wait_for
+from support.command import COMMAND, MIB, REPOSITORY, Grootfs, Store, new_id, wait_for
 from support.tree import assert_same, photograph
 
 
@@ -221,6 +221,21 @@ def test_bad_mappings(scratch: Path, mappings: list[str], message: str) -> None:
     flags = [flag for mapping in mappings for flag in ("--uid-mapping", mapping)]
     assert store.init(*flags).failed().message == message
     assert not store.path.exists() and not Path(f"{store.path}.backing-store").exists()
+
+
+def test_a_missing_store_says_what_root_has_to_do(scratch: Path, image: Callable[..., str], user: User) -> None:
+    store = Store(scratch / "new", uid=user.uid)
+    source = image(Archive().file("f"))
+    scratch.chmod(0o755)
+    failed = store.run("create", source, "one").failed()
+    command = failed.out.split("`")[1].split()
+    assert command[0] == "grootfs" and command[-2:] == ["--rootless", f"{user.name}:{user.name}"]
+    try:
+        # smaller than it says: the machine of a test has less
+        Grootfs().run(*[word.replace("20GiB", "1GiB") for word in command[1:]]).ok()
+        store.create(source, "one")
+    finally:
+        Grootfs("--store", str(store.path)).run("delete-store")
 
 
 def test_the_command_runs_for_everybody() -> None:

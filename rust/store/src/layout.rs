@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Kind, Result, errno_of, text_of};
 use crate::folder::Folder;
-use crate::mappings::Mappings;
+use crate::mappings::{Mappings, group_name, user_name};
 use crate::{Helper, records};
 use groot_btrfs::quota::Groups;
 use rustix::fs::{FileType, Mode, OFlags};
@@ -252,10 +252,18 @@ pub fn not_initialised(path: &Path) -> Error {
     Error::store("Store path is not initialized. Please run init-store.").hint(how_to_make(path))
 }
 
-/// How to make a store there.
+/// How to make a store there, for whoever asks.
 #[must_use]
 pub fn how_to_make(path: &Path) -> String {
-    format!("as root: `grootfs --store {} init-store --store-size-bytes 20GiB`, or without a size on a BTRFS", path.display())
+    let owner = owner_option(rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let store = path.display();
+    format!("as root: `grootfs --store {store} init-store --store-size-bytes 20GiB{owner}`, or without a size on a BTRFS")
+}
+
+/// What makes a store one of this user and group; nothing for root, and where one of them has no name.
+fn owner_option(uid: u32, gid: u32) -> String {
+    let names = || Some(format!(" --rootless {}:{}", user_name(uid)?, group_name(gid)?));
+    if uid == 0 { String::new() } else { names().unwrap_or_default() }
 }
 
 fn unreadable(path: &Path, errno: Errno) -> Error {

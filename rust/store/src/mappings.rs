@@ -210,11 +210,22 @@ pub fn read_ranges(path: &Path) -> Vec<(String, u64, u64)> {
 /// The name of a user by `/etc/passwd`.
 #[must_use]
 pub fn user_name(uid: u32) -> Option<String> {
-    let text = std::fs::read("/etc/passwd").ok()?;
+    name_in("/etc/passwd", uid)
+}
+
+/// The name of a group by `/etc/group`.
+#[must_use]
+pub fn group_name(gid: u32) -> Option<String> {
+    name_in("/etc/group", gid)
+}
+
+/// The first name of an id in a file that has names in its first field and ids in its third.
+fn name_in(path: &str, id: u32) -> Option<String> {
+    let text = std::fs::read(path).ok()?;
     String::from_utf8_lossy(&text).lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+        (fields.nth(1)?.parse() == Ok(id)).then(|| name.to_owned())
     })
 }
 
