@@ -643,6 +643,21 @@ def test_metrics(server: Server, url: str) -> None:
     assert samples["grootfs_server_filesystem_commits_total"] > 0
 
 
+def test_prometheus_takes_what_server_and_commands_write(scratch: Path, server: Server, url: str) -> None:
+    """Together, as node_exporter reads them: one text of help for a name, and nothing that promtool complains of."""
+    file = scratch / "commands.prom"
+    commands = Store(server.store.path, "--metrics-file", str(file))
+    server.create(url, "one")
+    commands.create(url, "two")
+    commands.run("stats", "two").ok()
+    commands.delete("two")
+    commands.clean()
+    commands.run("stats", "two").failed()
+    text = server.request("GET", "/metrics").body + file.read_bytes()
+    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
 def test_lines_of_the_log_name_the_callers_trace(scratch: Path, store: Store, url: str) -> None:
     log = scratch / "log"
     with serving(scratch, store.path, before=["--log-file", str(log), "--log-level", "debug"]) as server:
