@@ -77,6 +77,13 @@ $(BUILD)/bin/drax: $(RUST_SOURCES) $(VENV)/.stamp
 	@mkdir -p $(@D)
 	@install -m 0755 $(CARGO_TARGET_DIR)/release/drax $@
 
+# No part of the product: `build` does not make it.
+$(BUILD)/bin/groot-throttle: $(RUST_SOURCES) | deps-build
+	@echo "== build/bin/groot-throttle"
+	@cargo build --quiet --release --locked -p groot-throttle
+	@mkdir -p $(@D)
+	@install -m 0755 $(CARGO_TARGET_DIR)/release/groot-throttle $@
+
 run: root build ## Make a store below build/, create an image (IMAGE=...), run a command in it with runc
 	@./scripts/run-example "$(IMAGE)"
 
@@ -91,7 +98,7 @@ test-python: root build $(VENV)/.stamp-test ## Run the Python tests against the 
 test-unit: root build $(VENV)/.stamp-test ## Run the unit tests alone (root)
 	$(PYTHON) -m pytest tests/unit
 
-test-tools: root build $(VENV)/.stamp-test | deps-compare ## Run the tests of loadtests/ and benchmarks/ (root)
+test-tools: root build $(BUILD)/bin/groot-throttle $(VENV)/.stamp-test | deps-compare ## Run the tests of loadtests/ and benchmarks/ (root)
 	$(PYTHON) -m pytest tests/tools
 
 package: build | deps-package ## Make a relocatable tree, a .deb and a folder for BOSH below build/package (docs/newest.md)
@@ -147,12 +154,12 @@ bench-pull: build $(VENV)/.stamp-test | deps-compare ## Creates from a registry 
 bench-parts: build $(VENV)/.stamp-test | deps-compare ## Measure the core's parts (IMAGES=DIR; root)
 	$(PYTHON) -m pytest benchmarks --images "$(or $(IMAGES),$(error IMAGES=DIR is needed: a directory of OCI layouts))"
 
-loadtest: build $(VENV)/.stamp-test | deps-compare ## Two minutes of a cell's load and a verdict below build/loadtests/ (root; PROFILE=unlimited without cgroup v1)
+loadtest: build $(BUILD)/bin/groot-throttle $(VENV)/.stamp-test | deps-compare ## Two minutes of a cell's load and a verdict below build/loadtests/ (root; PROFILE=unlimited without FUSE)
 	$(LOADTEST) --images 200 --concurrency 32 --with-quota --out $(BUILD)/loadtests/storm
 	$(LOADTEST) --shape evacuation --images 100 --concurrency 8 --with-quota --parallel-clean --push-every 5 \
 		--duration 60 --out $(BUILD)/loadtests/evacuation
 
-loadtest-full: build $(VENV)/.stamp-test | deps-compare ## Storms at 100, 500, 3000 IOPS and unlimited beside buildah, then 20 minutes of soak (root, buildah)
+loadtest-full: build $(BUILD)/bin/groot-throttle $(VENV)/.stamp-test | deps-compare ## Storms at 100, 500, 3000 IOPS and unlimited beside buildah, then 20 minutes of soak (root, buildah)
 	./loadtests/full $(BUILD)
 
 lint: $(VENV)/.stamp-test $(BUILD)/.wheel ## Check format, lints and types, and the core's stub against the core

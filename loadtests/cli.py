@@ -119,8 +119,10 @@ def _count(text: str) -> int:
 def _run(options: Options) -> int:
     volume = find_volume(options.profile)
     # Refused before anything is made.
-    if volume.write_iops is not None:
+    if volume.is_limited:
         check_throttle()
+        if options.store is not None:
+            raise RunFailed("a --profile slows down a file of the run's own; with --store the volume is what it is")
     if options.beside and options.shape != "storm":
         raise RunFailed("--beside only goes with the shape `storm`: buildah has no stats and no clean")
     if options.beside and options.cold:

@@ -24,7 +24,23 @@ WINDOW = 300.0
 
 VARYING = re.compile(r"[0-9a-f]{12,}|[0-9]+")
 
-COUNTERS = ("reads", "writes", "read_bytes", "written_bytes", "queue_ms", "commits", "commit_ms", "cpu_busy", "cpu_all", "cpu_waiting")
+COUNTERS = (
+    "counted_reads",
+    "counted_writes",
+    "requests",
+    "above_iops_us",
+    "above_bytes_us",
+    "reads",
+    "writes",
+    "read_bytes",
+    "written_bytes",
+    "queue_ms",
+    "commits",
+    "commit_ms",
+    "cpu_busy",
+    "cpu_all",
+    "cpu_waiting",
+)
 """What of a sample only grows."""
 
 Record = dict[str, Any]
@@ -39,8 +55,9 @@ def percentile(values: Sequence[float], share: float) -> float | None:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def summarise(plan: Plan, journal: list[Record], samples: list[Record]) -> dict[str, Any]:
-    """``figures`` and ``series`` of a run, ``errors`` (text: how often), ``quotas`` (modes seen)."""
+def summarise(plan: Plan, journal: list[Record], samples: list[Record], write_cost: int = 1) -> dict[str, Any]:
+    """``figures`` and ``series`` of a run, ``errors`` (text: how often), ``quotas`` (modes seen). Of the volume's operations a
+    write takes ``write_cost``."""
     samples = _clip(samples, journal)
     by_name: dict[str, list[Record]] = defaultdict(list)
     for entry in journal:
@@ -52,7 +69,7 @@ def summarise(plan: Plan, journal: list[Record], samples: list[Record]) -> dict[
     for kind in ("cold", "warm"):
         latencies = _latencies([entry for entry in creates if entry["cold"] == (kind == "cold")])
         figures |= {f"create.{kind}.{figure}": latencies[figure] for figure in ("count", "median_ms", "p99_ms")}
-    figures |= _input_output(samples, len(creates))
+    figures |= _input_output(samples, len(creates), write_cost)
     figures |= _drift(creates, samples)
     errors: dict[str, int] = defaultdict(int)
     for entry in journal:
@@ -61,7 +78,7 @@ def summarise(plan: Plan, journal: list[Record], samples: list[Record]) -> dict[
             errors[f"{entry['name']}: {VARYING.sub('#', entry['error'])}"] += 1
     return {
         "figures": figures,
-        "series": _series(journal, samples),
+        "series": _series(journal, samples, write_cost),
         "errors": dict(sorted(errors.items(), key=lambda item: -item[1])[:20]),
         "quotas": sorted({sample["quotas"] for sample in samples}),
     }
@@ -105,7 +122,7 @@ def _latencies(entries: list[Record]) -> Figures:
     }
 
 
-def _input_output(samples: list[Record], creates: int) -> Figures:
+def _input_output(samples: list[Record], creates: int, write_cost: int) -> Figures:
     first, last = samples[0], samples[-1]
     seconds = last["time"] - first["time"]
     done = {
@@ -114,7 +131,9 @@ def _input_output(samples: list[Record], creates: int) -> Figures:
     per_second = [
         (b["writes"] - a["writes"]) / (b["time"] - a["time"]) for a, b in itertools.pairwise(samples) if b["time"] - a["time"] > 0.5
     ]
-    caps = [sample["write_cap"] for sample in samples if sample["write_cap"]]
+    caps = [sample["cap"] for sample in samples if sample["cap"]]
+    counted = {name: last[name] - first[name] for name in ("counted_reads", "counted_writes", "above_iops_us", "above_bytes_us")}
+    operations = counted["counted_reads"] + write_cost * counted["counted_writes"]
     cpu = last["cpu_all"] - first["cpu_all"]
     return {
         "io.reads": done["reads"],
@@ -122,7 +141,12 @@ def _input_output(samples: list[Record], creates: int) -> Figures:
         "io.written_bytes": done["written_bytes"],
         "io.writes_per_second": done["writes"] / seconds,
         "io.writes_per_second_p99": percentile(per_second, 0.99),
-        "io.share_of_cap": done["writes"] / seconds / statistics.fmean(caps) if caps else None,
+        "volume.operations": operations if caps else None,
+        "volume.operations_per_second": operations / seconds if caps else None,
+        "volume.share_of_cap": operations / seconds / statistics.fmean(caps) if caps else None,
+        "volume.operations_per_create": operations / creates if caps and creates else None,
+        "volume.above_iops_us_per_create": counted["above_iops_us"] / creates if caps and creates else None,
+        "volume.above_throughput_us_per_create": counted["above_bytes_us"] / creates if caps and creates else None,
         "io.writes_per_create": done["writes"] / creates if creates else None,
         "io.commits_per_create": done["commits"] / creates if creates else None,
         "io.queue_mean": (last["queue_ms"] - first["queue_ms"]) / 1000 / seconds,
@@ -157,7 +181,7 @@ def _drift(creates: list[Record], samples: list[Record]) -> Figures:
     return figures
 
 
-def _series(journal: list[Record], samples: list[Record]) -> dict[str, list[float | None]]:
+def _series(journal: list[Record], samples: list[Record], write_cost: int) -> dict[str, list[float | None]]:
     """Stretches of equal length; ``time`` is the middle of each, in seconds from the first sample."""
     begin, end = samples[0]["time"], samples[-1]["time"]
     width = max(1.0, (end - begin) / STRETCHES)
@@ -179,10 +203,11 @@ def _series(journal: list[Record], samples: list[Record]) -> dict[str, list[floa
         a = _interpolated(samples, begin + number * width)
         b = _interpolated(samples, begin + (number + 1) * width)
         seconds = b["time"] - a["time"]
-        for name in ("reads", "writes", "written_bytes", "commits", "cpu_busy"):
+        a["operations"], b["operations"] = (end["counted_reads"] + write_cost * end["counted_writes"] for end in (a, b))
+        for name in ("operations", "reads", "writes", "written_bytes", "commits", "cpu_busy"):
             series[f"{name}_per_second"].append((b[name] - a[name]) / seconds if seconds else None)
         commits = b["commits"] - a["commits"]
         series["commit_ms"].append((b["commit_ms"] - a["commit_ms"]) / commits if commits else None)
-        for name in ("write_cap", "credits", "in_flight", "backlog", "subvolumes", "qgroups", "memory", "slab", "server_memory"):
+        for name in ("cap", "credits", "in_flight", "backlog", "subvolumes", "qgroups", "memory", "slab", "server_memory"):
             series[name].append(b[name])
     return dict(series)

@@ -37,10 +37,13 @@ SUMMARY = (
     ("create.p95_ms", "create, p95 ms"),
     ("create.p99_ms", "create, p99 ms"),
     ("create.p99_over_median", "create, p99 over median"),
-    ("io.writes_per_create", "device writes a create"),
+    ("volume.operations_per_create", "operations of the volume a create"),
+    ("io.writes_per_create", "write requests of the device a create"),
     ("io.commits_per_create", "commits a create"),
-    ("io.writes_per_second", "device writes a second"),
-    ("io.share_of_cap", "of the cap"),
+    ("volume.operations_per_second", "operations of the volume a second"),
+    ("volume.share_of_cap", "of the cap"),
+    ("volume.above_iops_us_per_create", "above the cap of operations, µs a create"),
+    ("volume.above_throughput_us_per_create", "above the cap of throughput, µs a create"),
     ("commit.mean_ms", "commit, mean ms"),
     ("backlog.max", "deleted subvolumes waiting, at most"),
     ("cpu.busy", "processor busy"),
@@ -54,7 +57,8 @@ def write(result: Result, file: Path) -> None:
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="about">{escape(_settings(result["plan"]))}<br>{machine["cores"]} cores, {escape(machine["processor"])}, '
-        f"Linux {escape(machine['kernel'])}, {escape(machine['date'])}; quotas: {escape(', '.join(result['quotas']))}</p>",
+        f"Linux {escape(machine['kernel'])}, {escape(machine['date'])}; throttle: "
+        f"{escape(result.get('throttle', 'not said'))}; quotas: {escape(', '.join(result['quotas']))}</p>",
         _verdict(result["verdict"]),
         _summary(result),
     ]

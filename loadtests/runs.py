@@ -24,8 +24,7 @@ from loadtests.doors import buildah, is_healthy
 from loadtests.figures import summarise
 from loadtests.plan import PLAN_VARIABLE, Plan
 from loadtests.samples import FileSystem, Sampler, read_lines
-from loadtests.stores import NoStore, call, empty_store, make_file_system, make_store, open_store, settle
-from loadtests.throttle import Throttle
+from loadtests.stores import NoStore, Place, call, empty_store, make_file_system, make_store, open_store, settle
 from loadtests.volumes import Volume
 
 REPO = Path(__file__).resolve().parents[1]
@@ -36,6 +35,9 @@ STOP_TIMEOUT = 15
 SERVER_DEADLINE = 20.0
 PLACES = ("command", "store", "socket", "journal", "apps")
 """Of a plan, what says nothing to anybody elsewhere."""
+
+THROTTLED = "a file served by FUSE below the loop device, which counts as EBS does: joined, 256 KiB each"
+UNTHROTTLED = "none: the device as it is, its own requests counted"
 
 Result = dict[str, Any]
 
@@ -69,7 +71,7 @@ class Setting:
 def run(plan: Plan, setting: Setting) -> Result:
     """Do a run. Raises RunFailed, NoStore, NoThrottle, NoDevice."""
     with ExitStack() as stack:
-        store = stack.enter_context(_place(plan, setting))
+        store, throttle = stack.enter_context(_place(plan, setting))
         plan = replace(plan, store=str(store), journal=str(setting.folder / f"journal-{plan.door}.jsonl"))
         server: int | None = None
         if plan.door == "api":
@@ -87,13 +89,18 @@ def run(plan: Plan, setting: Setting) -> Result:
             settle(system)
         plan.write(setting.folder / f"plan-{plan.door}.json")
         samples = setting.folder / f"samples-{plan.door}.jsonl"
-        with Throttle(system.device, setting.volume, setting.credits_left) as throttle, Sampler(samples, system, throttle, server):
+        if throttle is not None and setting.volume.is_limited:
+            throttle.limit(setting.volume, setting.credits_left)
+        with Sampler(samples, system, throttle, server):
             _run_locust(plan, setting.folder / f"plan-{plan.door}.json", setting.folder / f"locust-{plan.door}.log")
+        if throttle is not None:
+            throttle.lift()
         result = {
             "plan": {name: value for name, value in asdict(plan).items() if name not in PLACES} | {"apps": len(plan.apps)},
             "profile": asdict(setting.volume),
+            "throttle": THROTTLED if throttle is not None else UNTHROTTLED,
             "machine": _machine(),
-            **summarise(plan, read_lines(Path(plan.journal)), read_lines(samples)),
+            **summarise(plan, read_lines(Path(plan.journal)), read_lines(samples), setting.volume.write_cost),
         }
         if is_ours:
             seconds = empty_store(plan.command, store, system)
@@ -105,16 +112,19 @@ def run(plan: Plan, setting: Setting) -> Result:
 
 
 @contextmanager
-def _place(plan: Plan, setting: Setting) -> Iterator[Path]:
+def _place(plan: Plan, setting: Setting) -> Iterator[Place]:
     path = setting.folder / f"store-{plan.door}"
+    if setting.own_store is not None:
+        with open_store(plan.command, setting.own_store, setting.quota) as store:
+            yield store, None
+        return
+    slow = setting.volume.is_limited
     if plan.door.startswith("buildah"):
-        place = make_file_system(setting.maker, path, STORE_BYTES, _kind(plan))
-    elif setting.own_store is not None:
-        place = open_store(plan.command, setting.own_store, setting.quota)
+        made = make_file_system(setting.maker, path, STORE_BYTES, _kind(plan), slow=slow)
     else:
-        place = make_store(plan.command, path, STORE_BYTES, setting.quota)
-    with place as store:
-        yield store
+        made = make_store(plan.command, path, STORE_BYTES, setting.quota, slow=slow)
+    with made as place:
+        yield place
 
 
 def _kind(plan: Plan) -> str:

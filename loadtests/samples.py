@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from loadtests.throttle import Throttle
+from loadtests.throttle import NOTHING, Throttle
 
 SECTOR = 512
 Sample = dict[str, Any]
@@ -33,14 +33,20 @@ class FileSystem:
         if len(found) != 3 or (found[2] == "btrfs") != is_btrfs:
             raise NoDevice(f"{mount} is not on {'BTRFS' if is_btrfs else 'another file system than BTRFS'}")
         self.is_btrfs = is_btrfs
-        source = Path(found[0].partition("[")[0])
         self.mount = mount
-        self.device = source.resolve().name
+        self.device = Path(found[0].partition("[")[0]).resolve().name
         """Name below /sys/block."""
         if not (Path("/sys/block") / self.device).exists():
             # A partition: the whole disk has the queue and takes the throttle.
             self.device = (Path("/sys/class/block") / self.device).resolve().parent.name
         self._sysfs = Path("/sys/fs/btrfs") / found[1]
+
+    @staticmethod
+    def source(mount: Path) -> str:
+        """Name of the device that is mounted at a directory."""
+        argv = ["findmnt", "--noheadings", "--output", "SOURCE", "--mountpoint", str(mount)]
+        found = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
+        return Path(found[-1].partition("[")[0]).resolve().name
 
     def sample(self) -> Sample:
         """Counters of the device and of BTRFS.
@@ -99,7 +105,7 @@ class FileSystem:
 class Sampler:
     """Writes a sample a second to a file, from entering to leaving the context."""
 
-    def __init__(self, file: Path, system: FileSystem, throttle: Throttle, server: int | None = None) -> None:
+    def __init__(self, file: Path, system: FileSystem, throttle: Throttle | None, server: int | None = None) -> None:
         """Of ``server`` and its children, memory and open files are written too."""
         self._file = file
         self._system = system
@@ -139,9 +145,8 @@ class Sampler:
                     return
 
     def _sample(self) -> Sample:
-        read_cap, write_cap = self._throttle.cap
-        sample = {"time": time.time(), **self._system.sample(), **machine(), "read_cap": read_cap, "write_cap": write_cap}
-        sample["credits"] = self._throttle.credits
+        counted = self._throttle.count() if self._throttle is not None else NOTHING
+        sample = {"time": time.time(), **self._system.sample(), **machine(), **counted}
         family = descendants(self._server) if self._server is not None else []
         sample["server_processes"] = len(family)
         sample["server_memory"] = sum(memory_share(pid) for pid in family)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from loadtests.samples import FileSystem
+from loadtests.throttle import Throttle
 
 DROP_DEADLINE = 180.0
 """Seconds that the kernel gets to drop deleted subvolumes at the end of a run."""
@@ -19,14 +20,39 @@ class NoStore(Exception):
     """A place cannot be used; the text says why."""
 
 
+Place = tuple[Path, Throttle | None]
+
+
 @contextmanager
-def make_store(command: str, path: Path, size: int, quota: str) -> Iterator[Path]:
-    """A fresh store in a file beside it; gone at the end. Raises NoStore."""
-    call(command, path, "init-store", "--store-size-bytes", str(size), "--quota", quota)
+def make_store(command: str, path: Path, size: int, quota: str, *, slow: bool) -> Iterator[Place]:
+    """A fresh store in a file beside it, which can be slowed down if it is to be ``slow``; gone at the end. Raises NoStore,
+    NoThrottle."""
+    init = ("init-store", "--store-size-bytes", str(size), "--quota", quota)
+    call(command, path, *init)
     try:
-        yield path
+        if slow:
+            _unmount(path)
+            # As after a boot: the file is mounted again, now from the throttle, with the same scheduler and direct I/O.
+            with _slow(Path(f"{path}.backing-store"), path, lambda: call(command, path, *init)) as throttle:
+                yield path, throttle
+        else:
+            yield path, None
     finally:
         _delete_store(command, path)
+
+
+@contextmanager
+def _slow(file: Path, path: Path, mount: Callable[[], object]) -> Iterator[Throttle]:
+    """The file that is mounted at ``path`` by ``mount``, behind a throttle."""
+    with Throttle(file) as throttle:
+        mount()
+        try:
+            yield throttle
+        finally:
+            try:
+                throttle.lift()
+            finally:
+                _unmount(path)
 
 
 def _delete_store(command: str, path: Path) -> None:
@@ -42,6 +68,20 @@ def _delete_store(command: str, path: Path) -> None:
             time.sleep(1)
 
 
+def _unmount(path: Path) -> None:
+    """Unmount a file system and wait until its loop device is gone. Raises NoStore."""
+    device = FileSystem.source(path)
+    end = time.monotonic() + DROP_DEADLINE
+    while (done := subprocess.run(["umount", "--recursive", path], capture_output=True, text=True, check=False)).returncode:
+        if "busy" not in done.stderr or time.monotonic() > end:
+            raise NoStore(done.stderr.strip())
+        time.sleep(1)
+    while (Path("/sys/block") / device / "loop" / "backing_file").exists():
+        if time.monotonic() > end:
+            raise NoStore(f"/dev/{device} does not let go of {path}")
+        time.sleep(0.05)
+
+
 @contextmanager
 def open_store(command: str, path: Path, quota: str) -> Iterator[Path]:
     """A store at a mount point of BTRFS that belongs to the load test, initialised where it is not; it stays."""
@@ -54,24 +94,38 @@ def open_store(command: str, path: Path, quota: str) -> Iterator[Path]:
 
 
 @contextmanager
-def make_file_system(command: str, path: Path, size: int, kind: str) -> Iterator[Path]:
-    """A file system in a file beside its mount point; gone at the end. BTRFS is as `init-store` makes it, so that a peer has what we
-    have, without accounting; of another ``kind`` it is what `mkfs` makes. Raises NoStore."""
+def make_file_system(command: str, path: Path, size: int, kind: str, *, slow: bool) -> Iterator[Place]:
+    """A file system in a file beside its mount point, which can be slowed down if it is to be ``slow``; gone at the end. BTRFS is as
+    `init-store` makes it, so that a peer has what we have, without accounting; of another ``kind`` it is what `mkfs` makes. The loop
+    device is as `init-store` has it. Raises NoStore, NoThrottle."""
+    file = Path(f"{path}.{'backing-store' if kind == 'btrfs' else 'file'}")
+
+    def mount() -> None:
+        subprocess.run(["mount", "-o", "loop,noatime", file, path], check=True)
+        device = FileSystem.source(path)
+        (Path("/sys/block") / device / "queue" / "scheduler").write_text("mq-deadline")
+        subprocess.run(["losetup", "--direct-io=on", f"/dev/{device}"], check=True)
+
     if kind == "btrfs":
         call(command, path, "init-store", "--store-size-bytes", str(size))
         subprocess.run(["btrfs", "quota", "disable", path], check=True)
-        file = Path(f"{path}.backing-store")
+        _unmount(path)
     else:
-        file = Path(f"{path}.file")
         with file.open("wb") as sparse:
             sparse.truncate(size)
         path.mkdir()
         subprocess.run([f"mkfs.{kind}", "-q", file], check=True, stdout=subprocess.DEVNULL)
-        subprocess.run(["mount", "-o", "loop", file, path], check=True)
     try:
-        yield path
+        if slow:
+            with _slow(file, path, mount) as throttle:
+                yield path, throttle
+        else:
+            mount()
+            try:
+                yield path, None
+            finally:
+                _unmount(path)
     finally:
-        subprocess.run(["umount", "--recursive", path], check=True)
         path.rmdir()
         file.unlink()
 

@@ -16,32 +16,33 @@ from loadtests.images import make_apps, push
 from loadtests.objectives import FOLDER, BadObjectives, Objective, judge, read_objectives
 from loadtests.plan import App, Plan
 from loadtests.popularity import Popularity
-from loadtests.volumes import GP2_CREDITS, MIB, BadProfile, Bucket, Volume, find_volume
+from loadtests.volumes import GP2_CREDITS, MIB, BadProfile, find_volume
 
 
 @pytest.mark.parametrize(
-    ("profile", "iops", "throughput", "burst", "credits"),
+    ("profile", "iops", "throughput", "burst", "bucket"),
     [
-        ("unlimited", (None, None), None, None, 0),
-        ("iops:500", (500, 500), None, None, 0),
-        ("gp2:30", (100, 100), 128 * MIB, 3000, GP2_CREDITS),
-        ("gp2:100", (300, 300), 128 * MIB, 3000, GP2_CREDITS),
-        ("gp2:500", (1500, 1500), 250 * MIB, 3000, GP2_CREDITS),
-        ("gp2:1000", (3000, 3000), 250 * MIB, None, 0),
-        ("gp2:9999", (16000, 16000), 250 * MIB, None, 0),
-        ("gp3", (3000, 3000), 125 * MIB, None, 0),
-        ("gp3:16000", (16000, 16000), 125 * MIB, None, 0),
-        ("gp3:4000:1000", (4000, 4000), 1000 * MIB, None, 0),
-        ("io2:1000", (1000, 1000), 256 * MIB, None, 0),
-        ("io2:256000", (256000, 256000), 4000 * MIB, None, 0),
-        ("instance-store", (30000, 15000), None, None, 0),
+        ("unlimited", None, None, None, 0),
+        ("iops:500", 500, None, None, 0),
+        ("gp2:30", 100, 128 * MIB, 3000, GP2_CREDITS),
+        ("gp2:100", 300, 128 * MIB, 3000, GP2_CREDITS),
+        ("gp2:500", 1500, 250 * MIB, 3000, GP2_CREDITS),
+        ("gp2:1000", 3000, 250 * MIB, None, 0),
+        ("gp2:9999", 16000, 250 * MIB, None, 0),
+        ("gp3", 3000, 125 * MIB, None, 0),
+        ("gp3:16000", 16000, 125 * MIB, None, 0),
+        ("gp3:4000:1000", 4000, 1000 * MIB, None, 0),
+        ("io2:1000", 1000, 256 * MIB, None, 0),
+        ("io2:256000", 256000, 4000 * MIB, None, 0),
+        ("instance-store", 30000, None, None, 0),
     ],
 )
-def test_profiles(profile: str, iops: tuple[int, int], throughput: int, burst: int, credits: int) -> None:
+def test_profiles(profile: str, iops: int | None, throughput: int, burst: int, bucket: int) -> None:
     volume = find_volume(profile)
-    assert (volume.read_iops, volume.write_iops) == iops
+    assert volume.iops == iops
     assert volume.bytes_per_second == throughput
-    assert (volume.burst_iops, volume.credits) == (burst, credits)
+    assert (volume.burst_iops, volume.bucket) == (burst, bucket)
+    assert volume.is_limited == (profile != "unlimited")
 
 
 @pytest.mark.parametrize(
@@ -52,38 +53,12 @@ def test_profiles_that_do_not_exist(profile: str) -> None:
         find_volume(profile)
 
 
-def test_bucket_drains_and_refills() -> None:
-    bucket = Bucket(find_volume("gp2:100"))
-    assert bucket.credits == GP2_CREDITS
-    assert bucket.iops == (3000, 3000)
-    bucket.spend(operations=3000 * 1800, seconds=1800)
-    # Half an hour of bursting costs what was earned meanwhile less.
-    assert bucket.credits == 300 * 1800
-    bucket.spend(operations=3000 * 200, seconds=200)
-    assert bucket.credits == 0
-    assert bucket.iops == (300, 300)
-    bucket.spend(operations=300 * 60, seconds=60)
-    assert bucket.credits == 0, "what is earned is spent: nothing is left to burst with"
-    bucket.spend(operations=0, seconds=10)
-    assert bucket.credits == 3000
-    assert bucket.iops == (3000, 3000)
-    bucket.spend(operations=0, seconds=10**9)
-    assert bucket.credits == GP2_CREDITS, "a bucket holds no more than it holds"
-
-
-def test_bucket_begins_as_told_and_is_none_for_other_volumes() -> None:
-    assert Bucket(find_volume("gp2:100"), 5).iops == (300, 300)
-    steady = Bucket(find_volume("gp3"))
-    steady.spend(operations=10**6, seconds=1)
-    assert steady.iops == (3000, 3000)
-
-
 def test_throttle_says_why_it_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(throttle, "BLKIO", tmp_path)
-    with pytest.raises(throttle.NoThrottle, match="cgroup v1"):
-        throttle.Throttle("loop0", Volume("x", 1, 1, None)).__enter__()
+    monkeypatch.setattr(throttle, "PROGRAM", tmp_path / "groot-throttle")
+    with pytest.raises(throttle.NoThrottle, match="groot-throttle` builds it"):
+        throttle.Throttle(tmp_path / "file").__enter__()
     assert main(["run", "--profile", "iops:100", "--out", str(tmp_path / "out")]) == 2
-    assert "use --profile unlimited here" in capsys.readouterr().err
+    assert "builds it" in capsys.readouterr().err
     assert not (tmp_path / "out").exists(), "nothing is made before it is known that it can be used"
 
 
@@ -144,9 +119,10 @@ def _plan() -> Plan:
 
 def _sample(time: float, **given: object) -> dict[str, object]:
     names = """reads writes read_bytes written_bytes in_flight queue_ms commits commit_ms commit_longest_ms qgroups subvolumes backlog
-        memory slab cpu_busy cpu_all cpu_waiting server_memory server_files server_processes"""
+        memory slab cpu_busy cpu_all cpu_waiting server_memory server_files server_processes
+        counted_reads counted_writes requests above_iops_us above_bytes_us"""
     zero = dict.fromkeys(names.split(), 0)
-    return {"time": 1000 + time, **zero, "quotas": "squota", "write_cap": None, "credits": None, **given}
+    return {"time": 1000 + time, **zero, "quotas": "squota", "cap": None, "credits": None, **given}
 
 
 def _create(start: float, seconds: float, *, cold: bool = False, error: str | None = None) -> dict[str, object]:
@@ -156,7 +132,17 @@ def _create(start: float, seconds: float, *, cold: bool = False, error: str | No
 def test_figures() -> None:
     journal = [_create(0, 3.0, cold=True), *(_create(second, 1.0) for second in range(1, 9)), _create(9, 0.5, error="exit 17: full")]
     samples = [
-        _sample(second, writes=second * 100, commits=second, commit_ms=second * 20, commit_longest_ms=900, write_cap=200)
+        _sample(
+            second,
+            writes=second * 100,
+            counted_writes=second * 40,
+            counted_reads=second * 20,
+            above_iops_us=second * 9_000,
+            commits=second,
+            commit_ms=second * 20,
+            commit_longest_ms=900,
+            cap=200,
+        )
         for second in range(11)
     ]
     # Before and after, when nothing was done: not the run's.
@@ -171,7 +157,11 @@ def test_figures() -> None:
     assert figures["create.cold.median_ms"] == 3000
     assert figures["create.warm.p99_ms"] == 1000
     assert figures["io.writes_per_create"] == pytest.approx(95), "until the last one ended"
-    assert figures["io.share_of_cap"] == pytest.approx(0.5)
+    assert figures["volume.share_of_cap"] == pytest.approx(0.3), "reads and writes together, as they are counted"
+    assert figures["volume.operations_per_create"] == pytest.approx(57)
+    assert figures["volume.above_iops_us_per_create"] == pytest.approx(8_550)
+    dear = summarise(_plan(), journal, samples, write_cost=2)["figures"]
+    assert dear["volume.share_of_cap"] == pytest.approx(0.5)
     assert figures["commit.mean_ms"] == pytest.approx(20)
     assert figures["commit.longest_ms"] is None, "the longest was before"
     assert result["errors"] == {"create: exit #: full": 1}
@@ -184,10 +174,10 @@ def test_figures() -> None:
 
 def test_rates_are_of_the_time_in_which_something_was_done() -> None:
     """With a sample a second, a storm of a second has idling at both ends of what was sampled."""
-    samples = [_sample(-0.5), _sample(0.5, writes=250, write_cap=500), _sample(1.5, writes=750), _sample(2.5, writes=750)]
+    samples = [_sample(-0.5), *(_sample(at + 0.5, writes=n, counted_writes=n, cap=500) for at, n in ((0, 250), (1, 750), (2, 750)))]
     figures = summarise(_plan(), [_create(0.5, 1.0)], samples)["figures"]
     assert figures["io.writes_per_second"] == 500 and figures["io.writes"] == 500
-    assert figures["io.share_of_cap"] == 1.0
+    assert figures["volume.share_of_cap"] == 1.0
     between = summarise(_plan(), [_create(0.75, 0.5)], samples)["figures"]
     assert between["io.writes_per_second"] == 500 and between["io.writes"] == 250
 

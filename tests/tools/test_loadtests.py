@@ -6,9 +6,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,8 +22,7 @@ from groot_fast._core import parse_yaml
 from loadtests import images
 from loadtests.device import BadDevice, prepare
 from loadtests.samples import FileSystem, read_lines
-from loadtests.stores import make_file_system
-from loadtests.throttle import BLKIO, NoThrottle, Throttle, check_throttle, count_operations
+from loadtests.throttle import Throttle
 from loadtests.volumes import Volume
 from support.command import COMMAND, MIB, Store
 
@@ -241,43 +240,109 @@ def test_leaks_are_seen(store: Store, scratch: Path) -> None:
 # -- the throttle
 
 
-def _write(file: Path, count: int) -> None:
-    """``count`` writes of 4 KiB that reach the device one by one."""
-    subprocess.run(
-        ["dd", "if=/dev/zero", f"of={file}", "bs=4096", f"count={count}", "oflag=direct", "conv=notrunc", "status=none"], check=True
-    )
+@contextmanager
+def _slow_device(scratch: Path) -> Iterator[tuple[Throttle, Path]]:
+    """A loop device on a file that can be slowed down, as `init-store` makes it."""
+    file = scratch / "volume"
+    with file.open("wb") as sparse:
+        sparse.truncate(1024 * MIB)
+    with Throttle(file) as throttle, _loop(file, "--direct-io=on") as device:
+        assert (Path("/sys/block") / device.name / "loop" / "dio").read_text().strip() == "1"
+        (Path("/sys/block") / device.name / "queue" / "scheduler").write_text("mq-deadline")
+        yield throttle, device
+
+
+def _fio(device: Path, *args: str) -> dict[str, Any]:
+    fixed = ["--name=x", f"--filename={device}", "--direct=1", "--ioengine=libaio", "--iodepth=32", "--output-format=json"]
+    done = subprocess.run(["fio", *fixed, *args], capture_output=True, text=True, check=True)
+    [job] = json.loads(done.stdout)["jobs"]
+    return dict(job)
+
+
+def _counted(throttle: Throttle, before: dict[str, float | None], name: str) -> float:
+    after = throttle.count()[name]
+    start = before[name]
+    assert after is not None and start is not None
+    return after - start
+
+
+def test_random_writes_at_500_are_500(scratch: Path) -> None:
+    with _slow_device(scratch) as (throttle, device):
+        throttle.limit(Volume("x", 500, None))
+        before = throttle.count()
+        job = _fio(device, "--rw=randwrite", "--bs=8k", "--number_ios=1500")
+        assert job["write"]["iops"] == pytest.approx(500, rel=0.05)
+        assert _counted(throttle, before, "counted_writes") == pytest.approx(1500, abs=15), "each one counts, but for chance neighbours"
+        assert _counted(throttle, before, "above_iops_us") == pytest.approx(3e6, rel=0.1)
+
+
+def test_sequential_writes_are_joined(scratch: Path) -> None:
+    with _slow_device(scratch) as (throttle, device):
+        throttle.limit(Volume("x", 100, None))
+        before = throttle.count()
+        _fio(device, "--rw=write", "--bs=8k", "--size=64M")
+        # 64 MiB are 256 operations of 256 KiB; those that come when nothing waits are smaller.
+        assert 256 <= _counted(throttle, before, "counted_writes") < 400
+        before = throttle.count()
+        _fio(device, "--rw=write", "--bs=1M", "--size=64M")
+        assert 256 <= _counted(throttle, before, "counted_writes") < 400, "and large ones count by their size"
+
+
+def test_reads_count_together_with_writes(scratch: Path) -> None:
+    with _slow_device(scratch) as (throttle, device):
+        throttle.limit(Volume("x", 500, None))
+        before = throttle.count()
+        job = _fio(device, "--rw=randrw", "--bs=8k", "--number_ios=1000")
+        assert job["read"]["iops"] + job["write"]["iops"] == pytest.approx(500, rel=0.07)
+        both = _counted(throttle, before, "counted_reads") + _counted(throttle, before, "counted_writes")
+        assert both == pytest.approx(1000, abs=15)
 
 
 def test_burst_credits_drain_while_a_device_works(scratch: Path) -> None:
-    try:
-        check_throttle()
-    except NoThrottle as error:
-        # Where it cannot work it says so; tests/unit has the text.
-        assert "cgroup" in str(error)
-        return
-    with make_file_system(COMMAND, scratch / "fs", 256 * MIB, "btrfs") as mount:
-        system = FileSystem(mount)
-        _write(mount / "file", 10)
-        rules = BLKIO / "blkio.throttle.write_iops_device"
-        volume = Volume("small", read_iops=50, write_iops=50, bytes_per_second=None, burst_iops=400, credits=10_000)
-        with Throttle(system.device, volume, credits_left=350) as throttle:
-            assert throttle.cap == (400, 400)
-            assert " 400" in rules.read_text()
-            before = count_operations(system.device)
-            _write(mount / "file", 400)
-            assert count_operations(system.device) - before >= 400
-            # More was spent than there was, so that the next look takes the burst away.
-            drained = threading.Event()
-            for _ in range(40):
-                if throttle.cap == (50, 50):
-                    break
-                drained.wait(0.1)
-            assert throttle.cap == (50, 50)
-            assert throttle.credits is not None
-            assert throttle.credits < 400
-            assert " 50" in rules.read_text()
-        device = (Path("/sys/block") / system.device / "dev").read_text().strip()
-        assert not any(line.startswith(f"{device} ") for line in rules.read_text().splitlines()), "the limit stays behind"
+    with _slow_device(scratch) as (throttle, device):
+        throttle.limit(Volume("small", 50, None, burst_iops=2000, bucket=10_000), credits_left=500)
+        assert throttle.count()["cap"] == 2000
+        _fio(device, "--rw=randwrite", "--bs=8k", "--number_ios=600")
+        left = throttle.count()
+        assert left["credits"] is not None and left["credits"] < 200, "600 were spent, 500 were there"
+
+
+@pytest.mark.parametrize("victim", ["whoever began it", "the throttle"])
+def test_killed_throttle_leaves_nothing(victim: str, scratch: Path) -> None:
+    """Nobody is there to clear up: what was mounted from the file goes with it."""
+    file, point = scratch / "volume", scratch / "mount"
+    with file.open("wb") as sparse:
+        sparse.truncate(256 * MIB)
+    subprocess.run(["mkfs.ext4", "-q", file], check=True)
+    point.mkdir()
+    script = f"""
+import subprocess, sys
+from pathlib import Path
+from loadtests.throttle import Throttle
+with Throttle(Path({str(file)!r})) as throttle:
+    subprocess.run(["mount", "-o", "loop", {str(file)!r}, {str(point)!r}], check=True)
+    print(throttle._process.pid, flush=True)
+    sys.stdin.read()
+    subprocess.run(["umount", {str(point)!r}], check=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    assert str(point) in Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    os.kill(process.pid if victim == "whoever began it" else pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+
+    def left() -> str:
+        return (
+            Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+            + subprocess.run(["losetup", "--list"], capture_output=True, text=True, check=True).stdout
+        )
+
+    for _ in range(200):
+        if str(scratch) not in left():
+            break
+        time.sleep(0.1)
+    assert str(scratch) not in left()
 
 
 # -- the report, in a browser
@@ -370,7 +435,13 @@ def test_comparison_of_two_reports(run: Run, scratch: Path) -> None:
 def _loop_device(file: Path, size: int = 256 * MIB) -> Iterator[Path]:
     with file.open("wb") as sparse:
         sparse.truncate(size)
-    device = subprocess.run(["losetup", "--find", "--show", "--partscan", file], capture_output=True, text=True, check=True).stdout.strip()
+    with _loop(file, "--partscan") as device:
+        yield device
+
+
+@contextmanager
+def _loop(file: Path, *flags: str) -> Iterator[Path]:
+    device = subprocess.run(["losetup", "--find", "--show", *flags, file], capture_output=True, text=True, check=True).stdout.strip()
     try:
         yield Path(device)
     finally:
