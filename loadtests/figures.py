@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from loadtests import nvme
 from loadtests.plan import Plan
 
 STRETCHES = 120
@@ -41,7 +42,7 @@ COUNTERS = (
     "cpu_all",
     "cpu_waiting",
 )
-"""What of a sample only grows."""
+"""What of a sample only grows; what AWS's devices count (`nvme`), too."""
 
 Record = dict[str, Any]
 Figures = dict[str, float | None]
@@ -103,7 +104,7 @@ def _interpolated(samples: list[Record], moment: float) -> Record:
     if before is None or after is None or before["time"] == after["time"]:
         return {**(before or after or {}), "time": moment}
     share = (moment - before["time"]) / (after["time"] - before["time"])
-    return {**before, "time": moment, **{name: before[name] + share * (after[name] - before[name]) for name in COUNTERS}}
+    return {**before, "time": moment, **{name: before[name] + share * (after[name] - before[name]) for name in (*COUNTERS, *nvme.NOTHING)}}
 
 
 def _latencies(entries: list[Record]) -> Figures:
@@ -135,7 +136,10 @@ def _input_output(samples: list[Record], creates: int, write_cost: int) -> Figur
     counted = {name: last[name] - first[name] for name in ("counted_reads", "counted_writes", "above_iops_us", "above_bytes_us")}
     operations = counted["counted_reads"] + write_cost * counted["counted_writes"]
     cpu = last["cpu_all"] - first["cpu_all"]
+    aws = {name: last[name] - first[name] for name in nvme.NOTHING}
+    is_amazons = last["aws_operations"] > 0
     return {
+        **{f"{name.replace('_', '.', 1)}_per_create": value / creates if is_amazons and creates else None for name, value in aws.items()},
         "io.reads": done["reads"],
         "io.writes": done["writes"],
         "io.written_bytes": done["written_bytes"],

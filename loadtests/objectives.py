@@ -5,7 +5,8 @@
         at_most: 3
         why: a storm must not let single apps wait
 
-Exactly one of ``at_most`` and ``at_least`` each. A figure that was not measured fails its objective: silence is no success.
+Exactly one of ``at_most`` and ``at_least`` each; ``unless`` may hold another objective, which is enough. A figure that was not
+measured fails its objective: silence is no success.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Objective:
 
     value: float
     why: str
+    unless: Objective | None = None
+    """If this one is kept, the other need not be."""
 
 
 def read_objectives(file: Path) -> list[Objective]:
@@ -53,9 +56,9 @@ def _read(file: Path, entry: Any) -> Objective:
     if not isinstance(entry, dict) or not isinstance(entry.get("figure"), str):
         raise BadObjectives(f"{file}: an objective needs a `figure`: {entry!r}")
     bounds = [bound for bound in BOUNDS if bound in entry]
-    unknown = set(entry) - {"figure", "why", *BOUNDS}
+    unknown = set(entry) - {"figure", "why", "unless", *BOUNDS}
     if len(bounds) != 1 or unknown:
-        raise BadObjectives(f"{file}: `{entry['figure']}` needs one of at_most and at_least, and nothing else but `why`")
+        raise BadObjectives(f"{file}: `{entry['figure']}` needs one of at_most and at_least, and nothing else but `why` and `unless`")
     try:
         # The parser reads whole numbers and leaves others as text.
         value = float(str(entry[bounds[0]]))
@@ -63,14 +66,21 @@ def _read(file: Path, entry: Any) -> Objective:
         value = math.nan
     if not math.isfinite(value):
         raise BadObjectives(f"{file}: the bound of `{entry['figure']}` is not a number")
-    return Objective(entry["figure"], bounds[0], value, str(entry.get("why", "")))
+    unless = _read(file, entry["unless"]) if "unless" in entry else None
+    return Objective(entry["figure"], bounds[0], value, str(entry.get("why", "")), unless)
 
 
 def judge(objectives: list[Objective], figures: dict[str, float | None]) -> list[dict[str, Any]]:
     """Each objective with ``measured`` (a number or None) and ``passed``."""
     verdict = []
     for objective in objectives:
-        measured = figures.get(objective.figure)
-        kept = measured is not None and (measured <= objective.value if objective.bound == "at_most" else measured >= objective.value)
-        verdict.append({**asdict(objective), "measured": measured, "passed": kept})
+        kept = _is_kept(objective, figures) or (objective.unless is not None and _is_kept(objective.unless, figures))
+        verdict.append({**asdict(objective), "measured": figures.get(objective.figure), "passed": kept})
     return verdict
+
+
+def _is_kept(objective: Objective, figures: dict[str, float | None]) -> bool:
+    measured = figures.get(objective.figure)
+    if measured is None:
+        return False
+    return measured <= objective.value if objective.bound == "at_most" else measured >= objective.value

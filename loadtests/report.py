@@ -44,6 +44,10 @@ SUMMARY = (
     ("volume.share_of_cap", "of the cap"),
     ("volume.above_iops_us_per_create", "above the cap of operations, µs a create"),
     ("volume.above_throughput_us_per_create", "above the cap of throughput, µs a create"),
+    ("aws.volume_above_iops_us_per_create", "AWS: above the volume's operations, µs a create"),
+    ("aws.volume_above_throughput_us_per_create", "AWS: above the volume's throughput, µs a create"),
+    ("aws.instance_above_iops_us_per_create", "AWS: above the instance's operations, µs a create"),
+    ("aws.instance_above_throughput_us_per_create", "AWS: above the instance's throughput, µs a create"),
     ("commit.mean_ms", "commit, mean ms"),
     ("backlog.max", "deleted subvolumes waiting, at most"),
     ("cpu.busy", "processor busy"),
@@ -118,7 +122,8 @@ def _mark(good: bool, yes: str = "pass", no: str = "FAIL") -> str:
 
 def _summary(result: Result) -> str:
     runs = {result["plan"]["door"]: result["figures"], **{door: other["figures"] for door, other in result.get("beside", {}).items()}}
-    rows = [[label, *(_number(figures.get(name)) for figures in runs.values())] for name, label in SUMMARY]
+    asked = [(name, label) for name, label in SUMMARY if any(figures.get(name) is not None for figures in runs.values())]
+    rows = [[label, *(_number(figures.get(name)) for figures in runs.values())] for name, label in asked]
     return f"<h2>Figures</h2>{_table(['', *runs], rows)}"
 
 
@@ -143,9 +148,9 @@ def _number(value: float | None) -> str:
 def text(result: Result, out: Path) -> str:
     """A result for the terminal."""
     figures = result["figures"]
-    lines = [f"{label:40}{_number(figures.get(name)):>12}" for name, label in SUMMARY]
+    lines = [f"{label:50}{_number(figures[name]):>12}" for name, label in SUMMARY if figures.get(name) is not None]
     for door, other in result.get("beside", {}).items():
-        lines.append(f"{f'creates a second, {door}':40}{_number(other['figures']['create.rate']):>12}")
+        lines.append(f"{f'creates a second, {door}':50}{_number(other['figures']['create.rate']):>12}")
     lines.append("")
     for entry in result["verdict"]:
         bound = f"{entry['bound'].replace('_', ' ')} {_number(entry['value'])}"

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from loadtests import nvme
 from loadtests.throttle import NOTHING, Throttle
 
 SECTOR = 512
@@ -111,6 +112,7 @@ class Sampler:
         self._system = system
         self._throttle = throttle
         self._server = server
+        self._is_amazons = nvme.is_amazons(system.device)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="sampler", daemon=True)
         self._failure: Exception | None = None
@@ -146,7 +148,8 @@ class Sampler:
 
     def _sample(self) -> Sample:
         counted = self._throttle.count() if self._throttle is not None else NOTHING
-        sample = {"time": time.time(), **self._system.sample(), **machine(), **counted}
+        aws = nvme.count(self._system.device) if self._is_amazons else nvme.NOTHING
+        sample = {"time": time.time(), **self._system.sample(), **machine(), **counted, **aws}
         family = descendants(self._server) if self._server is not None else []
         sample["server_processes"] = len(family)
         sample["server_memory"] = sum(memory_share(pid) for pid in family)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from loadtests import census, throttle
+from loadtests import census, nvme, throttle
 from loadtests.cli import main
 from loadtests.comparison import compare
 from loadtests.figures import percentile, summarise
@@ -120,7 +121,9 @@ def _plan() -> Plan:
 def _sample(time: float, **given: object) -> dict[str, object]:
     names = """reads writes read_bytes written_bytes in_flight queue_ms commits commit_ms commit_longest_ms qgroups subvolumes backlog
         memory slab cpu_busy cpu_all cpu_waiting server_memory server_files server_processes
-        counted_reads counted_writes requests above_iops_us above_bytes_us"""
+        counted_reads counted_writes requests above_iops_us above_bytes_us
+        aws_operations aws_volume_above_iops_us aws_volume_above_throughput_us aws_instance_above_iops_us
+        aws_instance_above_throughput_us"""
     zero = dict.fromkeys(names.split(), 0)
     return {"time": 1000 + time, **zero, "quotas": "squota", "cap": None, "credits": None, **given}
 
@@ -217,6 +220,8 @@ def test_objectives_that_come_with_it() -> None:
         "objectives: [{figure: x, at_most: true}]",
         "objectives: [{figure: x, at_most: nan}]",
         "objectives: [{figure: x, atmost: 1, at_most: 1}]",
+        "objectives: [{figure: x, at_most: 1, unless: 5}]",
+        "objectives: [{figure: x, at_most: 1, unless: {figure: y}}]",
         "objectives: [{figure: x, at_most: 1}]\nmore: 1",
         "objectives: [",
     ],
@@ -232,6 +237,59 @@ def test_verdict() -> None:
     objectives = [Objective("a", "at_most", 3, ""), Objective("b", "at_least", 4, ""), Objective("c", "at_most", 1, "")]
     assert [entry["passed"] for entry in judge(objectives, {"a": 3, "b": 4})] == [True, True, False]
     assert [entry["passed"] for entry in judge(objectives, {"a": 3.1, "b": 3.9, "c": None})] == [False, False, False]
+
+
+def test_an_objective_may_have_an_alternative() -> None:
+    waits = Objective("p99", "at_most", 3, "", Objective("share", "at_least", 1, ""))
+    for p99, share, kept in ((2, 0, True), (4, 1, True), (4, 0, False), (None, None, False)):
+        assert [entry["passed"] for entry in judge([waits], {"p99": p99, "share": share})] == [kept]
+
+
+def _page(magic: int) -> bytes:
+    """A log page as the public layout has it; constructed here, not recorded from a device."""
+    histogram = struct.pack("<Q", 2) + struct.pack("<QQII", 0, 128, 7, 0) + struct.pack("<QQII", 128, 256, 3, 0)
+    page = struct.pack("<II11Q", magic, 0, 10, 20, 40960, 81920, 1500, 2500, 31_000_000, 5, 6, 7, 3)
+    return page.ljust(512, b"\0") + histogram.ljust(8 + 64 * 24, b"\0") + histogram.ljust(8 + 64 * 24 + 496, b"\0")
+
+
+def test_log_page_of_an_ebs_volume() -> None:
+    page = nvme.read_page(_page(0x3C23B510))
+    assert (page.kind, page.read_ops, page.write_ops, page.read_bytes, page.write_bytes) == ("ebs", 10, 20, 40960, 81920)
+    assert (page.read_us, page.write_us, page.queue_length) == (1500, 2500, 3)
+    assert (page.above_iops_us, page.above_throughput_us) == (31_000_000, 5)
+    assert (page.instance_above_iops_us, page.instance_above_throughput_us) == (6, 7)
+    assert page.read_latency == page.write_latency == (nvme.Bin(0, 128, 7), nvme.Bin(128, 256, 3))
+
+
+def test_log_page_of_an_instance_store() -> None:
+    page = nvme.read_page(_page(0xEC2C0D7E))
+    assert (page.kind, page.write_ops, page.instance_above_iops_us, page.read_latency) == ("instance-store", 20, 6, ())
+
+
+def test_log_pages_that_are_none() -> None:
+    with pytest.raises(nvme.BadPage, match="0x00000000"):
+        nvme.read_page(bytes(4096))
+    with pytest.raises(nvme.BadPage, match="4096 bytes, not 100"):
+        nvme.read_page(_page(0x3C23B510)[:100])
+    page = bytearray(_page(0x3C23B510))
+    page[512:520] = struct.pack("<Q", 65)
+    with pytest.raises(nvme.BadPage, match="64 bins, not 65"):
+        nvme.read_page(bytes(page))
+
+
+def test_only_amazons_devices_are_asked() -> None:
+    assert not nvme.is_amazons("loop0")
+    assert not nvme.is_amazons("no such device")
+
+
+def test_what_aws_counts_becomes_figures() -> None:
+    samples = [_sample(second, aws_operations=second * 10, aws_volume_above_iops_us=second * 500) for second in range(11)]
+    journal = [_create(second, 1.0) for second in range(10)]
+    figures = summarise(_plan(), journal, samples)["figures"]
+    assert figures["aws.volume_above_iops_us_per_create"] == 500
+    assert figures["aws.operations_per_create"] == 10
+    assert figures["aws.instance_above_iops_us_per_create"] == 0
+    assert summarise(_plan(), journal, [_sample(0), _sample(10)])["figures"]["aws.operations_per_create"] is None
 
 
 def test_comparison() -> None:
