@@ -148,6 +148,8 @@ def _input_output(samples: list[Record], creates: int, write_cost: int) -> Figur
         "volume.operations": operations if caps else None,
         "volume.operations_per_second": operations / seconds if caps else None,
         "volume.share_of_cap": operations / seconds / statistics.fmean(caps) if caps else None,
+        "volume.above_iops_share": counted["above_iops_us"] / 1e6 / seconds if caps else None,
+        "volume.above_throughput_share": counted["above_bytes_us"] / 1e6 / seconds if caps else None,
         "volume.operations_per_create": operations / creates if caps and creates else None,
         "volume.above_iops_us_per_create": counted["above_iops_us"] / creates if caps and creates else None,
         "volume.above_throughput_us_per_create": counted["above_bytes_us"] / creates if caps and creates else None,
@@ -155,6 +157,7 @@ def _input_output(samples: list[Record], creates: int, write_cost: int) -> Figur
         "io.commits_per_create": done["commits"] / creates if creates else None,
         "io.queue_mean": (last["queue_ms"] - first["queue_ms"]) / 1000 / seconds,
         "commits": done["commits"],
+        "commit.share_of_time": done["commit_ms"] / 1000 / seconds,
         "commit.mean_ms": done["commit_ms"] / done["commits"] if done["commits"] else None,
         # The kernel's is since the mount, or since it was told to begin anew. What is not longer than one before is not known.
         "commit.longest_ms": last["commit_longest_ms"] if last["commit_longest_ms"] > first["commit_longest_ms"] else None,

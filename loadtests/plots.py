@@ -86,7 +86,7 @@ def _latency(axes: Axes, series: Series) -> None:
 
 def _operations(axes: Axes, series: Series) -> None:
     _line(axes, series, {"writes_per_second": ("write requests", "#1b6ca8"), "reads_per_second": ("read requests", "#4f8a4b")}, "a second")
-    if any(series["cap"]):
+    if any(series.get("cap", ())):  # none in results of before
         _line(axes, series, {"operations_per_second": ("operations, as AWS counts", "#0b2f4a")}, "a second")
         axes.step(_points(series["time"]), _points(series["cap"]), "--", label="cap", color="#b03030", where="mid")
 

@@ -21,11 +21,24 @@ h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin-top: 
 p.about { color: #666; margin-top: .3rem; }
 table { border-collapse: collapse; } td, th { padding: .25rem .9rem .25rem 0; text-align: left; border-bottom: 1px solid #e4e4e4; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; }
 .pass { color: #2d6a2f; font-weight: 600; } .fail { color: #a32020; font-weight: 600; }
-.verdict { font-size: 1.2rem; } .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(27rem, 1fr)); gap: 1.2rem; }
+.verdict { font-size: 1.2rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(27rem, 100%), 1fr)); gap: 1.2rem; }
 figure { margin: 0; } figure svg { width: 100%; height: auto; } figcaption { font-weight: 600; }
 details { margin-top: 1rem; }
 """
+
+LIMITS = (
+    ("cpu.busy", "the processor was busy", "more cores, before a faster volume"),
+    ("volume.above_iops_share", "more operations were asked for than the volume allows", "a volume with more IOPS"),
+    ("volume.above_throughput_share", "more bytes were asked for than the volume allows", "a volume with more throughput"),
+    ("commit.share_of_time", "BTRFS was committing", "a volume with a lower latency, or fewer creates at once on this cell"),
+)
+"""Shares of the time, what each means, and what helps where it is the largest."""
+
+HIT = 0.8
+"""From this share on a limit is what held the run back."""
 
 NUMBER = re.compile(r"-?[0-9][0-9.,]*|-")
 
@@ -64,6 +77,7 @@ def write(result: Result, file: Path) -> None:
         f"Linux {escape(machine['kernel'])}, {escape(machine['date'])}; throttle: "
         f"{escape(result.get('throttle', 'not said'))}; quotas: {escape(', '.join(result['quotas']))}</p>",
         _verdict(result["verdict"]),
+        limits(result["figures"]),
         _summary(result),
     ]
     if result["errors"]:
@@ -92,7 +106,8 @@ def write_comparison(before: Result, after: Result, rows: list[Row], file: Path)
 
 def _page(title: str, parts: list[str]) -> str:
     # The icon is there so that a browser asks nobody for one.
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><link rel="icon" href="data:,"><style>{STYLE}</style>'
+    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f'{meta}<title>{escape(title)}</title><link rel="icon" href="data:,"><style>{STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
 
@@ -111,9 +126,18 @@ def _verdict(verdict: list[dict[str, Any]]) -> str:
     for entry in verdict:
         bound = f"{'at most' if entry['bound'] == 'at_most' else 'at least'} {_number(entry['value'])}"
         measured = "not measured" if entry["measured"] is None else _number(entry["measured"])
-        rows.append([escape(entry["figure"]), bound, measured, _mark(entry["passed"]), escape(entry["why"])])
+        rows.append([_mark(entry["passed"]), escape(entry["figure"]), bound, measured, escape(entry["why"])])
     word = f'<p class="verdict">{_mark(kept, "All objectives kept", "Not all objectives kept")}</p>'
-    return f"<h2>Verdict</h2>{word}{_table(['figure', 'objective', 'measured', '', ''], rows)}"
+    return f"<h2>Verdict</h2>{word}{_table(['', 'figure', 'objective', 'measured', ''], rows)}"
+
+
+def limits(figures: dict[str, float | None]) -> str:
+    """The three limits that were nearest, and what to choose because of it."""
+    near = sorted(((figures.get(name) or 0.0, text, cure) for name, text, cure in LIMITS), reverse=True)[:3]
+    rows = [[f"{share:.0%}", f"of the time {text}"] for share, text, _ in near]
+    share, _, cure = near[0]
+    choose = cure if share >= HIT else "nothing: neither the processor nor the volume was used up"
+    return f"<h2>What held it back</h2>{_table(['', ''], rows)}<p>What to choose: <strong>{escape(choose)}</strong>.</p>"
 
 
 def _mark(good: bool, yes: str = "pass", no: str = "FAIL") -> str:
@@ -130,7 +154,7 @@ def _summary(result: Result) -> str:
 def _table(head: list[str], rows: list[list[str]]) -> str:
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _cell(text: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests import census, nvme, throttle
+from loadtests import census, nvme, report, throttle
 from loadtests.cli import main
 from loadtests.comparison import compare
 from loadtests.figures import percentile, summarise
@@ -290,6 +290,15 @@ def test_what_aws_counts_becomes_figures() -> None:
     assert figures["aws.operations_per_create"] == 10
     assert figures["aws.instance_above_iops_us_per_create"] == 0
     assert summarise(_plan(), journal, [_sample(0), _sample(10)])["figures"]["aws.operations_per_create"] is None
+
+
+def test_report_says_what_held_a_run_back() -> None:
+    said = report.limits(
+        {"cpu.busy": 0.3, "volume.above_iops_share": 0.95, "commit.share_of_time": 0.9, "volume.above_throughput_share": None}
+    )
+    assert said.index("95%") < said.index("90%") < said.index("30%")
+    assert "a volume with more IOPS" in said
+    assert "nothing" in report.limits({"cpu.busy": 0.3}), "what was not used up is no limit"
 
 
 def test_comparison() -> None:

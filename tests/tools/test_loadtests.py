@@ -358,13 +358,21 @@ window.addEventListener('load', () => {
   const probe = document.createElement('pre');
   probe.id = 'probe';
   probe.textContent = JSON.stringify({
-    plots: seen('figure svg'), tables: seen('body > table'), verdict: seen('.verdict span'),
+    plots: seen('figure svg'), tables: seen('body > .wide'), verdict: seen('.verdict span'),
     text: document.querySelector('.verdict').innerText, width: innerWidth,
     fetched: performance.getEntriesByType('resource').map(entry => entry.name),
     drawn: [...document.querySelectorAll('figure svg')].map(svg => svg.querySelectorAll('path').length),
   });
   document.body.append(probe);
 });
+</script>"""
+
+
+NARROW = """<iframe src="%s" width="390" height="800" style="border:0"></iframe><pre id="said"></pre><script>
+onload = () => {
+  const page = document.querySelector('iframe').contentDocument.documentElement;
+  said.textContent = `widths ${page.clientWidth} ${Math.max(page.scrollWidth, 390)}`;
+};
 </script>"""
 
 
@@ -410,6 +418,10 @@ def test_report_in_a_browser(run: Run, scratch: Path) -> None:
         assert box["right"] <= probe["width"]
     assert min(probe["drawn"]) > 10
     assert probe["fetched"] == []
+    # On a telephone nothing is wider than the page: wide tables scroll by themselves.
+    (scratch / "narrow.html").write_text(NARROW % "out/report.html")
+    narrow = _browse(scratch / "narrow.html", scratch / "profile", "--allow-file-access-from-files", "--dump-dom")
+    assert re.search(r"widths (\d+) 390", narrow.stdout), narrow.stdout[-500:]
     picture = scratch / "report.png"
     _browse(out / "report.html", scratch / "profile", f"--screenshot={picture}")
     assert picture.read_bytes().startswith(b"\x89PNG")
