@@ -159,7 +159,7 @@ loadtest: build $(BUILD)/bin/groot-throttle $(VENV)/.stamp-test | deps-compare #
 	$(LOADTEST) --shape evacuation --images 100 --concurrency 8 --with-quota --parallel-clean --push-every 5 \
 		--duration 60 --out $(BUILD)/loadtests/evacuation
 
-loadtest-full: build $(BUILD)/bin/groot-throttle $(VENV)/.stamp-test | deps-compare ## Storms at 100, 500, 3000 IOPS and unlimited beside buildah, then 20 minutes of soak (root, buildah)
+loadtest-full: build $(BUILD)/bin/groot-throttle $(VENV)/.stamp-test | deps-compare ## Storms on seven volumes beside buildah, evacuations, then 20 minutes of soak (root, buildah)
 	./loadtests/full $(BUILD)
 
 lint: $(VENV)/.stamp-test $(BUILD)/.wheel ## Check format, lints and types, and the core's stub against the core
