@@ -15,9 +15,9 @@ StrPath = str | PathLike[str]
 Ranges = list[tuple[int, int, int]]
 """Id ranges as (id in the archive, id on the host, count); empty means ids as they are."""
 
-Unpacked = tuple[int, int, int, dict[str, int], list[str]]
-"""(bytes of file content written, bytes of lower layers' content taken away, entries, what was left out and how
-often, notes for the log)."""
+Unpacked = tuple[int, int, int, dict[str, int], list[str], dict[str, int]]
+"""(bytes of the layer's file content, bytes of lower layers' content taken away, entries, what was left out and how
+often, notes for the log, how many of the bytes were cloned from which volume)."""
 
 @final
 class Cancel:
@@ -70,6 +70,16 @@ class Listing:
     @property
     def owner(self) -> tuple[int, int] | None:
         """Owner of the file on the host, if not the caller."""
+
+@final
+class Neighbours:
+    """Volumes whose files a new layer may share. It is taken once, by `unpack`."""
+
+    def __new__(cls, volumes: int, listings: int, names: list[str], budget: int) -> Neighbours:
+        """In a user namespace: from what `parts` gave, with descriptors of this process. Raises OSError."""
+    def parts(self) -> tuple[int, int, list[str], int] | None:
+        """Directories of volumes and of listings, names of the volumes, the most promising first, and how many bytes of listings may be
+        read; the descriptors are valid as long as this object. None after it was taken."""
 
 class PanicException(BaseException):
     """A panic in the core: a defect."""
@@ -485,6 +495,7 @@ def unpack(
     max_content: int | None,
     listing: Listing | None,
     cancel: Cancel,
+    neighbours: Neighbours | None = None,
     length: int | None = None,
 ) -> Unpacked:
     """Unpack one layer into the directory that ``root`` is open on, which holds the layers below it.
@@ -693,6 +704,9 @@ class Store:
         """Give a volume its final name; ``durable`` says that a snapshot of it was made, else everything is synced first."""
     def listing(self, chain_id: str, below: str | None) -> Listing:
         """Where the listing of a layer goes that is unpacked over the volume ``below``."""
+    def neighbours(self, below: str | None, bytes: int) -> Neighbours | None:
+        """Volumes that may hold what a blob of so many bytes does which is unpacked over the volume ``below``; None if looking is not
+        worth while."""
     def record_missing_sizes(self, cancel: Cancel) -> None:
         """Write the size record of each volume that has none."""
     def open_listings(self, volume: str) -> list[tuple[str, int]] | None:
@@ -704,10 +718,10 @@ class Store:
     def content_of_image(self, id: str, cancel: Cancel) -> int:
         """The same of an image's tree."""
 
-    def read_size(self, chain_id: str) -> tuple[int, int | None] | None:
-        """Bytes of a layer's files and of all files in its volume, as recorded."""
-    def write_size(self, chain_id: str, layer: int, tree: int | None, made: Demand) -> None:
-        """Record them, and whether the layers were compared with their digests."""
+    def read_size(self, chain_id: str) -> tuple[int, int | None, int] | None:
+        """Bytes of a layer's files, of all files in its volume, and of the layer's those that were cloned, as recorded."""
+    def write_size(self, chain_id: str, layer: int, tree: int | None, made: Demand, cloned: dict[str, int]) -> None:
+        """Record them, whether the layers were compared with their digests, and how many bytes were cloned from which volume."""
     def read_dependencies(self, id: str) -> list[str] | None:
         """The volumes of an image; None if there is no usable record."""
     def write_dependencies(self, id: str, chain_ids: list[str]) -> None:

@@ -54,6 +54,7 @@ class Settings:
     progress: str
     image_verification: str
     verification_lifetime: int
+    share_content: bool
     auth_file: str
     trusted_hosts: list[str]
     response_timeout: int

@@ -41,10 +41,18 @@ class Namespace:
             "gids": [(inside, inside, size) for inside, _, size in gids],
         }
 
-    def unpack(self, root: int, blob: int, listing: _core.Listing, arguments: dict[str, Any]) -> _core.Unpacked:
+    def unpack(
+        self, root: int, blob: int, listing: _core.Listing, neighbours: _core.Neighbours | None, arguments: dict[str, Any]
+    ) -> _core.Unpacked:
         """`_core.unpack` from a descriptor."""
         fds, place = _parts(listing)
-        return _unpacked(self._call("unpack", [root, *fds, blob], listing=place, **arguments, **self._ranges))
+        fds = [root, *fds, blob]
+        parts = neighbours.parts() if neighbours is not None else None
+        if parts is not None:
+            volumes, listings, names, budget = parts
+            fds += [volumes, listings]
+            arguments = {**arguments, "neighbours": [names, budget]}
+        return _unpacked(self._call("unpack", fds, listing=place, **arguments, **self._ranges))
 
     def copy_directory(self, root: int, source: str, listing: _core.Listing) -> _core.Unpacked:
         """`_core.copy_directory`."""
@@ -212,10 +220,10 @@ def _parts(listing: _core.Listing) -> tuple[list[int], object]:
 
 
 def _unpacked(result: object) -> _core.Unpacked:
-    if not isinstance(result, list) or len(result) != 5:
+    if not isinstance(result, list) or len(result) != 6:
         raise StoreError("the process in the user namespace gave nonsense")
-    content, removed, entries, left_out, notes = result
-    return content, removed, entries, left_out, notes
+    content, removed, entries, left_out, notes, cloned = result
+    return content, removed, entries, left_out, notes, cloned
 
 
 def _error(description: object) -> Exception:

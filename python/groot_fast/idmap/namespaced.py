@@ -38,11 +38,17 @@ class Namespaced:
         return self._started
 
     def unpack(
-        self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, listing: _core.Listing, most: int | None = None
+        self,
+        volume: _core.Volume,
+        layer: Layer,
+        blob: str | Blob | _core.Spool,
+        listing: _core.Listing,
+        neighbours: _core.Neighbours | None = None,
+        most: int | None = None,
     ) -> _core.Unpacked:
         """See `Trees`. The child gets everything by descriptors: it may not be able to open the file."""
         try:
-            return self._unpack(volume, layer, blob, listing, most)
+            return self._unpack(volume, layer, blob, listing, neighbours, most)
         except BaseException:
             # A child that was stopped was killed, and may have been writing this record.
             parts = listing.parts()
@@ -55,20 +61,33 @@ class Namespaced:
             raise
 
     def _unpack(
-        self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, listing: _core.Listing, most: int | None = None
+        self,
+        volume: _core.Volume,
+        layer: Layer,
+        blob: str | Blob | _core.Spool,
+        listing: _core.Listing,
+        neighbours: _core.Neighbours | None = None,
+        most: int | None = None,
     ) -> _core.Unpacked:
         if isinstance(blob, str):
             return self._namespace.copy_directory(volume.fileno(), blob, listing)
         if isinstance(blob, Blob):
             arguments = {**unpack_arguments(layer, most), "length": blob.length}
-            return self._namespace.unpack(volume.fileno(), blob.fileno(), listing, arguments)
-        return self._unpack_growing(volume.fileno(), blob, listing, unpack_arguments(layer, most))
+            return self._namespace.unpack(volume.fileno(), blob.fileno(), listing, neighbours, arguments)
+        return self._unpack_growing(volume.fileno(), blob, listing, neighbours, unpack_arguments(layer, most))
 
     def verify(self, root: int, listings: list[tuple[str, int]]) -> tuple[int, int, list[str]]:
         """See `Trees`."""
         return self._namespace.verify(root, listings)
 
-    def _unpack_growing(self, root: int, blob: _core.Spool, listing: _core.Listing, arguments: dict[str, Any]) -> _core.Unpacked:
+    def _unpack_growing(
+        self,
+        root: int,
+        blob: _core.Spool,
+        listing: _core.Listing,
+        neighbours: _core.Neighbours | None,
+        arguments: dict[str, Any],
+    ) -> _core.Unpacked:
         read, write = os.pipe2(os.O_CLOEXEC)
         cancel = _core.Cancel()
 
@@ -83,7 +102,7 @@ class Namespaced:
         thread = threading.Thread(target=pump, name="pump", daemon=True)
         thread.start()
         try:
-            return self._namespace.unpack(root, read, listing, arguments)
+            return self._namespace.unpack(root, read, listing, neighbours, arguments)
         finally:
             # It may be waiting for bytes that do not come.
             cancel.set()

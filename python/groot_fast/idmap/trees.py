@@ -17,10 +17,16 @@ class Trees(Protocol):
     """What the pull and `check --deep` need done to trees."""
 
     def unpack(
-        self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, listing: _core.Listing, most: int | None = None
+        self,
+        volume: _core.Volume,
+        layer: Layer,
+        blob: str | Blob | _core.Spool,
+        listing: _core.Listing,
+        neighbours: _core.Neighbours | None = None,
+        most: int | None = None,
     ) -> _core.Unpacked:
-        """Unpack a layer (or, if ``blob`` is a path, copy that directory) into a volume, of ``most`` bytes of content at most. Raises
-        BadLayer and its kin, OSError."""
+        """Unpack a layer (or, if ``blob`` is a path, copy that directory) into a volume, of ``most`` bytes of content at most. Files that
+        ``neighbours`` have are cloned. Raises BadLayer and its kin, OSError."""
 
     def verify(self, root: int, listings: list[tuple[str, int]]) -> tuple[int, int, list[str]]:
         """Compare a volume with its listings (`_core.verify`)."""
@@ -37,12 +43,19 @@ class Direct:
         self._cancel = cancel
 
     def unpack(
-        self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, listing: _core.Listing, most: int | None = None
+        self,
+        volume: _core.Volume,
+        layer: Layer,
+        blob: str | Blob | _core.Spool,
+        listing: _core.Listing,
+        neighbours: _core.Neighbours | None = None,
+        most: int | None = None,
     ) -> _core.Unpacked:
         """See `Trees`."""
         if isinstance(blob, str):
             return _core.copy_directory(volume.fileno(), blob, listing=listing, cancel=self._cancel, **self._ids)
-        return _core.unpack(volume.fileno(), blob, listing=listing, cancel=self._cancel, **unpack_arguments(layer, most), **self._ids)
+        arguments = {**unpack_arguments(layer, most), **self._ids}
+        return _core.unpack(volume.fileno(), blob, listing=listing, neighbours=neighbours, cancel=self._cancel, **arguments)
 
     def verify(self, root: int, listings: list[tuple[str, int]]) -> tuple[int, int, list[str]]:
         """See `Trees`."""

@@ -74,6 +74,9 @@ def _run(call: str, fds: list[int], arguments: dict[str, Any]) -> object:
         # Who is root in here owns the store.
         name, temporary, parent = arguments.pop("listing")
         common["listing"] = _core.Listing((fds[1], name), (fds[2], temporary), parent)
+    if "neighbours" in arguments:
+        names, budget = arguments.pop("neighbours")
+        common["neighbours"] = _core.Neighbours(fds[4], fds[5], names, budget)
     if call == "unpack":
         return _core.unpack(fds[0], fds[3], cancel=_core.Cancel(), **common, **arguments)
     if call == "copy_directory":

@@ -62,6 +62,8 @@ class Builder:
         """What callers of the original's releases expect, if anything."""
         self.limit = 0
         """Bytes that the image may have; 0 for any number. Whether that is looked at here is the rules' to say."""
+        self.shares_content = False
+        """Whether files may be cloned from other volumes that have their content."""
         self.locked_since: list[int] = []
         """When it got the exclusive lock on each volume that it builds; the locks are let go with the volume."""
 
@@ -141,12 +143,12 @@ class Builder:
             if below is not None:
                 # The snapshot wrote the data of the volume below: it may be seen now.
                 self._store.publish(below, durable=True)
-            content, tree = self._unpack(layer, blob, volume, below, blobs)
+            content, tree, cloned = self._unpack(layer, blob, volume, below, blobs)
             file = plan.demand[1]
             if file is not None and isinstance(blob, Blob) and blob.identity != file:
                 text = f"unpacking layer `{layer.name}`: the file was replaced or changed meanwhile"
                 raise SourceError(text, hint="create again when it is whole")
-            self._store.write_size(layer.chain_id, content, tree, plan.demand)
+            self._store.write_size(layer.chain_id, content, tree, plan.demand, cloned)
         except BaseException as error:
             self._store.destroy_incomplete(volume, is_out_of_space(error), _core.Cancel())
             raise
@@ -158,8 +160,9 @@ class Builder:
 
     def _unpack(
         self, layer: Layer, blob: str | Blob | _core.Spool, volume: _core.Volume, below: _core.Volume | None, blobs: Blobs
-    ) -> tuple[int, int | None]:
-        """Gives the bytes of the layer's files, and of all files in the volume if that is known."""
+    ) -> tuple[int, int | None, dict[str, int]]:
+        """Gives the bytes of the layer's files, those of all files in the volume if that is known, and which of the layer's were cloned
+        from other volumes."""
         log = self._log.session("unpacking-layer", layer=layer.name, chainID=layer.chain_id)
         start = time.monotonic_ns()
         log.info("starting")
@@ -167,13 +170,14 @@ class Builder:
         try:
             listing = self._store.listing(layer.chain_id, below.chain_id if below else None)
             with interrupts.Waiting():
-                unpacked = self._trees.unpack(volume, layer, blob, listing, self._room(below))
+                neighbours = self._neighbours(layer, blob, below)
+                unpacked = self._trees.unpack(volume, layer, blob, listing, neighbours, self._room(below))
         except Cancelled:
             raise
         except (GrootError, OSError) as error:
             reason = blobs.failure(layer)
             raise self._explain(layer, self._as_told(layer, blob, error), reason) from (reason or error)
-        content, removed, entries, left_out, notes = unpacked
+        content, removed, entries, left_out, notes, cloned = unpacked
         for note in notes:
             log.info("note", note=note)
         if left_out:
@@ -182,8 +186,17 @@ class Builder:
         self._metrics.send("UnpackTime", time.monotonic_ns() - start, NANOS)
         self.content += content
         self._admission.built(content)
-        log.info("ending", entries=entries, bytes=content, duration=time.monotonic_ns() - start)
-        return content, self._tree_size(below, content, removed)
+        log.info("ending", entries=entries, bytes=content, cloned=sum(cloned.values()), duration=time.monotonic_ns() - start)
+        return content, self._tree_size(below, content, removed), cloned
+
+    def _neighbours(self, layer: Layer, blob: str | Blob | _core.Spool, below: _core.Volume | None) -> _core.Neighbours | None:
+        """Volumes whose files this layer may share."""
+        if not self.shares_content or isinstance(blob, str):
+            return None
+        size = layer.size
+        if size is None:
+            size = 0 if isinstance(blob, _core.Spool) else blob.length or os.fstat(blob.fileno()).st_size
+        return self._store.neighbours(below.chain_id if below else None, size)
 
     def _tree_size(self, below: _core.Volume | None, content: int, removed: int) -> int | None:
         """Bytes of all files that one sees in a volume; None if that of the volume below is not known."""

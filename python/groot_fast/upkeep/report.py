@@ -53,7 +53,7 @@ def describe_store(store: Store, threshold: int, *, counts_limits: bool = False)
     sizes = (_file_size(store, name) for name in store.names("tmp") if is_download(name))
     downloads = [size for size in sizes if size is not None]
     unused = [layer for layer in by_layer if not layer["images"]]
-    layer_bytes, unused_bytes = (sum(_number(layer["size_bytes"]) for layer in layers) for layers in (by_layer, unused))
+    unused_bytes = store.unused_bytes()
     size, free, available, below, _ = store.space()
     return {
         "store": store.path,
@@ -66,7 +66,7 @@ def describe_store(store: Store, threshold: int, *, counts_limits: bool = False)
         },
         "layers": {
             "count": len(by_layer),
-            "size_bytes": layer_bytes,
+            "size_bytes": store.measured_bytes(counts_limits=False),
             "unused_count": len(unused),
             "unused_bytes": unused_bytes,
         },
@@ -111,7 +111,8 @@ def _by_layer(store: Store, users: dict[str, int]) -> list[Report]:
     rows: list[Report] = []
     for chain_id in store.volumes():
         size = store.read_size(chain_id)
-        rows.append({"id": chain_id, "size_bytes": size[0] if size else 0, "images": users.get(chain_id, 0)})
+        layer, _, cloned = size or (0, None, 0)
+        rows.append({"id": chain_id, "size_bytes": layer, "cloned_bytes": cloned, "images": users.get(chain_id, 0)})
     rows.sort(key=lambda row: -_number(row["size_bytes"]))
     return rows
 

@@ -2,7 +2,7 @@
 
 use crate::errors::{store_error, to_python};
 use crate::image::Blob;
-use crate::store::Listing;
+use crate::store::{Listing, Neighbours};
 use groot_core::blob::{Expected, Source, open_regular};
 use groot_core::idmap::{IdMap, IdMaps, Range};
 use groot_core::layer::{Options, Stats};
@@ -23,7 +23,7 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// Id ranges as (inside, on the host, count).
 pub type Ranges = Vec<(u32, u32, u32)>;
-type Counted = (u64, u64, u64, BTreeMap<String, u64>, Vec<String>);
+type Counted = (u64, u64, u64, BTreeMap<String, u64>, Vec<String>, BTreeMap<String, u64>);
 
 /// A switch that stops the calls it was given to.
 #[pyclass(frozen, module = "groot_fast._core")]
@@ -107,7 +107,7 @@ fn target(listing: Option<&Listing>) -> Option<Target> {
 }
 
 fn counted(stats: Stats, notes: Vec<String>) -> Counted {
-    (stats.content, stats.removed, stats.entries, stats.left_out, notes)
+    (stats.content, stats.removed, stats.entries, stats.left_out, notes, stats.cloned)
 }
 
 /// Run `work` in a thread with the GIL released; signals are handled meanwhile, and one that raises stops the work.
@@ -158,7 +158,7 @@ fn attend<T: Send, E: Send>(
 
 /// Unpack one layer into the directory `root`.
 #[pyfunction]
-#[pyo3(signature = (root, blob, *, digest, size, diff_id, media_type, base, uids, gids, max_content, listing, cancel, length=None))]
+#[pyo3(signature = (root, blob, *, digest, size, diff_id, media_type, base, uids, gids, max_content, listing, cancel, neighbours=None, length=None))]
 #[allow(clippy::too_many_arguments)]
 pub fn unpack(
     py: Python<'_>,
@@ -174,6 +174,7 @@ pub fn unpack(
     max_content: Option<u64>,
     listing: Option<&Listing>,
     cancel: &Cancel,
+    neighbours: Option<&Neighbours>,
     length: Option<u64>,
 ) -> PyResult<Counted> {
     let source = if let Ok(spool) = blob.cast::<Spool>() {
@@ -192,6 +193,7 @@ pub fn unpack(
         limits: Limits { max_content, ..Limits::default() },
         literal_names: false,
         listing: target(listing),
+        neighbours: neighbours.and_then(Neighbours::take),
     };
     let root = groot_core::process::duplicate(root).map_err(|e| to_python(py, e))?;
     let job = core_unpack::Job { source, expected: Expected { digest, size, diff_id }, media_type, root, options };

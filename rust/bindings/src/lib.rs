@@ -88,8 +88,8 @@ mod _core {
     };
     #[pymodule_export]
     use super::store::{
-        Listing, Lock, Store, Turn, Volume, accounting, check_compressed, copy_inside, describe_image, disable_quota, enable_quota,
-        image_id_of, mounts, parse_mappings, read_ranges, remove_entry, resize, snapshot, uuid,
+        Listing, Lock, Neighbours, Store, Turn, Volume, accounting, check_compressed, copy_inside, describe_image, disable_quota,
+        enable_quota, image_id_of, mounts, parse_mappings, read_ranges, remove_entry, resize, snapshot, uuid,
     };
     #[pymodule_export]
     use super::telemetry::{Logger, Metrics, Sink, commits_of, open_metrics, open_sink, wants_traces};

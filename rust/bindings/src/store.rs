@@ -16,6 +16,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -459,6 +460,11 @@ impl Store {
         Ok(Listing { owner: target.place.owner, target: Mutex::new(Some(target)) })
     }
 
+    fn neighbours(&self, py: Python<'_>, below: Option<&str>, bytes: u64) -> PyResult<Option<Neighbours>> {
+        let found = self.call(py, |store| store.neighbours(below, bytes))?;
+        Ok(found.map(|found| Neighbours(Mutex::new(Some(found)))))
+    }
+
     fn record_missing_sizes(&self, py: Python<'_>, cancel: &Cancel) -> PyResult<()> {
         run_store(py, &cancel.0, || self.0.record_missing_sizes(&cancel.0))
     }
@@ -487,13 +493,25 @@ impl Store {
 
     // -- records -------------------------------------------------------------
 
-    fn read_size(&self, py: Python<'_>, chain_id: &str) -> PyResult<Option<(u64, Option<u64>)>> {
-        self.call(py, |store| Ok(store.read_size(chain_id).map(|size| (size.layer, size.tree))))
+    fn read_size(&self, py: Python<'_>, chain_id: &str) -> PyResult<Option<(u64, Option<u64>, u64)>> {
+        let cloned = |size: &VolumeSize| size.cloned.values().fold(0u64, |sum, &bytes| sum.saturating_add(bytes)).min(size.layer);
+        self.call(py, |store| Ok(store.read_size(chain_id).map(|size| (size.layer, size.tree, cloned(&size)))))
     }
 
-    fn write_size(&self, py: Python<'_>, chain_id: &str, layer: u64, tree: Option<u64>, made: Needs) -> PyResult<()> {
+    #[pyo3(signature = (chain_id, layer, tree, made, cloned))]
+    fn write_size(
+        &self,
+        py: Python<'_>,
+        chain_id: &str,
+        layer: u64,
+        tree: Option<u64>,
+        made: Needs,
+        cloned: BTreeMap<String, u64>,
+    ) -> PyResult<()> {
         let (validated, file) = made;
-        self.call(py, |store| store.write_size(chain_id, VolumeSize { layer, tree, unvalidated: !validated, file }))
+        let now = groot_store::layout::nanos_now() as u64;
+        let size = VolumeSize { layer, tree, unvalidated: !validated, file, made: now, cloned };
+        self.call(py, |store| store.write_size(chain_id, size))
     }
 
     fn read_dependencies(&self, py: Python<'_>, id: OsString) -> PyResult<Option<Vec<String>>> {
@@ -925,6 +943,35 @@ impl Listing {
     #[getter]
     fn owner(&self) -> Option<(u32, u32)> {
         self.owner
+    }
+}
+
+/// Volumes whose files may be cloned.
+#[pyclass(frozen, module = "groot_fast._core")]
+pub struct Neighbours(Mutex<Option<groot_core::layer::Neighbours>>);
+
+impl Neighbours {
+    /// They, once.
+    pub fn take(&self) -> Option<groot_core::layer::Neighbours> {
+        open(&self.0).take()
+    }
+}
+
+#[pymethods]
+impl Neighbours {
+    /// From the descriptors of the directories of volumes and of listings, for a process in a user namespace.
+    #[new]
+    fn new(py: Python<'_>, volumes: i32, listings: i32, names: Vec<String>, budget: u64) -> PyResult<Self> {
+        let held = |descriptor| groot_core::process::duplicate(descriptor).map_err(|error| crate::errors::to_python(py, error));
+        let found = groot_core::layer::Neighbours { volumes: held(volumes)?, listings: held(listings)?, names, budget };
+        Ok(Self(Mutex::new(Some(found))))
+    }
+
+    /// What `Neighbours` takes; the descriptors are valid as long as this.
+    fn parts(&self) -> Option<(i32, i32, Vec<String>, u64)> {
+        let found = open(&self.0);
+        let found = found.as_ref()?;
+        Some((found.volumes.as_raw_fd(), found.listings.as_raw_fd(), found.names.clone(), found.budget))
     }
 }
 

@@ -47,6 +47,7 @@ pub(crate) const SNAP_CREATE_V2: u32 = 0x5000_9417;
 pub(crate) const RESIZE: u32 = 0x5000_9403;
 pub(crate) const SNAP_DESTROY: u32 = 0x5000_940f;
 pub(crate) const SNAP_DESTROY_V2: u32 = 0x5000_943f;
+pub(crate) const CLONE_RANGE: u32 = 0x4020_940d;
 pub(crate) const SUBVOL_GETFLAGS: u32 = 0x8008_9419;
 pub(crate) const SUBVOL_SETFLAGS: u32 = 0x4008_941a;
 pub(crate) const TREE_SEARCH: u32 = 0xd000_9411;
@@ -90,6 +91,13 @@ plain!(SubvolumeInfo, 504, {
     uuid: [u8; 16],
     parent_uuid: [u8; 16],
     rest: [u64; 22],
+});
+
+plain!(CloneRange, 32, {
+    source: i64,
+    source_offset: u64,
+    length: u64,
+    target_offset: u64,
 });
 
 plain!(VolArgs, 4096, {

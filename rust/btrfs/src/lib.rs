@@ -21,7 +21,7 @@ mod sys;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, Result};
 use std::fmt::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use sys::Plain;
 
 /// statfs magic of BTRFS.
@@ -88,6 +88,12 @@ pub fn resize(dir: impl AsFd, bytes: u64) -> Result<()> {
     let text = bytes.to_string();
     args.name[..text.len()].copy_from_slice(text.as_bytes());
     sys::ioctl(dir, abi::RESIZE, &mut args)
+}
+
+/// Share the first `length` bytes of `source`, whole blocks, with `target`.
+pub fn clone_start(source: impl AsFd, target: impl AsFd, length: u64) -> Result<()> {
+    let source = i64::from(source.as_fd().as_raw_fd());
+    sys::ioctl(target, abi::CLONE_RANGE, &mut abi::CloneRange { source, source_offset: 0, length, target_offset: 0 })
 }
 
 /// UUID of the file system, as in the names below `/sys/fs/btrfs`.

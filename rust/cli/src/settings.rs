@@ -101,6 +101,8 @@ pub struct Settings {
     pub image_verification: Verification,
     /// Seconds.
     pub verification_lifetime: u64,
+    /// Whether a new layer's files may be cloned from those of other layers.
+    pub share_content: bool,
     pub auth_file: PathBuf,
     pub trusted_hosts: Vec<OsString>,
     /// Seconds.
@@ -176,6 +178,7 @@ impl Settings {
             progress: progress(text("progress", "auto"))?,
             image_verification: verification(&text("image_verification", "always"))?,
             verification_lifetime: seconds("verification_lifetime", PROOF_SECONDS)?,
+            share_content: shares(&text("share_content", "always"))?,
             response_timeout: seconds("response_timeout", RESPONSE_SECONDS)?,
             log_time_format: log_time_format(&text("log_time_format", rules.log_time_format.word()))?,
             correlation_id: correlation_id(text("correlation_id", ""))?,
@@ -252,6 +255,7 @@ impl Settings {
             "progress": text(&self.progress),
             "image_verification": self.image_verification.word(),
             "verification_lifetime": self.verification_lifetime,
+            "share_content": if self.share_content { "always" } else { "never" },
             "auth_file": path(&self.auth_file),
             "trusted_hosts": hosts(&self.trusted_hosts),
             "response_timeout": self.response_timeout,
@@ -403,6 +407,14 @@ fn verification(word: &OsStr) -> Result<Verification, Failure> {
     })
 }
 
+fn shares(word: &OsStr) -> Result<bool, Failure> {
+    match word.to_str() {
+        Some("always") => Ok(true),
+        Some("never") => Ok(false),
+        _ => Err(invalid(message(["invalid argument: share content `".as_ref(), word, "` is neither always nor never".as_ref()]))),
+    }
+}
+
 fn log_time_format(word: &OsStr) -> Result<Format, Failure> {
     [Format::UnixEpoch, Format::Rfc3339].into_iter().find(|format| format.word() == word).ok_or_else(|| {
         invalid(message(["invalid argument: log time format `".as_ref(), word, "` is neither unix-epoch nor rfc3339".as_ref()]))
@@ -449,6 +461,7 @@ mod tests {
             ("threshold", Value::Integer(-1), "invalid argument: clean threshold cannot be negative"),
             ("pull_policy", text("never"), "invalid argument: pull policy `never` is neither always nor missing"),
             ("image_verification", text("x"), "invalid argument: image verification `x` is none of always, cached, never"),
+            ("share_content", text("x"), "invalid argument: share content `x` is neither always nor never"),
             ("verification_lifetime", Value::Integer(-1), "invalid argument: a number of seconds cannot be negative"),
             ("response_timeout", Value::Integer(-1), "invalid argument: a number of seconds cannot be negative"),
             ("log_time_format", text("iso"), "invalid argument: log time format `iso` is neither unix-epoch nor rfc3339"),

@@ -20,6 +20,8 @@ use std::fs::File;
 use std::io::{Read, Write};
 use xxhash_rust::xxh3::Xxh3;
 
+/// How the names of listings begin.
+pub const PREFIX: &str = "listing-";
 const MAGIC: &str = "groot-listing 1";
 /// Steps are compressed in pieces of this size.
 const PIECE: usize = 64 << 10;
@@ -166,6 +168,42 @@ impl Listing {
     }
 }
 
+/// What the first line says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Its id.
+    pub ident: String,
+    /// Chain id of the volume below.
+    pub parent: Option<String>,
+    /// Id of that one's listing.
+    pub parent_ident: Option<String>,
+}
+
+impl Head {
+    /// Bytes that it takes, at most.
+    pub const MOST: u64 = 256;
+
+    /// The head of a listing that begins with `data`, and where its steps begin.
+    #[must_use]
+    pub fn parse(data: &[u8]) -> Option<(Self, usize)> {
+        let end = data.iter().take(Self::MOST as usize).position(|&byte| byte == b'\n')?;
+        let text = std::str::from_utf8(&data[..end]).ok()?;
+        let parts: Vec<&str> = text.strip_prefix(MAGIC)?.strip_prefix(' ')?.split(' ').collect();
+        let &[ident, parent, parent_ident] = &parts[..] else { return None };
+        // No name for a volume otherwise.
+        let is_hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'));
+        let given = |text: &str| (text != "-").then(|| text.to_owned());
+        let head = Self { ident: ident.to_owned(), parent: given(parent), parent_ident: given(parent_ident) };
+        [ident, parent, parent_ident].into_iter().all(is_hex).then_some((head, end + 1))
+    }
+}
+
+/// Name of the listing of a volume.
+#[must_use]
+pub fn file_name(volume: &str) -> String {
+    format!("{PREFIX}{volume}")
+}
+
 /// Read a listing; `name` is for messages. A damaged one is `Error::Layer`.
 pub fn read(file: &File, name: &str) -> Result<Vec<u8>> {
     let context = |e| Error::io(format!("read {name}"), e);
@@ -173,20 +211,26 @@ pub fn read(file: &File, name: &str) -> Result<Vec<u8>> {
     if file.metadata().map_err(context)?.is_file() {
         file.take(MOST).read_to_end(&mut bytes).map_err(context)?;
     }
-    unpack(&bytes).ok_or_else(|| damaged(name))
+    unpack(&bytes, MOST).map(|(_, steps)| steps).ok_or_else(|| damaged(name))
+}
+
+/// Read a listing with its head, of at most `most` bytes of steps; None for one that is damaged or larger.
+pub(crate) fn read_some(file: &File, most: u64) -> Option<(Head, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes).ok()?;
+    unpack(&bytes, most)
 }
 
 pub(crate) fn damaged(what: &str) -> Error {
     Error::layer(format!("listing {} is damaged", printable(what.as_bytes())))
 }
 
-fn unpack(file: &[u8]) -> Option<Vec<u8>> {
-    let end = file.iter().take(256).position(|&b| b == b'\n')?;
-    let head = std::str::from_utf8(&file[..end]).ok()?;
-    let id = head.strip_prefix(MAGIC)?.split(' ').nth(1)?;
+fn unpack(file: &[u8], most: u64) -> Option<(Head, Vec<u8>)> {
+    let (head, start) = Head::parse(file)?;
     let mut steps = Vec::new();
-    zstd::stream::read::Decoder::new(&file[end + 1..]).ok()?.take(MOST + 1).read_to_end(&mut steps).ok()?;
-    (steps.len() as u64 <= MOST && format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&steps)) == id).then_some(steps)
+    zstd::stream::read::Decoder::new(&file[start..]).ok()?.take(most + 1).read_to_end(&mut steps).ok()?;
+    let is_whole = steps.len() as u64 <= most && format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&steps)) == head.ident;
+    is_whole.then_some((head, steps))
 }
 
 /// The steps in what `read` gave. Ends with `None` in place of a step where the bytes make no sense.
@@ -201,6 +245,20 @@ pub fn steps(mut bytes: &[u8]) -> impl Iterator<Item = Option<Step<'_>>> {
         }
         Some(step)
     })
+}
+
+/// The same with the place of each; ends before bytes that make no sense, and after four billion.
+pub(crate) fn numbered(bytes: &[u8]) -> impl Iterator<Item = (u32, Step<'_>)> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let place = u32::try_from(bytes.len() - rest.len()).ok()?;
+        Some((place, take(&mut rest)?))
+    })
+}
+
+/// The step at a place that `numbered` gave.
+pub(crate) fn step_at(bytes: &[u8], place: u32) -> Option<Step<'_>> {
+    take(&mut bytes.get(place as usize..)?)
 }
 
 const ROOT: u8 = 0;
@@ -490,15 +548,15 @@ mod tests {
         }
         listing.write().unwrap();
         let file = std::fs::read(dir.path().join("listing")).unwrap();
-        let whole = unpack(&file).unwrap();
+        let whole = unpack(&file, MOST).unwrap().1;
         let parent = MAGIC.len() + 17..file.iter().position(|&b| b == b'\n').unwrap();
         for at in 0..file.len() {
-            assert!(unpack(&file[..at]).is_none(), "cut at {at}");
+            assert!(unpack(&file[..at], MOST).is_none(), "cut at {at}");
             let mut other = file.clone();
             other[at] ^= 1;
             // Of the parent the caller judges.
             // zstd ignores some bits of its own header: then the steps are the same.
-            assert!(parent.contains(&at) || unpack(&other).is_none_or(|steps| steps == whole), "bit in byte {at}");
+            assert!(parent.contains(&at) || unpack(&other, MOST).is_none_or(|(_, steps)| steps == whole), "bit in byte {at}");
         }
     }
 

@@ -122,15 +122,15 @@ impl Store {
         if keep == 0 {
             return Ok(unused);
         }
-        let mut held = self.cached_bytes()?;
+        let mut ledger = self.ledger()?;
         let (mut chosen, mut cached): (Vec<_>, Vec<_>) = unused.into_iter().partition(|name| !crate::volumes::is_chain_id(name));
         // Of layers of one image, which are used together, the upper ones first: without these nobody needs those below.
         cached.sort_by_key(|name| (self.last_use(name), std::cmp::Reverse(self.read_size(name).and_then(|size| size.tree))));
         for name in cached {
-            if held <= keep {
+            if ledger.total() <= keep {
                 break;
             }
-            held = held.saturating_sub(self.read_size(&name).map_or(0, |size| size.layer));
+            ledger.remove(&name);
             chosen.push(name);
         }
         Ok(chosen)

@@ -76,6 +76,11 @@ impl Folder {
         Ok(Self { fd: groot_btrfs::open_below(&self.fd, name)?, path: self.path_of(name) })
     }
 
+    /// Another descriptor of it.
+    pub fn duplicate(&self) -> Result<OwnedFd> {
+        rustix::io::fcntl_dupfd_cloexec(&self.fd, 0).map_err(|errno| Error::os(format!("dup {}", self.path.display()), errno))
+    }
+
     /// The directory `name` in it, on whatever is mounted there.
     pub fn mounted(&self, name: &[u8]) -> rustix::io::Result<OwnedFd> {
         let steps = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;

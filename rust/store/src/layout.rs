@@ -374,7 +374,9 @@ pub(crate) fn random() -> u64 {
     }
 }
 
-pub(crate) fn nanos_now() -> u128 {
+/// Nanoseconds since 1970.
+#[must_use]
+pub fn nanos_now() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos())
 }
 

@@ -11,7 +11,7 @@
 //!   volumes/<chain id>-incomplete-<nanos>-<random>/    being built
 //!   volumes/gc.<name>/            to be destroyed
 //!   meta/namespace.json           the store's id mappings
-//!   meta/volume-<chain id>        {"Size": bytes of this layer's files, "TreeSize": bytes of all files one sees}
+//!   meta/volume-<chain id>        {"Size": bytes of this layer's files, "TreeSize": bytes of all files one sees, ...}
 //!   meta/listing-<chain id>       what the layer did, for `check --deep`
 //!   meta/dependencies/image:<id>.json   chain ids of the image, bottom to top
 //!   meta/sources/<sha256 of the image's name>.json     what `clean --ignore-image` looks up
@@ -35,6 +35,7 @@
 //! images.rs     reserve an id, commit, delete, list, usage
 //! declared.rs   the volumes that an image declares
 //! limits.rs     disk limits and the trees under them; drax.rs the helper for who is not root
+//! sharing.rs    what layers share: where to look for it, and how many bytes there are
 //! room.rs       how much room there is, also below a sparse file
 //! clean.rs      remove what nobody uses
 //! setup.rs      the folders of a new store, and taking a whole one apart
@@ -61,6 +62,7 @@ pub mod proofs;
 pub mod records;
 pub mod room;
 pub mod setup;
+pub mod sharing;
 pub mod spec;
 pub mod turns;
 pub mod volumes;

@@ -6,18 +6,16 @@ use crate::error::{Error, Result};
 use crate::folder::Folder;
 use crate::layout::{Place, Store};
 use groot_core::blob::sha256;
+use groot_core::listing;
 use groot_document::{Value, format_json, json, parse_json};
 use groot_image::Digest;
 use groot_image::chain::chain_ids;
 use rustix::io::Errno;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Bytes of a record.
 pub const MAX_RECORD: u64 = 1 << 20;
-/// Bytes of a listing's first line, at most.
-const HEAD: u64 = 256;
 const SIZE: &str = "volume-";
-const LISTING: &str = "listing-";
 
 /// What a create has to know of an image besides its layers' bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,7 +35,7 @@ pub struct Image {
 }
 
 /// Bytes of file content: of the layer itself, and of the whole tree in its volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VolumeSize {
     /// Of the layer.
     pub layer: u64,
@@ -47,17 +45,10 @@ pub struct VolumeSize {
     pub unvalidated: bool,
     /// What tells the local file that the layer was from another one of the same name and time.
     pub file: Option<String>,
-}
-
-/// First line of a listing: its id, and chain id and listing's id of what its volume was built on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListingHead {
-    /// Its id.
-    pub ident: String,
-    /// Chain id of the volume below.
-    pub parent: Option<String>,
-    /// Id of that one's listing.
-    pub parent_ident: Option<String>,
+    /// When it was unpacked, in nanoseconds since 1970; 0 if that is not known.
+    pub made: u64,
+    /// Of the layer, bytes that were cloned then, by the volume that had them.
+    pub cloned: BTreeMap<String, u64>,
 }
 
 fn parse(data: &[u8]) -> Option<Value> {
@@ -67,6 +58,11 @@ fn parse(data: &[u8]) -> Option<Value> {
 /// The strings of an array of strings; None for anything else.
 pub(crate) fn strings(value: &Value) -> Option<Vec<String>> {
     value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
+}
+
+/// The numbers of an object of numbers; None for anything else.
+fn numbers(value: &Value) -> Option<BTreeMap<String, u64>> {
+    value.as_object()?.iter().map(|(name, number)| Some((name.clone(), number.as_u64()?))).collect()
 }
 
 /// Bytes of layers. Whoever owns the store can write any numbers into its records.
@@ -95,7 +91,7 @@ pub fn recorded_image(name: &[u8]) -> Option<&[u8]> {
 /// Chain id of the volume whose record has this name; None for the name of something else.
 #[must_use]
 pub fn recorded_volume(name: &str) -> Option<&str> {
-    name.strip_prefix(SIZE).or_else(|| name.strip_prefix(LISTING))
+    name.strip_prefix(SIZE).or_else(|| name.strip_prefix(listing::PREFIX))
 }
 
 fn dependency_name(id: &[u8]) -> Vec<u8> {
@@ -176,6 +172,12 @@ impl Store {
         if let Some(file) = size.file {
             value["File"] = json!(file);
         }
+        if size.made > 0 {
+            value["Made"] = json!(size.made);
+        }
+        if !size.cloned.is_empty() {
+            value["Cloned"] = json!(size.cloned);
+        }
         self.write_json(Place::Meta, format!("{SIZE}{chain_id}").as_bytes(), &value, "\n")
     }
 
@@ -188,6 +190,8 @@ impl Store {
             tree: value.get("TreeSize").and_then(Value::as_u64),
             unvalidated: value.get("Unvalidated").and_then(Value::as_bool).unwrap_or(false),
             file: value.get("File").and_then(Value::as_str).map(str::to_owned),
+            made: value.get("Made").and_then(Value::as_u64).unwrap_or(0),
+            cloned: value.get("Cloned").and_then(numbers).unwrap_or_default(),
         })
     }
 
@@ -202,27 +206,17 @@ impl Store {
 
     /// The head of a volume's listing; None if there is no usable one.
     #[must_use]
-    pub fn read_listing_head(&self, chain_id: &str) -> Option<ListingHead> {
-        let data = self.folder(Place::Meta).ok()?.read(format!("{LISTING}{chain_id}").as_bytes(), HEAD)?;
-        let end = data.iter().position(|&byte| byte == b'\n')?;
-        let parts: Vec<&str> = std::str::from_utf8(&data[..end]).ok()?.split(' ').collect();
-        let &["groot-listing", "1", ident, parent, parent_ident] = &parts[..] else { return None };
-        // No name for a volume otherwise.
-        let is_hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'));
-        let given = |text: &str| (text != "-").then(|| text.to_owned());
-        [ident, parent, parent_ident].into_iter().all(is_hex).then(|| ListingHead {
-            ident: ident.to_owned(),
-            parent: given(parent),
-            parent_ident: given(parent_ident),
-        })
+    pub fn read_listing_head(&self, chain_id: &str) -> Option<listing::Head> {
+        let data = self.folder(Place::Meta).ok()?.read(listing::file_name(chain_id).as_bytes(), listing::Head::MOST)?;
+        Some(listing::Head::parse(&data)?.0)
     }
 
     /// Where the listing of a layer goes that is unpacked over the volume `below`.
-    pub fn new_listing(&self, chain_id: &str, below: Option<&str>) -> Result<groot_core::listing::Target> {
+    pub fn new_listing(&self, chain_id: &str, below: Option<&str>) -> Result<listing::Target> {
         let head = below.and_then(|below| self.read_listing_head(below));
         let parent = format!("{} {}", below.unwrap_or("-"), head.map_or_else(|| "-".to_owned(), |head| head.ident));
-        let place = self.place_record(Place::Meta, format!("{LISTING}{chain_id}").as_bytes(), 0o644)?;
-        Ok(groot_core::listing::Target { place, parent })
+        let place = self.place_record(Place::Meta, listing::file_name(chain_id).as_bytes(), 0o644)?;
+        Ok(listing::Target { place, parent })
     }
 
     /// The listings of a volume's layers, bottom to top, each open and with the path that messages call it by; None if one is
@@ -235,7 +229,7 @@ impl Store {
         let mut at = chain_id.to_owned();
         let mut head = self.read_listing_head(&at)?;
         while seen.insert(at.clone()) {
-            let name = format!("{LISTING}{at}");
+            let name = listing::file_name(&at);
             let file = meta.file(name.as_bytes(), rustix::fs::OFlags::RDONLY).ok()?;
             found.push((meta.path_of(name.as_bytes()).display().to_string(), file));
             let Some(parent) = head.parent else {
@@ -255,7 +249,7 @@ impl Store {
     pub fn remove_volume_records(&self, chain_id: &str) -> Result<()> {
         let meta = self.folder(Place::Meta)?;
         remove(meta, format!("{SIZE}{chain_id}").as_bytes())?;
-        remove(meta, format!("{LISTING}{chain_id}").as_bytes())
+        remove(meta, listing::file_name(chain_id).as_bytes())
     }
 
     /// Drop the records of volumes that are gone. Only while nobody builds any: the records come before the volume.

@@ -126,18 +126,6 @@ impl Store {
         Ok(finished.map(str::to_owned).collect())
     }
 
-    /// Bytes of file content in all cached layers, used or not: what thresholds are compared with.
-    pub fn cached_bytes(&self) -> Result<u64> {
-        Ok(crate::records::sum(self.volumes()?.iter().filter_map(|name| self.read_size(name))))
-    }
-
-    /// Bytes of file content in the layers that no image uses.
-    pub fn unused_bytes(&self) -> Result<u64> {
-        let used = crate::records::Dependencies::default().volumes(self)?;
-        let unused = self.volumes()?.into_iter().filter(|name| !used.contains(name));
-        Ok(crate::records::sum(unused.filter_map(|name| self.read_size(&name))))
-    }
-
     /// Make the volume of a layer, under a temporary name: an empty one, or with the content of the volume below. It never has
     /// a limit: under full accounting its snapshots would inherit it.
     pub fn make_volume(&self, chain_id: &str, below: Option<&Volume>) -> Result<Volume> {
@@ -284,7 +272,7 @@ impl Store {
                 Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::NOTDIR)) => continue,
                 Err(error) => return Err(error),
             };
-            self.write_size(&chain_id, VolumeSize { layer, tree: None, unvalidated: false, file: None })?;
+            self.write_size(&chain_id, VolumeSize { layer, tree: None, ..VolumeSize::default() })?;
         }
         Ok(())
     }

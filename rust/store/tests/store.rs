@@ -72,10 +72,10 @@ fn a_folder_that_becomes_a_link_is_not_followed() {
     assert!(error.text.contains("symbolic link"), "{error}");
     assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 1);
     // What was open before stays what it was.
-    assert!(store.write_size("a", VolumeSize { layer: 1, tree: None, unvalidated: false, file: None }).is_ok());
+    assert!(store.write_size("a", VolumeSize { layer: 1, ..VolumeSize::default() }).is_ok());
     std::fs::rename(dir.path().join("meta"), dir.path().join("meta.old")).unwrap();
     symlink(elsewhere.path(), dir.path().join("meta")).unwrap();
-    store.write_size("b", VolumeSize { layer: 1, tree: None, unvalidated: false, file: None }).unwrap();
+    store.write_size("b", VolumeSize { layer: 1, ..VolumeSize::default() }).unwrap();
     assert!(dir.path().join("meta.old/volume-b").exists());
     assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 1);
 }
@@ -187,8 +187,8 @@ fn a_record_that_is_linked_from_elsewhere_reads_as_missing() {
     std::fs::hard_link(&outside, dir.path().join("meta/volume-hard")).unwrap();
     symlink(&outside, dir.path().join("meta/volume-soft")).unwrap();
     assert_eq!((store.read_size("hard"), store.read_size("soft")), (None, None));
-    store.write_size("soft", VolumeSize { layer: 3, tree: Some(4), unvalidated: true, file: None }).unwrap();
-    assert_eq!(store.read_size("soft"), Some(VolumeSize { layer: 3, tree: Some(4), unvalidated: true, file: None }));
+    store.write_size("soft", VolumeSize { layer: 3, tree: Some(4), unvalidated: true, ..VolumeSize::default() }).unwrap();
+    assert_eq!(store.read_size("soft"), Some(VolumeSize { layer: 3, tree: Some(4), unvalidated: true, ..VolumeSize::default() }));
     assert_eq!(std::fs::read(&outside).unwrap(), b"{\"Size\": 7}");
 }
 

@@ -5,6 +5,7 @@
 
 use super::dirs::{Dir, Dirs, Owed, is_dir, normalise, stat_below, times};
 use super::filler::{Filler, Made};
+use super::known::{KEPT, Known, Neighbours};
 use super::remove::{purge, purge_children, remove};
 use super::whiteout::{self, Marker};
 use super::xattr;
@@ -39,6 +40,8 @@ pub struct Options {
     pub literal_names: bool,
     /// Where to write what was done, for `verify`.
     pub listing: Option<Target>,
+    /// Volumes whose files may be cloned; of use only if a listing is written, whose hashes tell which.
+    pub neighbours: Option<Neighbours>,
 }
 
 /// What was done.
@@ -52,6 +55,8 @@ pub struct Stats {
     pub removed: u64,
     /// Entries and attributes left out on purpose: reason to count.
     pub left_out: BTreeMap<String, u64>,
+    /// Of `content`, bytes that were cloned instead of written, by the volume that has them too.
+    pub cloned: BTreeMap<String, u64>,
 }
 
 struct Open {
@@ -61,6 +66,8 @@ struct Open {
     size: u64,
     /// The file itself, where only the kernel can say what attributes it got.
     acl: Option<File>,
+    /// Content that waits for its hash: there may be a file that has it.
+    kept: Option<Vec<(u64, Bytes)>>,
 }
 
 /// Applies entries to a directory. Feed it `begin`, `data`, `end` for each entry and `finish` once.
@@ -80,6 +87,7 @@ pub struct Extractor {
     bookkeeping: BTreeSet<Vec<Vec<u8>>>,
     /// Hash over the content of the open file, where a listing is wanted.
     content: Option<ContentHash>,
+    known: Option<Known>,
 }
 
 impl Extractor {
@@ -88,6 +96,7 @@ impl Extractor {
         let owner = options.ids.owner(0, 0)?;
         let listing = options.listing.take().map(Listing::new).transpose()?;
         let content = listing.is_some().then(ContentHash::new);
+        let known = options.neighbours.take().filter(|_| content.is_some()).map(Known::read);
         let mut dirs = Dirs::new(root, owner, options.limits.max_depth, listing)?;
         // A fresh volume is ours; what the archive does not describe belongs to the image's root.
         let root = dirs.root();
@@ -104,7 +113,7 @@ impl Extractor {
         }
         let (files, stats) = (Filler::start()?, Stats::default());
         let (by_link, bookkeeping) = (Vec::new(), BTreeSet::new());
-        Ok(Self { dirs, files, base, options, stats, written: 0, open: None, by_link, bookkeeping, content })
+        Ok(Self { dirs, files, base, options, stats, written: 0, open: None, by_link, bookkeeping, content, known })
     }
 
     /// Start an entry.
@@ -165,7 +174,11 @@ impl Extractor {
             content.update(offset, &bytes);
         }
         open.size = open.size.max(offset + bytes.len() as u64);
-        self.files.data(offset, bytes)
+        match &mut open.kept {
+            Some(kept) => kept.push((offset, bytes)),
+            None => self.files.data(offset, bytes)?,
+        }
+        Ok(())
     }
 
     /// Share all content of `source`, which holds `bytes`, with the file that was begun, instead of writing it. False if that is not
@@ -182,10 +195,19 @@ impl Extractor {
 
     /// The entry is complete.
     pub fn end(&mut self) -> Result<()> {
-        let Some(Open { place, entry, size, acl }) = self.open.take() else { return Ok(()) };
+        let Some(Open { place, entry, size, acl, kept }) = self.open.take() else { return Ok(()) };
+        let content = self.content.as_mut().map(ContentHash::finish);
+        if let (Some(known), Some(content)) = (&self.known, content)
+            && kept.is_some()
+            && let Some(twin) = known.with_content(size, content)
+        {
+            self.files.compare(vec![twin]);
+        }
+        for (offset, bytes) in kept.into_iter().flatten() {
+            self.files.data(offset, bytes)?;
+        }
         self.files.end()?;
-        let Some(content) = &mut self.content else { return Ok(()) };
-        let content = content.finish();
+        let Some(content) = content else { return Ok(()) };
         let attributes = match acl {
             None => plain_attributes(&entry),
             Some(file) => {
@@ -226,7 +248,11 @@ impl Extractor {
         self.apply_the_rest()?;
         // Filling a file changes no directory, so the last ones are filled meanwhile.
         self.dirs.settle()?;
-        self.stats.content += self.files.finish()?;
+        let filled = self.files.finish()?;
+        self.stats.content += filled.sparse;
+        if let Some(known) = &self.known {
+            self.stats.cloned = filled.cloned.into_iter().map(|(volume, bytes)| (known.name(volume).to_owned(), bytes)).collect();
+        }
         let root = self.dirs.root();
         let context = |e| Error::io("chmod the root", e);
         let mode = rustix::fs::fstat(&root.fd).map_err(context)?.st_mode & 0o7777;
@@ -314,7 +340,18 @@ impl Extractor {
         };
         let owner = (!self.dirs.gives_owner(owner, parent.gives_group.get())).then_some(owner);
         self.files.begin(Made { file, entry: Arc::clone(&entry), owner });
-        self.open = Some(Open { place: (parent.ino, name.to_vec()), size: entry.size, entry, acl });
+        let mut kept = None;
+        if let Some(known) = self.known.as_ref().filter(|_| !entry.sparse) {
+            if entry.size <= KEPT {
+                kept = known.may_hold(entry.size).then(Vec::new);
+            } else {
+                let twins = known.with_size(entry.size);
+                if !twins.is_empty() {
+                    self.files.compare(twins);
+                }
+            }
+        }
+        self.open = Some(Open { place: (parent.ino, name.to_vec()), size: entry.size, entry, acl, kept });
         Ok(())
     }
 

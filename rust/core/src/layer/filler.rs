@@ -11,11 +11,13 @@
 use super::dirs::{change_owner, set_times};
 use super::extract::{entry_error, timespec, within};
 use super::remove::content;
+use super::twin::{Twin, Twins};
 use super::xattr;
 use crate::error::{Error, Result, joined};
 use crate::tar::Entry;
 use bytes::Bytes;
 use rustix::fs::Mode;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -39,6 +41,8 @@ pub(super) struct Made {
 
 enum Task {
     Begin(Made),
+    /// One of these files may have the content of the one that was begun.
+    Compare(Vec<Twin>),
     /// Bytes for the file that was begun, at an offset.
     Data(u64, Bytes),
     End,
@@ -48,6 +52,15 @@ enum Task {
     Tell(SyncSender<()>),
 }
 
+/// What was filled.
+#[derive(Default)]
+pub(super) struct Filled {
+    /// Bytes of content in files with holes: where these begin and end is the file system's.
+    pub sparse: u64,
+    /// Bytes that were cloned, by the volume that has them (`Known::name`).
+    pub cloned: BTreeMap<usize, u64>,
+}
+
 /// The sending end. Feed it `begin`, `data`, `end` for each file, and `finish` once.
 pub(super) struct Filler {
     batch: Vec<Task>,
@@ -55,7 +68,7 @@ pub(super) struct Filler {
     bytes: usize,
     /// `None` once the thread was told to end.
     queue: Option<SyncSender<Vec<Task>>>,
-    thread: Option<JoinHandle<Result<u64>>>,
+    thread: Option<JoinHandle<Result<Filled>>>,
 }
 
 impl Filler {
@@ -69,6 +82,11 @@ impl Filler {
     pub(super) fn begin(&mut self, made: Made) {
         self.files += 1;
         self.batch.push(Task::Begin(made));
+    }
+
+    /// The file that was begun may have the content of one of these.
+    pub(super) fn compare(&mut self, twins: Vec<Twin>) {
+        self.batch.push(Task::Compare(twins));
     }
 
     pub(super) fn data(&mut self, offset: u64, bytes: Bytes) -> Result<()> {
@@ -99,9 +117,8 @@ impl Filler {
         told.recv().map_err(|_| self.failure())
     }
 
-    /// All files are begun and ended: wait for the last one. Gives the bytes of content in files with holes: where these begin and
-    /// end is the file system's.
-    pub(super) fn finish(mut self) -> Result<u64> {
+    /// All files are begun and ended: wait for the last one.
+    pub(super) fn finish(mut self) -> Result<Filled> {
         self.hand_over()?;
         self.join()
     }
@@ -120,9 +137,9 @@ impl Filler {
         self.join().err().unwrap_or_else(|| Error::layer("internal error: nobody fills files"))
     }
 
-    fn join(&mut self) -> Result<u64> {
+    fn join(&mut self) -> Result<Filled> {
         self.queue = None;
-        self.thread.take().map_or(Ok(0), |thread| joined(thread.join()))
+        self.thread.take().map_or_else(|| Ok(Filled::default()), |thread| joined(thread.join()))
     }
 }
 
@@ -133,20 +150,24 @@ impl Drop for Filler {
     }
 }
 
-fn fill(batches: &Receiver<Vec<Task>>) -> Result<u64> {
-    let mut open = None;
-    let mut sparse = 0;
+fn fill(batches: &Receiver<Vec<Task>>) -> Result<Filled> {
+    let mut open: Option<Open> = None;
+    let mut filled = Filled::default();
     for task in batches.iter().flatten() {
         match task {
-            Task::Begin(made) => open = Some((made, 0)),
+            Task::Begin(made) => open = Some(Open { made, written: 0, twins: None }),
+            Task::Compare(twins) => {
+                if let Some(open) = &mut open {
+                    open.twins = Twins::open(&twins);
+                }
+            }
             Task::Data(offset, bytes) => {
-                if let Some((made, written)) = &mut open {
-                    made.file.write_all_at(&bytes, offset).map_err(|e| entry_error("write", &made.entry, e))?;
-                    *written = offset + bytes.len() as u64;
+                if let Some(open) = &mut open {
+                    open.take(offset, &bytes, &mut filled)?;
                 }
             }
             Task::Share(source, done) => {
-                let shared = open.as_mut().is_some_and(|(made, written)| {
+                let shared = open.as_mut().is_some_and(|Open { made, written, .. }| {
                     let shared = rustix::fs::ioctl_ficlone(&made.file, &source).is_ok();
                     if shared {
                         *written = source.metadata().map_or(0, |found| found.len());
@@ -157,10 +178,12 @@ fn fill(batches: &Receiver<Vec<Task>>) -> Result<u64> {
                 let _ = done.send(shared);
             }
             Task::End => {
-                if let Some((made, written)) = open.take() {
+                if let Some(mut open) = open.take() {
+                    open.settle(&mut filled)?;
+                    let Open { made, written, .. } = open;
                     complete(&made, written)?;
                     if made.entry.sparse {
-                        sparse += content(&rustix::fs::fstat(&made.file).map_err(|e| entry_error("stat", &made.entry, e))?);
+                        filled.sparse += content(&rustix::fs::fstat(&made.file).map_err(|e| entry_error("stat", &made.entry, e))?);
                     }
                 }
             }
@@ -168,7 +191,38 @@ fn fill(batches: &Receiver<Vec<Task>>) -> Result<u64> {
             Task::Tell(done) => drop(done.send(())),
         }
     }
-    Ok(sparse)
+    Ok(filled)
+}
+
+/// The file that is being filled.
+struct Open {
+    made: Made,
+    /// Where its content ends so far, with what only its twins have.
+    written: u64,
+    twins: Option<Twins>,
+}
+
+impl Open {
+    fn take(&mut self, offset: u64, bytes: &[u8], filled: &mut Filled) -> Result<()> {
+        let is_known = self.twins.as_mut().is_some_and(|twins| twins.compare(bytes));
+        if !is_known {
+            self.settle(filled)?;
+            self.made.file.write_all_at(bytes, offset).map_err(|e| entry_error("write", &self.made.entry, e))?;
+        }
+        self.written = offset + bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Have in the file what only its twins had until now.
+    fn settle(&mut self, filled: &mut Filled) -> Result<()> {
+        if let Some(twins) = self.twins.take() {
+            let (volume, cloned) = twins.settle(&self.made.file).map_err(|e| entry_error("write", &self.made.entry, e))?;
+            if cloned > 0 {
+                *filled.cloned.entry(volume).or_default() += cloned;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn complete(made: &Made, written: u64) -> Result<()> {
