@@ -62,11 +62,11 @@ class Spool:
 class Listing:
     """Where the listing of what a layer did goes. It is taken once, by `unpack` or `copy_directory`."""
 
-    def __new__(cls, at: tuple[int, str], temporary: tuple[int, str], parent: str) -> Listing:
+    def __new__(cls, at: tuple[int, str], temporary: tuple[int, str], parent: str, goes_on: bool) -> Listing:
         """In a user namespace: from what `parts` gave, with descriptors of this process. Raises OSError."""
-    def parts(self) -> tuple[tuple[int, str], tuple[int, str], str] | None:
-        """(directory, name), (directory of temporary files, temporary name), and what the volume was built on; the descriptors are
-        valid as long as this object. None after it was taken."""
+    def parts(self) -> tuple[tuple[int, str], tuple[int, str], str, bool] | None:
+        """(directory, name), (directory of temporary files, temporary name), what the volume was built on, and whether the steps of the
+        listing that is there come first; the descriptors are valid as long as this object. None after it was taken."""
     @property
     def owner(self) -> tuple[int, int] | None:
         """Owner of the file on the host, if not the caller."""
@@ -620,6 +620,8 @@ class Store:
         """The lock, shared, if nobody holds it exclusively; writes nothing. Raises OSError."""
     def lock(self, key: str, *, shared: bool = False, deadline: float, cancel: Cancel) -> Lock:
         """The lock, waiting at most ``deadline`` seconds. Raises LockTimeout, Cancelled, StoreError."""
+    def discard_lock(self, key: str, lock: Lock) -> None:
+        """Let go of an exclusive lock on a volume that there is not and need not be, and remove its file."""
     def lock_missing(self, chain_id: str, demand: Demand, log: object, cancel: Cancel) -> Lock | None:
         """The exclusive lock on a volume that is missing; None as soon as somebody else has made it. One that is
         not what the create demands is taken away; images that were made of it keep theirs. Who is waited for is logged.
@@ -702,8 +704,11 @@ class Store:
         """Throw away a volume whose building failed; ``full``: for want of space, so wait until that is free."""
     def publish(self, volume: Volume, durable: bool) -> None:
         """Give a volume its final name; ``durable`` says that a snapshot of it was made, else everything is synced first."""
-    def listing(self, chain_id: str, below: str | None) -> Listing:
-        """Where the listing of a layer goes that is unpacked over the volume ``below``."""
+    def joined(self, chain_ids: list[str]) -> set[str]:
+        """Of these, bottom to top, those that are in no volume of their own: in one with others above them."""
+    def listing(self, chain_id: str, below: str | None, *, goes_on: bool) -> Listing:
+        """Where the listing of a layer goes that is unpacked over the volume ``below``, and into a volume that other layers were
+        unpacked into before if it ``goes_on``."""
     def neighbours(self, below: str | None, bytes: int) -> Neighbours | None:
         """Volumes that may hold what a blob of so many bytes does which is unpacked over the volume ``below``; None if looking is not
         worth while."""
@@ -720,8 +725,9 @@ class Store:
 
     def read_size(self, chain_id: str) -> tuple[int, int | None, int] | None:
         """Bytes of a layer's files, of all files in its volume, and of the layer's those that were cloned, as recorded."""
-    def write_size(self, chain_id: str, layer: int, tree: int | None, made: Demand, cloned: dict[str, int]) -> None:
-        """Record them, whether the layers were compared with their digests, and how many bytes were cloned from which volume."""
+    def write_size(self, chain_id: str, layer: int, tree: int | None, made: Demand, cloned: dict[str, int], layers: int) -> None:
+        """Record them, whether the layers were compared with their digests, how many bytes were cloned from which volume, and how many
+        layers of the image are in the volume."""
     def read_dependencies(self, id: str) -> list[str] | None:
         """The volumes of an image; None if there is no usable record."""
     def write_dependencies(self, id: str, chain_ids: list[str]) -> None:

@@ -44,13 +44,19 @@ def place(request: pytest.FixtureRequest, shared_store: Store, module_scratch: P
     return Place(Store(store.path, uid=user.uid), module_scratch, lambda rootfs: user.seen_from_inside(photograph(rootfs)), fewer=4)
 
 
+PAD = [Item("directory", "pad", mtime=5)]
+"""A layer; with enough of them around a stack, its layers share a volume."""
+
+
 def test_stack_equals_the_model(place: Place) -> None:
     @settings(max_examples=80 // place.fewer)
-    @given(stack=STACK)
-    def holds(stack: list[list[Item]]) -> None:
+    @given(stack=STACK, is_joined=st.booleans())
+    def holds(stack: list[list[Item]], is_joined: bool) -> None:
         store, scratch, look, _ = place
         model = Model()
         refused = False
+        if is_joined:
+            stack = [PAD, *stack, PAD, PAD, PAD, PAD]
         for i, items in enumerate(stack):
             assume(is_clear(model, items))
             try:

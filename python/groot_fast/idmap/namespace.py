@@ -215,8 +215,8 @@ def _parts(listing: _core.Listing) -> tuple[list[int], object]:
     """A listing's descriptors, and the rest of it."""
     parts = listing.parts()
     assert parts is not None  # it is taken once, by the child
-    (at, name), (scratch, temporary), parent = parts
-    return [at, scratch], [name, temporary, parent]
+    (at, name), (scratch, temporary), parent, goes_on = parts
+    return [at, scratch], [name, temporary, parent, goes_on]
 
 
 def _unpacked(result: object) -> _core.Unpacked:

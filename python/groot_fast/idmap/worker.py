@@ -72,8 +72,8 @@ def _run(call: str, fds: list[int], arguments: dict[str, Any]) -> object:
     common: dict[str, Any] = {kind: [tuple(one) for one in arguments.pop(kind)] for kind in ("uids", "gids") if kind in arguments}
     if "listing" in arguments:
         # Who is root in here owns the store.
-        name, temporary, parent = arguments.pop("listing")
-        common["listing"] = _core.Listing((fds[1], name), (fds[2], temporary), parent)
+        name, temporary, parent, goes_on = arguments.pop("listing")
+        common["listing"] = _core.Listing((fds[1], name), (fds[2], temporary), parent, goes_on)
     if "neighbours" in arguments:
         names, budget = arguments.pop("neighbours")
         common["neighbours"] = _core.Neighbours(fds[4], fds[5], names, budget)

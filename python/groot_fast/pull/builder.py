@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from groot_fast import _core, interrupts
 from groot_fast._core import Blob, Image, Layer
@@ -26,6 +26,11 @@ from groot_fast.telemetry.progress import Listener
 ATTEMPTS = 10
 """How often to plan again because a base volume went away between planning and locking."""
 
+SMALL = 1 << 20
+"""Bytes of a blob that may share a volume with its neighbours."""
+MOST_LAYERS, FEWEST_LAYERS = 12, 4
+"""In one volume. Another image that has some of them must unpack these again, so fewer are not worth the snapshot that is saved."""
+
 
 @dataclass
 class _Plan:
@@ -35,6 +40,21 @@ class _Plan:
     missing: list[Layer]
     held: list[_core.Lock]
     demand: _core.Demand
+
+
+@dataclass
+class _Made:
+    """What is in a volume that is being built."""
+
+    below: str | None
+    """Chain id of the volume that it is built on."""
+    tree: int
+    """Bytes of all files that one sees, those of ``below`` with them: if these are not known, of its topmost layer."""
+    is_tree_known: bool
+    content: int = 0
+    """Bytes of the files of its layers."""
+    cloned: dict[str, int] = field(default_factory=dict)
+    """How many of these other volumes have."""
 
 
 class Builder:
@@ -75,7 +95,7 @@ class Builder:
         for _ in range(ATTEMPTS):
             plan = self._plan(image)
             if plan is not None:
-                return self._build(plan, blobs)
+                return self._build(image, plan, blobs)
         raise StoreError("the base volumes of the image were removed again and again while it was created")
 
     def _plan(self, image: Image) -> _Plan | None:
@@ -106,14 +126,14 @@ class Builder:
             _release(held)
             raise
 
-    def _build(self, plan: _Plan, blobs: Blobs) -> _core.Volume:
+    def _build(self, image: Image, plan: _Plan, blobs: Blobs) -> _core.Volume:
         below = plan.base
         try:
             if plan.missing:
                 with self._admission:
                     blobs.start([layer for layer in plan.missing if not layer.is_empty])
-                    for layer in plan.missing:
-                        below = self._build_one(layer, below, plan, blobs)
+                    for layers in _share_volumes(plan.missing, image):
+                        below = self._build_volume(layers, below, plan, blobs)
             assert below is not None  # an image has layers
             return below
         except BaseException:
@@ -127,14 +147,12 @@ class Builder:
         finally:
             _release(plan.held)
 
-    def _build_one(self, layer: Layer, below: _core.Volume | None, plan: _Plan, blobs: Blobs) -> _core.Volume:
-        asked = time.monotonic_ns()
-        blob = open_here(layer) if layer.is_empty else blobs.open(layer)
-        if not isinstance(blob, _core.Spool):
-            # A file that is here; downloads report their own time.
-            self._metrics.send("DownloadTime", time.monotonic_ns() - asked, NANOS)
+    def _build_volume(self, layers: list[Layer], below: _core.Volume | None, plan: _Plan, blobs: Blobs) -> _core.Volume:
+        """The volume with ``layers`` on top of ``below``, named by the last of them."""
+        name = layers[-1].chain_id
+        blob = self._open(layers[0], blobs)
         try:
-            volume = self._store.make_volume(layer.chain_id, below)
+            volume = self._store.make_volume(name, below)
         except OSError as error:
             if error.errno == errno.ENOENT and below is not None:
                 raise StoreError(f"volume {below.chain_id} went away while it was in use") from None
@@ -143,35 +161,63 @@ class Builder:
             if below is not None:
                 # The snapshot wrote the data of the volume below: it may be seen now.
                 self._store.publish(below, durable=True)
-            content, tree, cloned = self._unpack(layer, blob, volume, below, blobs)
-            file = plan.demand[1]
-            if file is not None and isinstance(blob, Blob) and blob.identity != file:
-                text = f"unpacking layer `{layer.name}`: the file was replaced or changed meanwhile"
-                raise SourceError(text, hint="create again when it is whole")
-            self._store.write_size(layer.chain_id, content, tree, plan.demand, cloned)
+            made = self._start(below)
+            for number, layer in enumerate(layers):
+                if number > 0:
+                    blob = self._open(layer, blobs)
+                self._unpack(layer, blob, volume, below, made, self._store.listing(name, made.below, goes_on=number > 0), blobs)
+                file = plan.demand[1]
+                if file is not None and isinstance(blob, Blob) and blob.identity != file:
+                    text = f"unpacking layer `{layer.name}`: the file was replaced or changed meanwhile"
+                    raise SourceError(text, hint="create again when it is whole")
+            tree = max(made.tree, 0) if made.is_tree_known else None
+            self._store.write_size(name, made.content, tree, plan.demand, made.cloned, len(layers))
         except BaseException as error:
             self._store.destroy_incomplete(volume, is_out_of_space(error), _core.Cancel())
             raise
         del blob  # what is left of it is for `done` to take apart
-        if not layer.is_empty:
-            blobs.done(layer)
+        for layer in layers:
+            if not layer.is_empty:
+                blobs.done(layer)
+        # Those of layers without a volume of their own: whoever needs one as a base may build it now.
+        for layer in layers[:-1]:
+            self._store.discard_lock(layer.chain_id, plan.held.pop())
         volume.hold(plan.held.pop(), below)
         return volume
 
+    def _open(self, layer: Layer, blobs: Blobs) -> str | Blob | _core.Spool:
+        asked = time.monotonic_ns()
+        blob = open_here(layer) if layer.is_empty else blobs.open(layer)
+        if not isinstance(blob, _core.Spool):
+            # A file that is here; downloads report their own time.
+            self._metrics.send("DownloadTime", time.monotonic_ns() - asked, NANOS)
+        return blob
+
+    def _start(self, below: _core.Volume | None) -> _Made:
+        if below is None:
+            return _Made(None, 0, is_tree_known=True)
+        layer, tree, _ = self._store.read_size(below.chain_id) or (0, None, 0)
+        return _Made(below.chain_id, layer if tree is None else tree, is_tree_known=tree is not None)
+
     def _unpack(
-        self, layer: Layer, blob: str | Blob | _core.Spool, volume: _core.Volume, below: _core.Volume | None, blobs: Blobs
-    ) -> tuple[int, int | None, dict[str, int]]:
-        """Gives the bytes of the layer's files, those of all files in the volume if that is known, and which of the layer's were cloned
-        from other volumes."""
+        self,
+        layer: Layer,
+        blob: str | Blob | _core.Spool,
+        volume: _core.Volume,
+        below: _core.Volume | None,
+        made: _Made,
+        listing: _core.Listing,
+        blobs: Blobs,
+    ) -> None:
+        """Unpack a layer into the volume, and add it to what was ``made``."""
         log = self._log.session("unpacking-layer", layer=layer.name, chainID=layer.chain_id)
         start = time.monotonic_ns()
         log.info("starting")
         self._progress.unpacking(layer.name)
         try:
-            listing = self._store.listing(layer.chain_id, below.chain_id if below else None)
             with interrupts.Waiting():
-                neighbours = self._neighbours(layer, blob, below)
-                unpacked = self._trees.unpack(volume, layer, blob, listing, neighbours, self._room(below))
+                neighbours = self._neighbours(layer, blob, made.below)
+                unpacked = self._trees.unpack(volume, layer, blob, listing, neighbours, self._room(made))
         except Cancelled:
             raise
         except (GrootError, OSError) as error:
@@ -187,30 +233,25 @@ class Builder:
         self.content += content
         self._admission.built(content)
         log.info("ending", entries=entries, bytes=content, cloned=sum(cloned.values()), duration=time.monotonic_ns() - start)
-        return content, self._tree_size(below, content, removed), cloned
+        made.content += content
+        made.tree += content - removed
+        for other, count in cloned.items():
+            made.cloned[other] = made.cloned.get(other, 0) + count
 
-    def _neighbours(self, layer: Layer, blob: str | Blob | _core.Spool, below: _core.Volume | None) -> _core.Neighbours | None:
+    def _neighbours(self, layer: Layer, blob: str | Blob | _core.Spool, below: str | None) -> _core.Neighbours | None:
         """Volumes whose files this layer may share."""
         if not self.shares_content or isinstance(blob, str):
             return None
         size = layer.size
         if size is None:
             size = 0 if isinstance(blob, _core.Spool) else blob.length or os.fstat(blob.fileno()).st_size
-        return self._store.neighbours(below.chain_id if below else None, size)
+        return self._store.neighbours(below, size)
 
-    def _tree_size(self, below: _core.Volume | None, content: int, removed: int) -> int | None:
-        """Bytes of all files that one sees in a volume; None if that of the volume below is not known."""
-        if below is None:
-            return max(content - removed, 0)
-        base = self._store.read_size(below.chain_id)
-        return None if base is None or base[1] is None else max(base[1] + content - removed, 0)
-
-    def _room(self, below: _core.Volume | None) -> int | None:
-        """Bytes of content that may come on top of a volume, if that has a bound."""
+    def _room(self, made: _Made) -> int | None:
+        """Bytes of content that may come on top of what was made, if that has a bound."""
         if self.rules is None or not self.rules.stops_at_limit or not self.limit:
             return None
-        size = self._store.read_size(below.chain_id) if below is not None else None
-        return max(self.limit - (size[1] or size[0] if size else 0), 0)
+        return max(self.limit - made.tree, 0)
 
     def _as_told(self, layer: Layer, blob: str | Blob | _core.Spool, error: Exception) -> Exception:
         """The same error, in the words of the release whose callers are served."""
@@ -233,6 +274,24 @@ class Builder:
             return type(error)(text + str(error), hint=error.hint)
         assert isinstance(error, OSError)
         return BadLayer(text + str(error.strerror), hint=_hint(error))
+
+
+def _share_volumes(missing: list[Layer], image: Image) -> list[list[Layer]]:
+    """Which layers are unpacked into one volume, bottom to top: small ones that follow each other, because a volume costs a snapshot,
+    which is a commit. Not the image's first, which others are made of, nor its last, which the next release changes."""
+    volumes: list[list[Layer]] = []
+    ends = (image.layers[0].chain_id, image.layers[-1].chain_id)
+    run: list[Layer] = []
+    for layer in missing:
+        is_small = layer.directory is None and layer.size is not None and layer.size <= SMALL and layer.chain_id not in ends
+        if run and (not is_small or len(run) == MOST_LAYERS):
+            volumes += [run] if len(run) >= FEWEST_LAYERS else [[one] for one in run]
+            run = []
+        if is_small:
+            run.append(layer)
+        else:
+            volumes.append([layer])
+    return volumes + ([run] if len(run) >= FEWEST_LAYERS else [[one] for one in run])
 
 
 def _hint(error: Exception) -> str | None:

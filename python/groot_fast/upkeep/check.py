@@ -217,8 +217,11 @@ def _check_dependencies(store: Store, image_id: str) -> Iterator[Finding]:
 def _check_missing(store: Store, volumes: set[str]) -> Iterator[Finding]:
     users: dict[str, list[str]] = {}
     for image_id in store.recorded_images():
-        for chain_id in store.read_dependencies(image_id) or ():
-            if chain_id not in volumes:
+        chain_ids = store.read_dependencies(image_id) or []
+        missing = [chain_id for chain_id in chain_ids if chain_id not in volumes]
+        joined = store.joined(chain_ids) if missing else set()
+        for chain_id in missing:
+            if chain_id not in joined:
                 users.setdefault(chain_id, []).append(image_id)
     for chain_id, image_ids in users.items():
         # A new volume gets its name right after the image's tree; until then its builder holds the lock.

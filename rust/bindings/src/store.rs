@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -279,6 +279,13 @@ impl Store {
         run_store(py, &cancel.0, || self.0.lock(key, shared, deadline, &cancel.0)).map(Lock::of)
     }
 
+    fn discard_lock(&self, py: Python<'_>, key: &str, lock: &Lock) -> PyResult<()> {
+        match open(&lock.0).take() {
+            Some(Held::File(held)) => self.call(py, |store| store.discard(key, held)),
+            _ => Ok(()),
+        }
+    }
+
     fn lock_missing(&self, py: Python<'_>, chain_id: &str, demand: Needs, log: Py<PyAny>, cancel: &Cancel) -> PyResult<Option<Lock>> {
         let demand = of_needs(demand);
         let observer = PyObserver { log, metrics: py.None() };
@@ -455,8 +462,13 @@ impl Store {
         self.call(py, |store| open(&volume.0).as_mut().ok_or_else(gone)?.publish(store, durable))
     }
 
-    fn listing(&self, py: Python<'_>, chain_id: &str, below: Option<&str>) -> PyResult<Listing> {
-        let target = self.call(py, |store| store.new_listing(chain_id, below))?;
+    fn joined(&self, py: Python<'_>, chain_ids: Vec<String>) -> PyResult<BTreeSet<String>> {
+        self.call(py, |store| Ok(store.joined(&chain_ids)))
+    }
+
+    #[pyo3(signature = (chain_id, below, *, goes_on))]
+    fn listing(&self, py: Python<'_>, chain_id: &str, below: Option<&str>, goes_on: bool) -> PyResult<Listing> {
+        let target = self.call(py, |store| store.new_listing(chain_id, below, goes_on))?;
         Ok(Listing { owner: target.place.owner, target: Mutex::new(Some(target)) })
     }
 
@@ -498,7 +510,8 @@ impl Store {
         self.call(py, |store| Ok(store.read_size(chain_id).map(|size| (size.layer, size.tree, cloned(&size)))))
     }
 
-    #[pyo3(signature = (chain_id, layer, tree, made, cloned))]
+    #[pyo3(signature = (chain_id, layer, tree, made, cloned, layers))]
+    #[allow(clippy::too_many_arguments)]
     fn write_size(
         &self,
         py: Python<'_>,
@@ -507,10 +520,11 @@ impl Store {
         tree: Option<u64>,
         made: Needs,
         cloned: BTreeMap<String, u64>,
+        layers: u64,
     ) -> PyResult<()> {
         let (validated, file) = made;
         let now = groot_store::layout::nanos_now() as u64;
-        let size = VolumeSize { layer, tree, unvalidated: !validated, file, made: now, cloned };
+        let size = VolumeSize { layer, tree, unvalidated: !validated, file, layers, made: now, cloned };
         self.call(py, |store| store.write_size(chain_id, size))
     }
 
@@ -901,7 +915,7 @@ impl Volume {
 }
 
 /// Directory and name, directory and name of the temporary file, what the volume was built on.
-type ListingParts = ((i32, OsString), (i32, OsString), String);
+type ListingParts = ((i32, OsString), (i32, OsString), String, bool);
 /// Mount point, type, source, options.
 type Mount = (OsString, String, OsString, Vec<String>);
 
@@ -923,21 +937,21 @@ impl Listing {
 impl Listing {
     /// From the descriptors of its directory and of the one for temporary files, for a process in a user namespace.
     #[new]
-    fn new(py: Python<'_>, at: (i32, OsString), temporary: (i32, OsString), parent: String) -> PyResult<Self> {
+    fn new(py: Python<'_>, at: (i32, OsString), temporary: (i32, OsString), parent: String, goes_on: bool) -> PyResult<Self> {
         let held = |(descriptor, name): (i32, OsString)| -> PyResult<_> {
             let fd = groot_core::process::duplicate(descriptor).map_err(|error| crate::errors::to_python(py, error))?;
             Ok((fd, name.into_vec()))
         };
         let place = groot_core::record::Place { at: held(at)?, temporary: held(temporary)?, mode: 0o644, owner: None };
-        Ok(Self { owner: None, target: Mutex::new(Some(groot_core::listing::Target { place, parent })) })
+        Ok(Self { owner: None, target: Mutex::new(Some(groot_core::listing::Target { place, parent, goes_on })) })
     }
 
-    /// (directory, name), (directory, temporary name), parent: what `Listing` takes; the descriptors are valid as long as this.
+    /// (directory, name), (directory, temporary name), parent, whether it goes on: what `Listing` takes; the descriptors are valid as long as this.
     fn parts(&self) -> Option<ListingParts> {
         let target = open(&self.target);
         let target = target.as_ref()?;
         let part = |(fd, entry): &(std::os::fd::OwnedFd, Vec<u8>)| (fd.as_raw_fd(), name(entry.clone()));
-        Some((part(&target.place.at), part(&target.place.temporary), target.parent.clone()))
+        Some((part(&target.place.at), part(&target.place.temporary), target.parent.clone(), target.goes_on))
     }
 
     #[getter]

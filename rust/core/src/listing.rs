@@ -16,6 +16,7 @@
 use crate::error::{Error, Result, printable};
 use crate::layer::xattr;
 use crate::record;
+use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::io::{Read, Write};
 use xxhash_rust::xxh3::Xxh3;
@@ -126,6 +127,8 @@ pub struct Target {
     pub place: record::Place,
     /// Chain id and listing's id of the volume below, separated by a space; `- -` if there is none.
     pub parent: String,
+    /// The steps of the listing that is there come first: of the layers that were unpacked into the same volume before.
+    pub goes_on: bool,
 }
 
 /// A listing in the making.
@@ -142,7 +145,20 @@ impl Listing {
         let context = |e| Error::io("zstd", e);
         let mut packed = zstd::stream::write::Encoder::new(Vec::new(), LEVEL).map_err(context)?;
         packed.include_checksum(true).map_err(context)?;
-        Ok(Self { target, steps: Vec::with_capacity(PIECE + BLOCK), hash: Xxh3::new(), packed })
+        let mut listing = Self { steps: Vec::with_capacity(PIECE + BLOCK), hash: Xxh3::new(), packed, target };
+        if listing.target.goes_on {
+            let (folder, name) = &listing.target.place.at;
+            let open = rustix::fs::openat(
+                folder,
+                &name[..],
+                OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK,
+                Mode::empty(),
+            );
+            let file = open.map_err(|e| Error::io(format!("open {}", printable(name)), e))?;
+            listing.steps = read(&file.into(), &printable(name))?;
+            listing.pack()?;
+        }
+        Ok(listing)
     }
 
     /// Append a step.
@@ -505,7 +521,7 @@ mod tests {
     fn target(dir: &Path) -> Target {
         let open = || File::open(dir).unwrap().into();
         let place = record::Place { at: (open(), b"listing".to_vec()), temporary: (open(), b"new".to_vec()), mode: 0o644, owner: None };
-        Target { place, parent: "- -".into() }
+        Target { place, parent: "- -".into(), goes_on: false }
     }
 
     const ATTRIBUTES: Attributes = Attributes { mode: 0o4755, uid: 0, gid: u32::MAX - 1, xattrs: Some(7) };

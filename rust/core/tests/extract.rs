@@ -201,7 +201,7 @@ fn target(path: &Path) -> Target {
     let folder = || std::fs::File::open(path.parent().unwrap()).unwrap().into();
     let name = path.file_name().unwrap().as_encoded_bytes();
     let (at, temporary) = ((folder(), name.to_vec()), (folder(), [name, b".new"].concat()));
-    Target { place: groot_core::record::Place { at, temporary, mode: 0o644, owner: None }, parent: "- -".into() }
+    Target { place: groot_core::record::Place { at, temporary, mode: 0o644, owner: None }, parent: "- -".into(), goes_on: false }
 }
 
 /// What is not as these listings say.

@@ -60,7 +60,7 @@ impl Store {
             mode: 0o644,
             owner: None,
         };
-        let listing = Some(Target { place, parent: "- -".into() });
+        let listing = Some(Target { place, parent: "- -".into(), goes_on: false });
         let options = Options { ids: own_ids(), listing, neighbours, ..Options::default() };
         let root = File::open(self.volume(name)).unwrap().into();
         let job = Job { source: Source::File(blob), expected: Expected::default(), media_type: String::new(), root, options };

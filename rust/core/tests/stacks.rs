@@ -79,7 +79,7 @@ fn applied(root: &Path, layer: &[Entry], listing: &Path, ids: &IdMaps) -> bool {
     let folder = || File::open(listing.parent().unwrap()).unwrap().into();
     let name = listing.file_name().unwrap().as_encoded_bytes();
     let (at, temporary) = ((folder(), name.to_vec()), (folder(), b"new".to_vec()));
-    let target = Target { place: Place { at, temporary, mode: 0o644, owner: None }, parent: "- -".into() };
+    let target = Target { place: Place { at, temporary, mode: 0o644, owner: None }, parent: "- -".into(), goes_on: false };
     let options = Options { ids: ids.clone(), listing: Some(target), ..Options::default() };
     let root = File::open(root).unwrap().into();
     let job = Job { source: Source::File(blob), expected: Expected::default(), media_type: String::new(), root, options };

@@ -217,6 +217,13 @@ impl Store {
         stat.map_or(0, |stat| stat.st_mtime)
     }
 
+    /// Let go of a lock, held exclusively, on what there is not and need not be: its file goes with it.
+    pub fn discard(&self, key: &str, held: Lock) -> Result<()> {
+        let removed = self.remove_lock_file(&file_name(key));
+        drop(held);
+        removed
+    }
+
     /// Remove the file of a lock that this process holds.
     pub(crate) fn remove_lock_file(&self, name: &[u8]) -> Result<()> {
         let folder = self.folder(Place::Locks)?;

@@ -35,7 +35,7 @@ pub struct Image {
 }
 
 /// Bytes of file content: of the layer itself, and of the whole tree in its volume.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeSize {
     /// Of the layer.
     pub layer: u64,
@@ -45,10 +45,18 @@ pub struct VolumeSize {
     pub unvalidated: bool,
     /// What tells the local file that the layer was from another one of the same name and time.
     pub file: Option<String>,
+    /// How many layers of images are in it, above the volume that it was built on.
+    pub layers: u64,
     /// When it was unpacked, in nanoseconds since 1970; 0 if that is not known.
     pub made: u64,
     /// Of the layer, bytes that were cloned then, by the volume that had them.
     pub cloned: BTreeMap<String, u64>,
+}
+
+impl Default for VolumeSize {
+    fn default() -> Self {
+        Self { layer: 0, tree: None, unvalidated: false, file: None, layers: 1, made: 0, cloned: BTreeMap::new() }
+    }
 }
 
 fn parse(data: &[u8]) -> Option<Value> {
@@ -172,6 +180,9 @@ impl Store {
         if let Some(file) = size.file {
             value["File"] = json!(file);
         }
+        if size.layers > 1 {
+            value["Layers"] = json!(size.layers);
+        }
         if size.made > 0 {
             value["Made"] = json!(size.made);
         }
@@ -190,6 +201,7 @@ impl Store {
             tree: value.get("TreeSize").and_then(Value::as_u64),
             unvalidated: value.get("Unvalidated").and_then(Value::as_bool).unwrap_or(false),
             file: value.get("File").and_then(Value::as_str).map(str::to_owned),
+            layers: value.get("Layers").and_then(Value::as_u64).unwrap_or(1),
             made: value.get("Made").and_then(Value::as_u64).unwrap_or(0),
             cloned: value.get("Cloned").and_then(numbers).unwrap_or_default(),
         })
@@ -211,12 +223,25 @@ impl Store {
         Some(listing::Head::parse(&data)?.0)
     }
 
-    /// Where the listing of a layer goes that is unpacked over the volume `below`.
-    pub fn new_listing(&self, chain_id: &str, below: Option<&str>) -> Result<listing::Target> {
+    /// Where the listing of a layer goes that is unpacked over the volume `below`, and into a volume that other layers were unpacked
+    /// into before if it `goes_on`.
+    pub fn new_listing(&self, chain_id: &str, below: Option<&str>, goes_on: bool) -> Result<listing::Target> {
         let head = below.and_then(|below| self.read_listing_head(below));
         let parent = format!("{} {}", below.unwrap_or("-"), head.map_or_else(|| "-".to_owned(), |head| head.ident));
         let place = self.place_record(Place::Meta, listing::file_name(chain_id).as_bytes(), 0o644)?;
-        Ok(listing::Target { place, parent })
+        Ok(listing::Target { place, parent, goes_on })
+    }
+
+    /// Of these chain ids, bottom to top, those that are in no volume of their own: in one with others above them.
+    #[must_use]
+    pub fn joined(&self, chain_ids: &[String]) -> BTreeSet<String> {
+        let mut joined = BTreeSet::new();
+        for (at, chain_id) in chain_ids.iter().enumerate() {
+            let layers = self.read_size(chain_id).map_or(1, |size| size.layers);
+            let first = at.saturating_sub(usize::try_from(layers.saturating_sub(1)).unwrap_or(at));
+            joined.extend(chain_ids[first..at].iter().cloned());
+        }
+        joined
     }
 
     /// The listings of a volume's layers, bottom to top, each open and with the path that messages call it by; None if one is

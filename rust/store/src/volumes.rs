@@ -184,11 +184,14 @@ impl Store {
             return Ok(None);
         }
         for chain_id in below.iter().rev() {
-            let mut own = self.try_lock(chain_id, true)?;
-            if own.is_none() && self.has_volume(chain_id)? {
-                own = Some(self.lock(chain_id, true, BUILD_DEADLINE, cancel)?);
+            // It may have none of its own, or an older clean took it: this image does not need it.
+            if !self.has_volume(chain_id)? {
+                continue;
             }
-            // Else somebody builds it anew: an older clean took it, and this image does not need it.
+            let own = match self.try_lock(chain_id, true)? {
+                None if self.has_volume(chain_id)? => Some(self.lock(chain_id, true, BUILD_DEADLINE, cancel)?),
+                own => own,
+            };
             locks.extend(own);
         }
         for lock in &locks {
