@@ -67,7 +67,8 @@ class Fault:
     Content-Length. ``cut_after`` closes the connection after so many body bytes, ``stall_after`` falls silent there,
     ``drip`` sends one byte each so many seconds, ``endless`` never stops sending. ``ignore_range`` answers 200 to a
     Range request, ``content_range`` lies in a 206. ``chunked_cut`` sends the body chunked, without the last chunk;
-    ``unframed`` sends it without any length, ended by closing. ``hook`` runs first; replying itself it returns True.
+    ``unframed`` sends it without any length, ended by closing. ``rate`` is the bytes a second that a connection gets.
+    ``hook`` runs first; replying itself it returns True.
     """
 
     status: int | None = None
@@ -82,6 +83,7 @@ class Fault:
     content_range: str | None = None
     chunked_cut: bool = False
     unframed: bool = False
+    rate: float | None = None
     hook: Callable[[Any], bool] | None = None
 
 
@@ -332,9 +334,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _reply(self, status: int, headers: dict[str, str], content: bytes, fault: Fault) -> None:
         wanted = self.headers.get("Range", "")
         if wanted and status == 200 and not fault.ignore_range:
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
-            headers["Content-Range"] = fault.content_range or f"bytes {start}-{len(content) - 1}/{len(content)}"
-            status, content = 206, content[start:]
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start, end = int(first), min(int(last or len(content)) + 1, len(content))
+            headers["Content-Range"] = fault.content_range or f"bytes {start}-{end - 1}/{len(content)}"
+            status, content = 206, content[start:end]
         status = fault.status or status
         content = content if fault.body is None else fault.body
         headers["Content-Length"] = str(len(content) if fault.length is None else fault.length)
@@ -363,6 +366,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 if self.fake.is_closing():
                     return
                 time.sleep(fault.drip)
+        elif fault.rate is not None:
+            begun, sent = time.monotonic(), 0
+            while sent < len(content) and not self.fake.is_closing():
+                piece = content[sent : sent + 65536]
+                sent += len(piece)
+                self._write(piece)
+                time.sleep(max(0.0, begun + sent / fault.rate - time.monotonic()))
         elif fault.chunked_cut:
             self._write(b"%x\r\n%s\r\n" % (len(content), content))
         elif fault.stall_after is not None:

@@ -55,6 +55,7 @@ class Settings:
     image_verification: str
     verification_lifetime: int
     share_content: bool
+    join_small_layers: bool
     auth_file: str
     trusted_hosts: list[str]
     response_timeout: int

@@ -437,6 +437,7 @@ class _Create:
             builder = Builder(self._store, self._trees, self._cancel, pulling, groot._progress, self._metrics, groot._admission)
             builder.rules = self._settings.rules
             builder.shares_content = self._settings.share_content
+            builder.joins_layers = self._settings.join_small_layers
             if not self._settings.exclude_image:
                 builder.limit = self._settings.disk_limit
             blobs = self._source.blobs(self._store, pulling, groot._progress, self._metrics)

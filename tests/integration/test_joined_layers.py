@@ -27,6 +27,19 @@ def layer(number: int, size: int = 3000) -> Layer:
     return Layer(archive.opaque("gone").tar)
 
 
+def joining(store: Store, *options: str, uid: int | None = None) -> Store:
+    """The same store, driven with the setting."""
+    config = store.path.parent / "join.yml"
+    config.write_text("create: {join_small_layers: true}\n")
+    return Store(store.path, "--config", str(config), *options, uid=uid)
+
+
+@pytest.fixture
+def store(make_store: MakeStore) -> Store:
+    """A fresh store."""
+    return joining(make_store())
+
+
 STACK = [layer(number) for number in range(30)]
 CHAIN = chain_ids(STACK)
 
@@ -52,7 +65,7 @@ def test_small_layers_share_volumes(store: Store, image: Image) -> None:
 
 
 def test_the_tree_is_that_of_single_volumes(make_store: MakeStore, image: Image) -> None:
-    joined, single = make_store(), make_store()
+    joined, single = joining(make_store()), make_store()
     trees = [photograph(joined.create(image(*STACK[:8]), "one"))]
     # Each release has one layer more than the one before.
     for number in range(1, 9):
@@ -60,6 +73,12 @@ def test_the_tree_is_that_of_single_volumes(make_store: MakeStore, image: Image)
     trees.append(photograph(single.rootfs("release-8")))
     assert trees[0] == trees[1]
     assert (volumes(joined), volumes(single)) == ([0, 6, 7], list(range(8)))
+
+
+def test_it_has_to_be_wanted(make_store: MakeStore, image: Image) -> None:
+    store = make_store()
+    store.create(image(*STACK[:8]), "one")
+    assert volumes(store) == list(range(8))
 
 
 def test_few_layers_keep_their_own(store: Store, image: Image) -> None:
@@ -122,7 +141,7 @@ def test_a_bad_layer_leaves_nothing(store: Store, image: Image) -> None:
 
 
 def test_as_an_ordinary_user(user: User, make_store: MakeStore, image: Image) -> None:
-    store = Store(make_store("--rootless", f"{user.name}:{user.name}").path, uid=user.uid)
+    store = joining(make_store("--rootless", f"{user.name}:{user.name}"), uid=user.uid)
     rootfs = store.create(image(*STACK), "one")
     assert (rootfs / "changed").read_text() == "29"
     assert volumes(store) == [0, 12, 24, 28, 29]
@@ -133,7 +152,7 @@ def test_as_an_ordinary_user(user: User, make_store: MakeStore, image: Image) ->
 def test_with_the_limits_of_a_release(store: Store, image: Image, word: str) -> None:
     """It counts a layer's bytes while it is unpacked; those of the layers before it in the same volume count."""
     config = store.path.parent / "c.yml"
-    config.write_text("create: {disk_limit_size_bytes: 20000}\n")
+    config.write_text("create: {disk_limit_size_bytes: 20000, join_small_layers: true}\n")
     result = store.run("--config", str(config), "--compatibility", word, "create", image(*STACK), "one")
     single = store.run("--config", str(config), "--compatibility", word, "create", image(*STACK[:9]), "two")
     assert (result.code == 0) == (single.code == 0), (result, single)

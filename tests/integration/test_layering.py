@@ -49,6 +49,10 @@ PAD = [Item("directory", "pad", mtime=5)]
 
 
 def test_stack_equals_the_model(place: Place) -> None:
+    config = place.scratch / "join.yml"
+    config.write_text("create: {join_small_layers: true}\n")
+    joined = Store(place.store.path, "--config", str(config), uid=place.store.uid)
+
     @settings(max_examples=80 // place.fewer)
     @given(stack=STACK, is_joined=st.booleans())
     def holds(stack: list[list[Item]], is_joined: bool) -> None:
@@ -68,6 +72,8 @@ def test_stack_equals_the_model(place: Place) -> None:
         event(f"{len(stack)} layers, {'refused' if refused else 'made'}")
         image_id = new_id()
         url = write_layout(scratch / image_id, *map(archive_of, stack))
+        if is_joined:
+            store = joined
         if refused:
             store.refuse(url, image_id)
             return

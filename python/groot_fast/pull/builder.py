@@ -84,6 +84,8 @@ class Builder:
         """Bytes that the image may have; 0 for any number. Whether that is looked at here is the rules' to say."""
         self.shares_content = False
         """Whether files may be cloned from other volumes that have their content."""
+        self.joins_layers = False
+        """Whether small layers that follow each other share a volume."""
         self.locked_since: list[int] = []
         """When it got the exclusive lock on each volume that it builds; the locks are let go with the volume."""
 
@@ -132,7 +134,8 @@ class Builder:
             if plan.missing:
                 with self._admission:
                     blobs.start([layer for layer in plan.missing if not layer.is_empty])
-                    for layers in _share_volumes(plan.missing, image):
+                    apart = [[layer] for layer in plan.missing]
+                    for layers in _join_layers(plan.missing, image) if self.joins_layers else apart:
                         below = self._build_volume(layers, below, plan, blobs)
             assert below is not None  # an image has layers
             return below
@@ -276,7 +279,7 @@ class Builder:
         return BadLayer(text + str(error.strerror), hint=_hint(error))
 
 
-def _share_volumes(missing: list[Layer], image: Image) -> list[list[Layer]]:
+def _join_layers(missing: list[Layer], image: Image) -> list[list[Layer]]:
     """Which layers are unpacked into one volume, bottom to top: small ones that follow each other, because a volume costs a snapshot,
     which is a commit. Not the image's first, which others are made of, nor its last, which the next release changes."""
     volumes: list[list[Layer]] = []

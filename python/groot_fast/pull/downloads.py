@@ -60,8 +60,9 @@ unpacker: that starts again as well."""
 MAX_SPOOLED = 4 << 30
 """Bytes of blobs on disk that wait to be unpacked. Only the layer being unpacked may go beyond."""
 
-Stream = Callable[[Layer, int], AsyncGenerator[bytes, None]]
-"""Bytes of a layer from an offset on. Raises `BadBlob` if they are wrong and come from elsewhere the next time."""
+Stream = Callable[[Layer, int, Callable[[], bool]], AsyncGenerator[bytes, None]]
+"""Bytes of a layer from an offset on, as fast as can be while they are urgent. Raises `BadBlob` if they are wrong and come from
+elsewhere the next time."""
 IsJoined = Callable[[Layer], bool]
 """Whether the bytes of a layer came in several pieces, which need not be of one blob."""
 
@@ -294,7 +295,7 @@ class Downloads:
         self._progress.fetching(layer.name, layer.size, lambda: spool.written)
         log.info("starting", offset=begun)
         try:
-            async with aclosing(self._stream(layer, begun)) as chunks:
+            async with aclosing(self._stream(layer, begun, lambda: self._is_read(blob))) as chunks:
                 waited, asked = 0.0, time.monotonic()
                 async for chunk in chunks:
                     waited += time.monotonic() - asked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from groot_fast._core import Blob, Layer, Spool, Store
@@ -27,9 +27,9 @@ class RemoteLayers(Downloads):
         self._positions: dict[str, Position] = {}
         super().__init__(store, self._own_network, self._stream_layer, log, progress, metrics, self._is_layer_joined)
 
-    def _stream_layer(self, layer: Layer, offset: int) -> AsyncGenerator[bytes, None]:
+    def _stream_layer(self, layer: Layer, offset: int, is_urgent: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
         position = self._positions[layer.digest or ""] = Position(offset)
-        return self._foreign.stream(f"sha256:{layer.digest}", layer.size, position, tuple(layer.urls))
+        return self._foreign.stream(f"sha256:{layer.digest}", layer.size, position, tuple(layer.urls), is_urgent)
 
     def _is_layer_joined(self, layer: Layer) -> bool:
         position = self._positions.get(layer.digest or "")

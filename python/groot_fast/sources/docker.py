@@ -281,10 +281,10 @@ class DockerSource(Source):
 
         network, client = self._connect()
 
-        def stream(layer: Layer, offset: int) -> AsyncGenerator[bytes, None]:
+        def stream(layer: Layer, offset: int, is_urgent: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
             # What a registry must have comes from there, whatever else the manifest lists.
             urls = tuple(layer.urls) if layer.is_foreign else ()
-            return client.stream(f"sha256:{layer.digest}", layer.size, offset, urls)
+            return client.stream(f"sha256:{layer.digest}", layer.size, offset, urls, is_urgent)
 
         def is_joined(layer: Layer) -> bool:
             return client.is_joined(f"sha256:{layer.digest}")

@@ -298,6 +298,7 @@ pub fn check_settings<'py>(py: Python<'py>, values: &Bound<'py, PyDict>) -> PyRe
     all.set_item("progress", &settings.progress)?;
     all.set_item("image_verification", settings.image_verification.word())?;
     all.set_item("share_content", settings.share_content)?;
+    all.set_item("join_small_layers", settings.join_small_layers)?;
     all.set_item("verification_lifetime", settings.verification_lifetime)?;
     all.set_item("response_timeout", settings.response_timeout)?;
     all.set_item("disk_limit", settings.disk_limit)?;

@@ -468,6 +468,7 @@ pub const KEYS: &[Key] = &[
     Key { setting: "image_verification", form: KeyForm::Text, spellings: &["create.image_verification"] },
     Key { setting: "verification_lifetime", form: KeyForm::Integer, spellings: &["create.image_verification_lifetime_seconds"] },
     Key { setting: "share_content", form: KeyForm::Text, spellings: &["create.share_content"] },
+    Key { setting: "join_small_layers", form: KeyForm::Switch, spellings: &["create.join_small_layers"] },
     Key { setting: "auth_file", form: KeyForm::Text, spellings: &["create.auth_file"] },
     Key { setting: "trusted_hosts", form: KeyForm::List, spellings: &["create.trusted_hosts"] },
     Key { setting: "response_timeout", form: KeyForm::Integer, spellings: &["create.registry_response_timeout_seconds"] },

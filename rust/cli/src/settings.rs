@@ -103,6 +103,8 @@ pub struct Settings {
     pub verification_lifetime: u64,
     /// Whether a new layer's files may be cloned from those of other layers.
     pub share_content: bool,
+    /// Whether small layers that follow each other share a volume.
+    pub join_small_layers: bool,
     pub auth_file: PathBuf,
     pub trusted_hosts: Vec<OsString>,
     /// Seconds.
@@ -179,6 +181,7 @@ impl Settings {
             image_verification: verification(&text("image_verification", "always"))?,
             verification_lifetime: seconds("verification_lifetime", PROOF_SECONDS)?,
             share_content: shares(&text("share_content", "always"))?,
+            join_small_layers: switch("join_small_layers"),
             response_timeout: seconds("response_timeout", RESPONSE_SECONDS)?,
             log_time_format: log_time_format(&text("log_time_format", rules.log_time_format.word()))?,
             correlation_id: correlation_id(text("correlation_id", ""))?,
@@ -256,6 +259,7 @@ impl Settings {
             "image_verification": self.image_verification.word(),
             "verification_lifetime": self.verification_lifetime,
             "share_content": if self.share_content { "always" } else { "never" },
+            "join_small_layers": self.join_small_layers,
             "auth_file": path(&self.auth_file),
             "trusted_hosts": hosts(&self.trusted_hosts),
             "response_timeout": self.response_timeout,

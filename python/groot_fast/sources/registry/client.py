@@ -26,9 +26,10 @@ from .endpoint import Endpoint
 from .failures import describe, is_web_page, web_page
 from .foreign import ForeignLayers
 from .options import RegistryOptions
+from .parts import IsUrgent, fetch
 from .reference import Reference
 from .retry import Backoff, retrying
-from .stream import STREAMABLE, Chunks, Opener, Position, transfer
+from .stream import STREAMABLE, Chunks, Opener, Position
 from .transport import Reply, read_capped
 
 
@@ -124,7 +125,9 @@ class RegistryClient:
         except BadBlob:
             return await self._collect(digest, size)
 
-    def stream(self, digest: str, size: int | None, offset: int = 0, urls: tuple[str, ...] = ()) -> Chunks:
+    def stream(
+        self, digest: str, size: int | None, offset: int = 0, urls: tuple[str, ...] = (), is_urgent: IsUrgent = lambda: False
+    ) -> Chunks:
         """The bytes of a blob from ``offset`` on, in chunks of at most 1 MiB.
 
         The chunks, put together, are contiguous: a transfer that breaks is continued where it was (by Range, or by
@@ -137,40 +140,47 @@ class RegistryClient:
         `BadBlob` when what a mirror gave has another digest: throw away what came and call again with offset 0, which goes
         to the registry itself. With ``urls`` those are asked if the registry does not have the blob: see `ForeignLayers`.
 
+        A large blob is asked for in parts, and while it ``is_urgent`` over several connections at once (`parts`); one that came in several
+        pieces and was wrong is asked for in one.
+
         Close the iterator (``contextlib.aclosing``) when leaving it early; it holds a connection.
         """
         parse_digest(digest)
         if offset < 0 or (size is not None and not offset <= size):
             raise ValueError(f"offset {offset} is not within a blob of {size} bytes")
-        position = self._positions[digest] = Position(offset)
-        return self._stream_foreign(digest, size, position, urls) if urls else self._stream(digest, size, position)
+        position = Position(offset, in_parts=not self.is_joined(digest))
+        self._positions[digest] = position
+        return self._stream_foreign(digest, size, position, urls, is_urgent) if urls else self._stream(digest, size, position, is_urgent)
 
     def is_joined(self, digest: str) -> bool:
         """Whether what `stream` gave last of a blob came in several pieces: if it is wrong, the whole may be right."""
         position = self._positions.get(digest)
         return position is not None and position.is_joined
 
-    async def _stream_foreign(self, digest: str, size: int | None, position: Position, urls: tuple[str, ...]) -> Chunks:
+    async def _stream_foreign(
+        self, digest: str, size: int | None, position: Position, urls: tuple[str, ...], is_urgent: IsUrgent
+    ) -> Chunks:
         """From the registry; if that does not have the blob, from ``urls``."""
         try:
-            async with aclosing(self._stream(digest, size, position)) as chunks:
+            async with aclosing(self._stream(digest, size, position, is_urgent)) as chunks:
                 async for chunk in chunks:
                     yield chunk
             return
         except RegistryError as error:
             if error.status != 404:
                 raise
-        async with aclosing(self._foreign.stream(digest, size, position, urls)) as chunks:
+        async with aclosing(self._foreign.stream(digest, size, position, urls, is_urgent)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
-    async def _stream(self, digest: str, size: int | None, position: Position) -> Chunks:
+    async def _stream(self, digest: str, size: int | None, position: Position, is_urgent: IsUrgent = lambda: False) -> Chunks:
         endpoints = [each for each in self._endpoints if not each.is_mirror or (each.pulls and each not in self._useless)]
         # of what an earlier transfer left the caller knows that it may be wrong
         check = hashlib.sha256() if endpoints[0].is_mirror and position.offset == 0 else None
         for endpoint in endpoints:
             options = endpoint.options
-            chunks = transfer(_blob_opener(endpoint, digest), position, size, options.stall_timeout, Backoff(options.attempts))
+            opener = _blob_opener(endpoint, digest)
+            chunks = fetch(opener, position, size, options.stall_timeout, Backoff(options.attempts), is_urgent)
             try:
                 async with aclosing(chunks):
                     async for chunk in chunks:

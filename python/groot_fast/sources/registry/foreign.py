@@ -13,8 +13,9 @@ from ...errors import RegistryError
 from .failures import describe, status_error
 from .guard import Guard
 from .options import RegistryOptions
+from .parts import IsUrgent, fetch
 from .retry import Backoff
-from .stream import STREAMABLE, Chunks, Opener, Position, transfer
+from .stream import STREAMABLE, Chunks, Opener, Position
 from .transport import SMALL_BODY, Reply, Transport, read_capped
 from .trust import Trust
 
@@ -52,7 +53,7 @@ class ForeignLayers:
         """Close every connection."""
         await self._transport.close()
 
-    async def stream(self, digest: str, size: int | None, position: Position, urls: tuple[str, ...]) -> Chunks:
+    async def stream(self, digest: str, size: int | None, position: Position, urls: tuple[str, ...], is_urgent: IsUrgent) -> Chunks:
         """As `RegistryClient.stream`, from the first of ``urls`` that works; those that broke off before come last.
 
         Raises `RegistryError`, whose text ends with the contract's ``failed fetching external blob from all urls``.
@@ -67,7 +68,7 @@ class ForeignLayers:
             raise RegistryError(f"layer {digest} lists {len(urls)} urls: {_ALL_FAILED}")
         failure: RegistryError | None = None
         for text in sorted(urls, key=lambda text: text in self._broken):
-            chunks = transfer(self._opener(text), position, size, self._stall_timeout, self._backoff)
+            chunks = fetch(self._opener(text), position, size, self._stall_timeout, self._backoff, is_urgent)
             try:
                 async with aclosing(chunks):
                     async for chunk in chunks:
