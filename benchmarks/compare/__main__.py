@@ -36,17 +36,22 @@ GROUNDS = {
     "plain": "BTRFS by mkfs's defaults, for everybody; a row of buildah's on ext4",
 }
 NEXT = "-next"
-WORKS = ("cold", "again", "docker", "operations", "named", "bursts", "pulls", "growth")
+OPERATIONS = 500
+"""Operations a second of a throttled volume."""
+WORKS = ("cold", "layers", "again", "docker", "operations", "named", "bursts", "pulls", "growth")
 
 
 @dataclass(frozen=True)
 class Plan:
     """Which images each work is done with, and how often. ``peer_rounds`` is for cold creates of umoci and containerd, which take
-    long; with 0 they and buildah take no part in anything. ``again`` is done where the image with `NEXT` after its name is there too."""
+    long; with 0 they and buildah take no part in anything. ``again`` is done where the image with `NEXT` after its name is there too, and
+    for ``beside``, pairs of an image that is there and another one on the same base. ``layers`` are images of many small ones."""
 
     name: str
     cold: tuple[str, ...]
     again: tuple[str, ...]
+    beside: tuple[tuple[str, str], ...]
+    layers: tuple[str, ...]
     docker: tuple[str, ...]
     rounds: int
     peer_rounds: int
@@ -62,12 +67,15 @@ class Plan:
     growth_rounds: int
     counts: tuple[int, ...] = (1, 4, 16, 64)
     pull_count: int = 16
+    throttled_rounds: int = 0
 
 
 SHORT = Plan(
     name="short",
     cold=("debian", "pyapp"),
     again=("debian", "pyapp-wheels"),
+    beside=(("nodeapp", "pyapp"),),
+    layers=("many",),
     docker=("debian",),
     rounds=3,
     peer_rounds=1,
@@ -86,6 +94,8 @@ FULL = Plan(
     name="full",
     cold=("debian", "nodeapp", "pyapp"),
     again=("debian", "pyapp-wheels"),
+    beside=(("nodeapp", "pyapp"),),
+    layers=("many",),
     docker=("debian", "pyapp"),
     rounds=5,
     peer_rounds=1,
@@ -99,11 +109,14 @@ FULL = Plan(
     growth=("tiny", "debian", "pyapp"),
     levels=(10, 100, 1000, 3000),
     growth_rounds=15,
+    throttled_rounds=3,
 )
 CHECK = Plan(
     name="check",
     cold=("tiny",),
     again=("tiny",),
+    beside=(),
+    layers=("many",),
     docker=("tiny",),
     rounds=2,
     peer_rounds=0,
@@ -117,6 +130,7 @@ CHECK = Plan(
     growth=("tiny",),
     levels=(10, 20),
     growth_rounds=2,
+    throttled_rounds=1,
     counts=(1, 4),
     pull_count=2,
 )
@@ -125,6 +139,8 @@ PULL = replace(
     name="pull",
     cold=(),
     again=(),
+    beside=(),
+    layers=(),
     docker=("pyapp",),
     rounds=12,
     operations=(),
@@ -190,10 +206,18 @@ def measure(plan: Plan, works: Sequence[str], images: dict[str, Image], like: Se
         for image in here(plan.cold):
             floors = [(peer, plan.rounds) for peer in cold_floors(maker)]
             bench.cold(image, [*all_rounds, *floors, *slow, (Umoci(maker), plan.peer_rounds)])  # no rounds, no part
+    if "layers" in works:
+        joined = Groot(report.JOINED, like[0].command, is_plain=like[0].is_plain, settings="create: {join_small_layers: true}\n")
+        for image in here(plan.layers):
+            bench.cold(image, [(peer, plan.rounds) for peer in (*like, joined)])
     if "again" in works:
-        for image in here(plan.again):
-            for new in here([image.name + NEXT]):
-                bench.again(image, new, like, plan.rounds)
+        apart = Groot(report.APART, like[0].command, is_plain=like[0].is_plain, settings="create: {share_content: never}\n")
+        pairs = [*((name, name + NEXT) for name in plan.again), *plan.beside]
+        for old, new in pairs:
+            if old in images and new in images:
+                bench.again(images[old], images[new], [*like, apart], plan.rounds)
+                if plan.throttled_rounds and new.endswith(NEXT):
+                    bench.again_throttled(images[old], images[new], [*like, apart], plan.throttled_rounds, OPERATIONS)
     if "docker" in works and here(plan.docker):
         with serve(here(plan.docker), scratch) as registry:
             for image in here(plan.docker):

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from loadtests.throttle import Throttle
+
 SIZE = 40_000_000_000
 """Bytes of a fresh file system; its file is sparse."""
 MOUNT_OPTIONS = "loop,user_subvol_rm_allowed"
@@ -97,6 +99,28 @@ def fresh(folder: Path, maker: Path | None = None, kind: str = "btrfs") -> Itera
         yield Filesystem(point)
     finally:
         subprocess.run(["umount", "--recursive", point], check=True)
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def throttled(folder: Path) -> Iterator[tuple[Filesystem, Throttle]]:
+    """An empty BTRFS below ``folder`` on a file that can be slowed down (loadtests/throttle.py), taken away at the end. Raises
+    NoThrottle."""
+    folder.mkdir(parents=True)
+    file, point = folder / "disk", folder / "mount"
+    with file.open("wb") as new:
+        os.truncate(new.fileno(), SIZE)
+    subprocess.run(["mkfs.btrfs", "-q", "-n", "8k", file], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    point.mkdir()
+    try:
+        with Throttle(file) as throttle:
+            subprocess.run(["mount", "-t", "btrfs", "-o", MOUNT_OPTIONS, file, point], check=True)
+            try:
+                yield Filesystem(point), throttle
+            finally:
+                throttle.lift()
+                subprocess.run(["umount", "--recursive", point], check=True)
+    finally:
         shutil.rmtree(folder)
 
 

@@ -23,9 +23,10 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from compare.api import ask_together, create_request
-from compare.filesystem import SIZE, Filesystem, fresh
+from compare.filesystem import SIZE, Filesystem, fresh, throttled
 from compare.images import Image
 from compare.process import Argv, Ended, Runner, Steps, one
+from loadtests.throttle import Throttle
 
 LIMIT = 10_000_000_000
 
@@ -144,12 +145,14 @@ class AskedStore(GrootStore):
 
 
 class Groot(Peer):
-    """A ``grootfs`` command. ``is_plain``: on BTRFS by mkfs's defaults, as an operator may give it, instead of its own."""
+    """A ``grootfs`` command. ``is_plain``: on BTRFS by mkfs's defaults, as an operator may give it, instead of its own. ``settings``
+    is a configuration file."""
 
-    def __init__(self, name: str, command: Path, *, is_plain: bool = False) -> None:
+    def __init__(self, name: str, command: Path, *, is_plain: bool = False, settings: str = "") -> None:
         self.name = name
         self.command = command
         self.is_plain = is_plain
+        self.settings = settings
 
     @contextmanager
     def open(self, folder: Path) -> Iterator[GrootStore]:
@@ -158,17 +161,33 @@ class Groot(Peer):
             with fresh(folder) as filesystem:
                 argv = [str(self.command), "--store", str(filesystem.point), "init-store", "--quota", "simple"]
                 subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
-                yield GrootStore(self.name, self.command, filesystem.point)
+                yield self._store(folder, filesystem.point)
             return
         folder.mkdir(parents=True)
         path = folder / "store"
         argv = [str(self.command), "--store", str(path)]
         subprocess.run([*argv, "init-store", "--store-size-bytes", str(SIZE)], check=True, stdout=subprocess.DEVNULL)
         try:
-            yield GrootStore(self.name, self.command, path)
+            yield self._store(folder, path)
         finally:
             subprocess.run([*argv, "delete-store"], check=True, stdout=subprocess.DEVNULL)
             shutil.rmtree(folder)
+
+    @contextmanager
+    def open_throttled(self, folder: Path) -> Iterator[tuple[GrootStore, Throttle]]:
+        """The same on a volume that can be slowed down."""
+        with throttled(folder) as (filesystem, throttle):
+            argv = [str(self.command), "--store", str(filesystem.point), "init-store", "--quota", "simple"]
+            subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+            yield self._store(folder, filesystem.point), throttle
+
+    def _store(self, folder: Path, path: Path) -> GrootStore:
+        store = GrootStore(self.name, self.command, path)
+        if self.settings:
+            config = folder / "settings.yml"
+            config.write_text(self.settings)
+            store.argv[1:1] = ["--config", str(config)]
+        return store
 
 
 class ServedGroot(Peer):

@@ -13,6 +13,8 @@ from compare.works import BASE, Burst, Results, Sample
 
 US = "groot_fast"
 ASKED = "groot_fast, API"
+APART = "groot_fast, share_content: never"
+JOINED = "groot_fast, join_small_layers"
 MEBI = 1024
 """KiB in a MiB."""
 BIGGEST_BURST = 64
@@ -22,8 +24,12 @@ NO_BARS = {"many"}
 AGAIN: dict[str, dict[str, tuple[float, float | None]]] = {
     "pyapp-wheels-next": {"written": (0.4, 0.32), "requests to write": (0.3, 0.21), "time": (0.8, 0.66)},
     "debian-next": {"written": (0.3, 0.15), "requests to write": (0.3, None)},
+    "pyapp": {"time": (1.02, 1.0)},
 }
-"""What the next releases of images are held to beside who writes all of them: must and aim."""
+"""What the next releases of images, and what another image on the same base, are held to beside who writes all of them: must and aim."""
+
+AGAIN_THROTTLED: dict[str, tuple[float, float | None]] = {"time": (0.4, 0.25)}
+"""The same on a volume of few operations a second."""
 
 METHOD = """\
 Whole processes, from `exec` to exit. Contestants take turns within a round, in another order each round; a ratio is the
@@ -94,6 +100,7 @@ def bars(results: Results, unpacked: dict[str, int]) -> list[Bar]:
         ]
         found.append(_written_bar(table, "cold oci", image, unpacked))
     found += _again_bars(table, results)
+    found += _joined_bars(table, results)
     for image in _with_bars(results, "cold docker"):
         ours, layout = table.rounds("cold docker", image, US), table.rounds("cold oci, beside docker", image, US)
         found.append(_ratio_bar(f"cold docker / cold oci, `{image}`", ours, layout, 1.1))
@@ -150,17 +157,31 @@ def _named_bars(table: Table, results: Results) -> list[Bar | None]:
 
 
 def _again_bars(table: Table, results: Results) -> list[Bar | None]:
-    """Beside a peer with the same command line: a release before, or an original."""
+    """Beside who shares nothing, and peers with the same command line: a release before, or an original."""
     measures: dict[str, Callable[[Sample], float]] = {
         "written": lambda s: s.written,
         "requests to write": lambda s: s.requests,
         "time": lambda s: s.seconds,
     }
     found: list[Bar | None] = []
-    for image, peer in dict.fromkeys((s.image, s.who) for s in results.samples if s.work == "again" and s.who != US):
-        for name, (must, aim) in AGAIN.get(image, {}).items():
-            ours, theirs = (table.rounds("again", image, who, measures[name]) for who in (US, peer))
-            found.append(_ratio_bar(f"again `{image}` / {peer}'s: {name}", ours, theirs, must, aim))
+    others = (s for s in results.samples if s.work.startswith("again") and s.who != US)
+    for work, image, peer in dict.fromkeys((s.work, s.image, s.who) for s in others):
+        for name, (must, aim) in (AGAIN.get(image, {}) if work == "again" else AGAIN_THROTTLED).items():
+            ours, theirs = (table.rounds(work, image, who, measures[name]) for who in (US, peer))
+            found.append(_ratio_bar(f"{work} `{image}` / {peer}: {name}", ours, theirs, must, aim))
+    return found
+
+
+def _joined_bars(table: Table, results: Results) -> list[Bar | None]:
+    found: list[Bar | None] = []
+    for image in dict.fromkeys(s.image for s in results.samples if s.who == JOINED):
+        measures: list[tuple[str, Callable[[Sample], float], tuple[float, float]]] = [
+            ("time", lambda s: s.seconds, (0.6, 0.3)),
+            ("written", lambda s: s.written, (0.25, 0.15)),
+        ]
+        for name, measure, (must, aim) in measures:
+            joined, apart = (table.rounds("cold oci", image, who, measure) for who in (JOINED, US))
+            found.append(_ratio_bar(f"cold `{image}`, small layers joined / apart: {name}", joined, apart, must, aim))
     return found
 
 
@@ -269,12 +290,13 @@ def samples_table(results: Results, unpacked: dict[str, int]) -> str:
 def again_table(results: Results) -> str:
     """The next release of an image in a store with the one before."""
     rows = []
-    for image, who in dict.fromkeys((s.image, s.who) for s in results.samples if s.work == "again"):
-        mine = [s for s in results.samples if (s.work, s.image, s.who) == ("again", image, who)]
+    of_works = [s for s in results.samples if s.work.startswith("again")]
+    for work, image, who in dict.fromkeys((s.work, s.image, s.who) for s in of_works):
+        mine = [s for s in of_works if (s.work, s.image, s.who) == (work, image, who)]
         cells = [_seconds(median([s.seconds for s in mine])), _seconds(median([s.cpu for s in mine]))]
         written, requests = median([s.written for s in mine]), median([s.requests for s in mine])
-        rows.append([image, _escape(who), str(len(mine)), *cells, f"{written / 1e6:.1f}", f"{requests:g}"])
-    return _rows("image | who | n | median | CPU | written MB | requests", rows)
+        rows.append([work, image, _escape(who), str(len(mine)), *cells, f"{written / 1e6:.1f}", f"{requests:g}"])
+    return _rows("work | image | who | n | median | CPU | written MB | requests", rows)
 
 
 def bursts_table(results: Results) -> str:
@@ -335,7 +357,7 @@ def markdown(document: dict[str, Any], results: Results) -> str:
     if "incomplete" in document:
         where += f"\n\n**Incomplete**: {document['incomplete']}"
     parts = ["# Results", where, "## Bars", bars_table(bars(results, unpacked))]
-    if any(s.work != "again" for s in results.samples):
+    if any(not s.work.startswith("again") for s in results.samples):
         parts += ["## Commands", samples_table(results, unpacked)]
     if images_of(results, "again"):
         parts += ["## The next release of an image", again_table(results)]

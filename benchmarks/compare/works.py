@@ -20,6 +20,7 @@ from compare.peers import Groot, GrootStore, Peer, Store
 from compare.process import Argv, Ended, Failed, Runner, Steps
 from compare.programs import build
 from compare.registry import Registries
+from loadtests.volumes import Volume
 
 T = TypeVar("T")
 FILLERS = 16
@@ -121,6 +122,17 @@ class Bench:
                     for store in self._open(stack, old, [peer]):
                         new.read()
                         self._maybe(store, store.cold(new, "next", None), "again", new, number)
+
+    def again_throttled(self, old: Image, new: Image, peers: Sequence[Groot], rounds: int, operations: int) -> None:
+        """The same on a volume of so many operations a second."""
+        for number in range(rounds):
+            for peer in turns(peers, number):
+                with peer.open_throttled(self._folder()) as (store, throttle):
+                    self._runner.run(store.cold(old, "cold", None))
+                    new.read()
+                    store.filesystem.settle()
+                    throttle.limit(Volume(f"iops:{operations}", operations, None))
+                    self._weigh(store, store.cold(new, "next", None), f"again, {operations} IOPS", new, number)
 
     def _clean_everything(self, store: Store, image: Image, number: int) -> None:
         clean, delete = store.clean(), store.delete("cold")

@@ -18,17 +18,19 @@ def test_compare_measures_and_writes(scratch: Path) -> None:
     body = os.urandom(1 << 20)
     write_layout(scratch / "images" / "tiny", Archive().dir("d").file("d/f", body.hex()), Archive().file("g", "x"))
     write_layout(scratch / "images" / "tiny-next", Archive().dir("d").file("d/f", body.hex()[1:]), Archive().file("g", "y"))
+    write_layout(scratch / "images" / "many", *(Archive().file(f"f{number}", "x" * 3000) for number in range(8)))
     argv = [sys.executable, "-m", "compare", "--plan", "check", "--images", scratch / "images", "--scratch", scratch]
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}/benchmarks:{REPOSITORY}/tests", "GROOTFS_BIN": COMMAND}
     done = subprocess.run([*argv, "--results", scratch / "results"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done
     document, results = report.read(scratch / "results" / "check.json")
     assert "incomplete" not in document
-    assert document["content"] == {"tiny": (2 << 20) + 1}
+    assert document["content"] == {"tiny": (2 << 20) + 1, "many": 8 * 3000}
 
     works = {(s.work, s.who) for s in results.samples}
     ours = {
         "again",
+        "again, 500 IOPS",
         "cold oci",
         "cold docker",
         "cold oci, beside docker",
@@ -55,11 +57,14 @@ def test_compare_measures_and_writes(scratch: Path) -> None:
     assert {b.who for b in results.bursts if b.work == "warm at once"} >= {"groot_fast, API"}
     assert sum(b.failed for b in results.bursts) == 0
 
-    for cold in [s for s in results.samples if s.work == "cold oci" and s.who != "digest only"]:
+    commits = {who: {s.commits for s in results.samples if (s.image, s.who) == ("many", who)} for who in (report.US, report.JOINED)}
+    assert max(commits[report.JOINED]) < min(commits[report.US])
+    for cold in [s for s in results.samples if (s.work, s.image) == ("cold oci", "tiny") and s.who != "digest only"]:
         assert cold.written > 1 << 20, "the content reached the device"
         assert 0 < cold.peak < 100_000 and cold.cpu > 0 and cold.seconds > 0
-    for again in [s for s in results.samples if s.work == "again"]:
+    for again in [s for s in results.samples if s.work.startswith("again")]:
         assert (again.image, again.requests > 0, again.written > 0) == ("tiny-next", True, True)
+        assert again.who in (report.US, report.APART)
     for snapshot in [s for s in results.samples if s.work == "warm"]:
         assert snapshot.commits >= 1, "a snapshot is a commit"
     names = {f"check-{plot}.{kind}" for plot in ("cold", "growth", "parallel") for kind in ("png", "svg")}

@@ -299,18 +299,14 @@ def next_release(image: str) -> Results:
 
 def test_the_next_release_is_held_to_who_writes_all_of_it() -> None:
     results = next_release("pyapp-wheels-next")
-    found = {
-        name.removeprefix("again `pyapp-wheels-next` / before's: "): (bar.value, bar.verdict) for name, bar in by_name(results).items()
-    }
+    found = {name.removeprefix("again `pyapp-wheels-next` / before: "): (bar.value, bar.verdict) for name, bar in by_name(results).items()}
     assert found == {"written": (0.3, "aim met"), "requests to write": (0.5, "missed"), "time": (0.5, "aim met")}
-    assert "| pyapp-wheels-next | before | 3 | 10.00 s | 0.0 ms | 0.0 | 60 |" in report.again_table(results)
+    assert "| again | pyapp-wheels-next | before | 3 | 10.00 s | 0.0 ms | 0.0 | 60 |" in report.again_table(results)
     assert "again" not in report.samples_table(results, {"i": 100})
 
 
 def test_images_have_bars_of_their_own() -> None:
-    found = {
-        name.removeprefix("again `debian-next` / before's: "): bar.verdict for name, bar in by_name(next_release("debian-next")).items()
-    }
+    found = {name.removeprefix("again `debian-next` / before: "): bar.verdict for name, bar in by_name(next_release("debian-next")).items()}
     assert found == {"written": "met", "requests to write": "missed"}
     assert by_name(next_release("i")) == {}
 
@@ -339,6 +335,40 @@ def test_a_layers_wheels_are_replaced_and_nothing_else(tmp_path: Path) -> None:
     assert files == {f"{site}/other.py": b"stays", f"{site}/w/a.py": b"2", f"{site}/W-2.dist-info/RECORD": b"new"}
     with pytest.raises(SystemExit, match="no layer has the wheels W 3"):
         renew.find_wheels(image.tars(), {"W": ("3", "4")})
+
+
+def test_on_a_slow_volume_the_time_counts() -> None:
+    times = {report.US: 1.0, report.APART: 4.0}
+    results = Results([sample("again, 500 IOPS", who, 0, taken, image="debian-next") for who, taken in times.items()], [])
+    assert {name: (bar.value, bar.verdict) for name, bar in by_name(results).items()} == {
+        f"again, 500 IOPS `debian-next` / {report.APART}: time": (0.25, "aim met")
+    }
+
+
+def test_joined_layers_are_held_to_layers_apart() -> None:
+    times = ((report.US, 2.0), (report.JOINED, 1.0))
+    results = Results([sample("cold oci", who, 0, taken, written=int(taken * 10), image="many") for who, taken in times], [])
+    bars = {name.rpartition(": ")[2]: bar.verdict for name, bar in by_name(results).items() if "joined" in name}
+    assert bars == {"time": "met", "written": "missed"}
+
+
+def test_packages_are_upgraded_and_nothing_else(tmp_path: Path) -> None:
+    lists = "./var/lib/dpkg/info"
+    old = (
+        Archive()
+        .file("./bin/a", "abc")
+        .file("./bin/b", "def")
+        .symlink("./bin/l", "a")
+        .file(f"{lists}/libx:amd64.list", "/.\n/bin\n/bin/a\n/bin/l\n")
+    )
+    (tmp_path / "old.tar").write_bytes(old.tar)
+    renew.upgrade(tmp_path / "old.tar", tmp_path / "new.tar", ["libx"])
+    with tarfile.open(tmp_path / "new.tar") as tar:
+        files = {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isreg()}  # type: ignore[union-attr]
+        assert tar.getmember("./bin/l").linkname == "a"
+    assert (files["./bin/a"], files["./bin/b"]) == (b"bca", b"def")
+    with pytest.raises(SystemExit, match="no package y in"):
+        renew.upgrade(tmp_path / "old.tar", tmp_path / "other.tar", ["y"])
 
 
 def test_the_next_release_alone_has_no_bar() -> None:
