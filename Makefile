@@ -23,7 +23,7 @@ SHELL_SCRIPTS := .ci/run $(shell grep -lE '^\#!.*sh$$' scripts/*)
 PYTHON_SOURCES := $(shell find python -name '*.py' -o -name '*.pyi') pyproject.toml
 
 .PHONY: help build run test test-rust test-python test-unit test-tools test-bare root faults-full fuzz fuzz-long audit lock conformance
-.PHONY: bench bench-full bench-pull bench-parts loadtest loadtest-full lint format deps deps-build deps-test deps-compare
+.PHONY: bench bench-full bench-pull bench-again bench-parts loadtest loadtest-full lint format deps deps-build deps-test deps-compare
 .PHONY: reference install uninstall package test-package try-package clean
 
 help: ## Show this text
@@ -150,6 +150,9 @@ bench-full: build $(VENV)/.stamp-test | deps-compare ## The whole comparison, ab
 
 bench-pull: build $(VENV)/.stamp-test | deps-compare ## Creates from a registry against creates from a layout, and many at once (as bench)
 	$(COMPARE) --plan pull
+
+bench-again: build $(VENV)/.stamp-test | deps-compare ## The next release of images, and small layers joined (as bench)
+	$(COMPARE) --plan again
 
 bench-parts: build $(VENV)/.stamp-test | deps-compare ## Measure the core's parts (IMAGES=DIR; root)
 	$(PYTHON) -m pytest benchmarks --images "$(or $(IMAGES),$(error IMAGES=DIR is needed: a directory of OCI layouts))"

@@ -153,6 +153,7 @@ impl Drop for Filler {
 fn fill(batches: &Receiver<Vec<Task>>) -> Result<Filled> {
     let mut open: Option<Open> = None;
     let mut filled = Filled::default();
+    let mut buffer = Vec::new();
     for task in batches.iter().flatten() {
         match task {
             Task::Begin(made) => open = Some(Open { made, written: 0, twins: None }),
@@ -163,7 +164,7 @@ fn fill(batches: &Receiver<Vec<Task>>) -> Result<Filled> {
             }
             Task::Data(offset, bytes) => {
                 if let Some(open) = &mut open {
-                    open.take(offset, &bytes, &mut filled)?;
+                    open.take(offset, &bytes, &mut filled, &mut buffer)?;
                 }
             }
             Task::Share(source, done) => {
@@ -179,7 +180,7 @@ fn fill(batches: &Receiver<Vec<Task>>) -> Result<Filled> {
             }
             Task::End => {
                 if let Some(mut open) = open.take() {
-                    open.settle(&mut filled)?;
+                    open.settle(&mut filled, &mut buffer)?;
                     let Open { made, written, .. } = open;
                     complete(&made, written)?;
                     if made.entry.sparse {
@@ -203,10 +204,10 @@ struct Open {
 }
 
 impl Open {
-    fn take(&mut self, offset: u64, bytes: &[u8], filled: &mut Filled) -> Result<()> {
-        let is_known = self.twins.as_mut().is_some_and(|twins| twins.compare(bytes));
+    fn take(&mut self, offset: u64, bytes: &[u8], filled: &mut Filled, buffer: &mut Vec<u8>) -> Result<()> {
+        let is_known = self.twins.as_mut().is_some_and(|twins| twins.compare(bytes, buffer));
         if !is_known {
-            self.settle(filled)?;
+            self.settle(filled, buffer)?;
             self.made.file.write_all_at(bytes, offset).map_err(|e| entry_error("write", &self.made.entry, e))?;
         }
         self.written = offset + bytes.len() as u64;
@@ -214,9 +215,9 @@ impl Open {
     }
 
     /// Have in the file what only its twins had until now.
-    fn settle(&mut self, filled: &mut Filled) -> Result<()> {
+    fn settle(&mut self, filled: &mut Filled, buffer: &mut Vec<u8>) -> Result<()> {
         if let Some(twins) = self.twins.take() {
-            let (volume, cloned) = twins.settle(&self.made.file).map_err(|e| entry_error("write", &self.made.entry, e))?;
+            let (volume, cloned) = twins.settle(&self.made.file, buffer).map_err(|e| entry_error("write", &self.made.entry, e))?;
             if cloned > 0 {
                 *filled.cloned.entry(volume).or_default() += cloned;
             }

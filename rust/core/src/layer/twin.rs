@@ -39,7 +39,6 @@ impl Twin {
 pub(super) struct Twins {
     /// With the volume that each is in.
     files: Vec<(File, usize)>,
-    buffer: Vec<u8>,
     /// Bytes that were the same.
     same: u64,
 }
@@ -48,12 +47,13 @@ impl Twins {
     /// Those that can be opened; None if none can.
     pub(super) fn open(twins: &[Twin]) -> Option<Self> {
         let files: Vec<_> = twins.iter().filter_map(|twin| Some((twin.open()?, twin.volume))).collect();
-        if files.is_empty() { None } else { Some(Self { files, buffer: Vec::new(), same: 0 }) }
+        if files.is_empty() { None } else { Some(Self { files, same: 0 }) }
     }
 
     /// Compare what comes next. False if no file has it; `settle` then gives what came before.
-    pub(super) fn compare(&mut self, bytes: &[u8]) -> bool {
-        let Self { files, buffer, same } = self;
+    /// `buffer` is for one file after the other: making one costs more than comparing a small file.
+    pub(super) fn compare(&mut self, bytes: &[u8], buffer: &mut Vec<u8>) -> bool {
+        let Self { files, same } = self;
         buffer.resize(PIECE, 0);
         let mut has_it = |file: &File| {
             let mut offset = *same;
@@ -77,7 +77,7 @@ impl Twins {
 
     /// Give `target` the content that was the same: by cloning, and if that is not possible by copying. Gives the volume and
     /// the bytes that were cloned.
-    pub(super) fn settle(mut self, target: &File) -> std::io::Result<(usize, u64)> {
+    pub(super) fn settle(mut self, target: &File, buffer: &mut Vec<u8>) -> std::io::Result<(usize, u64)> {
         let Some((file, volume)) = self.files.pop() else { return Ok((0, 0)) };
         let whole = file.metadata().is_ok_and(|found| found.len() == self.same);
         let cloned = if whole {
@@ -88,10 +88,11 @@ impl Twins {
         };
         let mut offset = cloned;
         while offset < self.same {
-            self.buffer.resize(PIECE.min((self.same - offset) as usize), 0);
-            file.read_exact_at(&mut self.buffer, offset)?;
-            target.write_all_at(&self.buffer, offset)?;
-            offset += self.buffer.len() as u64;
+            buffer.resize(PIECE, 0);
+            let piece = &mut buffer[..PIECE.min((self.same - offset) as usize)];
+            file.read_exact_at(piece, offset)?;
+            target.write_all_at(piece, offset)?;
+            offset += piece.len() as u64;
         }
         Ok((volume, cloned))
     }
