@@ -15,6 +15,7 @@ from groot_fast.config import Settings
 from groot_fast.errors import Cancelled, StoreError, UsageError
 from groot_fast.idmap import namespace, read_subordinate
 from groot_fast.idmap.namespaced import Namespaced
+from groot_fast.idmap.trees import Terms
 from support.plain import plain_store
 
 MAX_ID = 0xFFFF_FFFE
@@ -164,7 +165,7 @@ def test_what_a_stopped_child_was_writing_goes(tmp_path: Path) -> None:
     trees = Namespaced(cast(Any, None))
     trees._started = cast(Any, Stopped())
     with pytest.raises(Cancelled):
-        trees.unpack(cast(Any, Volume()), Layer(chain_id="a"), Layer(chain_id="a", path=blob).open(), listing)
+        trees.unpack(cast(Any, Volume()), Layer(chain_id="a"), Layer(chain_id="a", path=blob).open(), Terms(listing))
     assert not leftover.exists()
 
 

@@ -17,6 +17,7 @@ from groot_fast._core import format_json, parse_json
 from groot_fast.config import Settings
 from groot_fast.errors import GrootError, StoreError
 from groot_fast.idmap import Ranges
+from groot_fast.idmap.trees import Terms
 
 CHILD = "import sys; sys.path[:] = {path!r}; from groot_fast.idmap.worker import main; main({fd})"
 ENDED = "the process in the user namespace ended unexpectedly"
@@ -41,13 +42,11 @@ class Namespace:
             "gids": [(inside, inside, size) for inside, _, size in gids],
         }
 
-    def unpack(
-        self, root: int, blob: int, listing: _core.Listing, neighbours: _core.Neighbours | None, arguments: dict[str, Any]
-    ) -> _core.Unpacked:
+    def unpack(self, root: int, blob: int, terms: Terms, arguments: dict[str, Any]) -> _core.Unpacked:
         """`_core.unpack` from a descriptor."""
-        fds, place = _parts(listing)
+        fds, place = _parts(terms.listing)
         fds = [root, *fds, blob]
-        parts = neighbours.parts() if neighbours is not None else None
+        parts = terms.neighbours.parts() if terms.neighbours is not None else None
         if parts is not None:
             volumes, listings, names, budget = parts
             fds += [volumes, listings]

@@ -10,7 +10,7 @@ from groot_fast import _core
 from groot_fast._core import Blob, Layer
 from groot_fast.config import Settings
 from groot_fast.idmap.namespace import Namespace
-from groot_fast.idmap.trees import unpack_arguments
+from groot_fast.idmap.trees import Terms, unpack_arguments
 
 
 class Namespaced:
@@ -37,21 +37,13 @@ class Namespaced:
             self._started = Namespace(self._store.uids, self._store.gids, self._settings)
         return self._started
 
-    def unpack(
-        self,
-        volume: _core.Volume,
-        layer: Layer,
-        blob: str | Blob | _core.Spool,
-        listing: _core.Listing,
-        neighbours: _core.Neighbours | None = None,
-        most: int | None = None,
-    ) -> _core.Unpacked:
+    def unpack(self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, terms: Terms) -> _core.Unpacked:
         """See `Trees`. The child gets everything by descriptors: it may not be able to open the file."""
         try:
-            return self._unpack(volume, layer, blob, listing, neighbours, most)
+            return self._unpack(volume, layer, blob, terms)
         except BaseException:
             # A child that was stopped was killed, and may have been writing this record.
-            parts = listing.parts()
+            parts = terms.listing.parts()
             if parts is not None:
                 scratch, temporary = parts[1]
                 try:
@@ -60,34 +52,19 @@ class Namespaced:
                     pass
             raise
 
-    def _unpack(
-        self,
-        volume: _core.Volume,
-        layer: Layer,
-        blob: str | Blob | _core.Spool,
-        listing: _core.Listing,
-        neighbours: _core.Neighbours | None = None,
-        most: int | None = None,
-    ) -> _core.Unpacked:
+    def _unpack(self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, terms: Terms) -> _core.Unpacked:
         if isinstance(blob, str):
-            return self._namespace.copy_directory(volume.fileno(), blob, listing)
+            return self._namespace.copy_directory(volume.fileno(), blob, terms.listing)
         if isinstance(blob, Blob):
-            arguments = {**unpack_arguments(layer, most), "length": blob.length}
-            return self._namespace.unpack(volume.fileno(), blob.fileno(), listing, neighbours, arguments)
-        return self._unpack_growing(volume.fileno(), blob, listing, neighbours, unpack_arguments(layer, most))
+            arguments = {**unpack_arguments(layer, terms.most), "length": blob.length}
+            return self._namespace.unpack(volume.fileno(), blob.fileno(), terms, arguments)
+        return self._unpack_growing(volume.fileno(), blob, terms, unpack_arguments(layer, terms.most))
 
     def verify(self, root: int, listings: list[tuple[str, int]]) -> tuple[int, int, list[str]]:
         """See `Trees`."""
         return self._namespace.verify(root, listings)
 
-    def _unpack_growing(
-        self,
-        root: int,
-        blob: _core.Spool,
-        listing: _core.Listing,
-        neighbours: _core.Neighbours | None,
-        arguments: dict[str, Any],
-    ) -> _core.Unpacked:
+    def _unpack_growing(self, root: int, blob: _core.Spool, terms: Terms, arguments: dict[str, Any]) -> _core.Unpacked:
         read, write = os.pipe2(os.O_CLOEXEC)
         cancel = _core.Cancel()
 
@@ -102,7 +79,7 @@ class Namespaced:
         thread = threading.Thread(target=pump, name="pump", daemon=True)
         thread.start()
         try:
-            return self._namespace.unpack(root, read, listing, neighbours, arguments)
+            return self._namespace.unpack(root, read, terms, arguments)
         finally:
             # It may be waiting for bytes that do not come.
             cancel.set()

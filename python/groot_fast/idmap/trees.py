@@ -7,26 +7,30 @@ one it is depends on the caller alone and is decided once; nothing else in the p
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from groot_fast import _core
 from groot_fast._core import Blob, Layer
 
 
+@dataclass
+class Terms:
+    """How a layer is unpacked."""
+
+    listing: _core.Listing
+    """Where what it did is noted."""
+    neighbours: _core.Neighbours | None = None
+    """Volumes whose files are cloned."""
+    most: int | None = None
+    """Bytes of content that it may have, if that has a bound."""
+
+
 class Trees(Protocol):
     """What the pull and `check --deep` need done to trees."""
 
-    def unpack(
-        self,
-        volume: _core.Volume,
-        layer: Layer,
-        blob: str | Blob | _core.Spool,
-        listing: _core.Listing,
-        neighbours: _core.Neighbours | None = None,
-        most: int | None = None,
-    ) -> _core.Unpacked:
-        """Unpack a layer (or, if ``blob`` is a path, copy that directory) into a volume, of ``most`` bytes of content at most. Files that
-        ``neighbours`` have are cloned. Raises BadLayer and its kin, OSError."""
+    def unpack(self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, terms: Terms) -> _core.Unpacked:
+        """Unpack a layer (or, if ``blob`` is a path, copy that directory) into a volume. Raises BadLayer and its kin, OSError."""
 
     def verify(self, root: int, listings: list[tuple[str, int]]) -> tuple[int, int, list[str]]:
         """Compare a volume with its listings (`_core.verify`)."""
@@ -42,20 +46,12 @@ class Direct:
         self._ids: dict[str, Any] = {"uids": store.uids, "gids": store.gids}
         self._cancel = cancel
 
-    def unpack(
-        self,
-        volume: _core.Volume,
-        layer: Layer,
-        blob: str | Blob | _core.Spool,
-        listing: _core.Listing,
-        neighbours: _core.Neighbours | None = None,
-        most: int | None = None,
-    ) -> _core.Unpacked:
+    def unpack(self, volume: _core.Volume, layer: Layer, blob: str | Blob | _core.Spool, terms: Terms) -> _core.Unpacked:
         """See `Trees`."""
         if isinstance(blob, str):
-            return _core.copy_directory(volume.fileno(), blob, listing=listing, cancel=self._cancel, **self._ids)
-        arguments = {**unpack_arguments(layer, most), **self._ids}
-        return _core.unpack(volume.fileno(), blob, listing=listing, neighbours=neighbours, cancel=self._cancel, **arguments)
+            return _core.copy_directory(volume.fileno(), blob, listing=terms.listing, cancel=self._cancel, **self._ids)
+        arguments = {**unpack_arguments(layer, terms.most), **self._ids}
+        return _core.unpack(volume.fileno(), blob, listing=terms.listing, neighbours=terms.neighbours, cancel=self._cancel, **arguments)
 
     def verify(self, root: int, listings: list[tuple[str, int]]) -> tuple[int, int, list[str]]:
         """See `Trees`."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from groot_fast import _core, interrupts
 from groot_fast._core import Blob, Image, Layer
 from groot_fast.errors import BadBlob, BadLayer, Cancelled, GrootError, SourceError, StoreError, is_out_of_space
-from groot_fast.idmap.trees import Trees
+from groot_fast.idmap.trees import Terms, Trees
 from groot_fast.pull.admission import Admission
 from groot_fast.pull.blobs import Blobs, open_here
 from groot_fast.telemetry import NANOS
@@ -219,8 +219,8 @@ class Builder:
         self._progress.unpacking(layer.name)
         try:
             with interrupts.Waiting():
-                neighbours = self._neighbours(layer, blob, made.below)
-                unpacked = self._trees.unpack(volume, layer, blob, listing, neighbours, self._room(made))
+                terms = Terms(listing, self._neighbours(layer, blob, made.below), self._room(made))
+                unpacked = self._trees.unpack(volume, layer, blob, terms)
         except Cancelled:
             raise
         except (GrootError, OSError) as error:
