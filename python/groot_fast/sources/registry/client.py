@@ -29,7 +29,7 @@ from .options import RegistryOptions
 from .parts import IsUrgent, fetch
 from .reference import Reference
 from .retry import Backoff, retrying
-from .stream import STREAMABLE, Chunks, Opener, Position
+from .stream import STREAMABLE, Chunks, Opener, Position, transfer
 from .transport import Reply, read_capped
 
 
@@ -140,8 +140,8 @@ class RegistryClient:
         `BadBlob` when what a mirror gave has another digest: throw away what came and call again with offset 0, which goes
         to the registry itself. With ``urls`` those are asked if the registry does not have the blob: see `ForeignLayers`.
 
-        A large blob is asked for in parts, and while it ``is_urgent`` over several connections at once (`parts`); one that came in several
-        pieces and was wrong is asked for in one.
+        The registry itself is asked for a large blob in parts, and while it ``is_urgent`` over several connections at once (`parts`); one
+        that came in several pieces and was wrong is asked for in one.
 
         Close the iterator (``contextlib.aclosing``) when leaving it early; it holds a connection.
         """
@@ -180,7 +180,9 @@ class RegistryClient:
         for endpoint in endpoints:
             options = endpoint.options
             opener = _blob_opener(endpoint, digest)
-            chunks = fetch(opener, position, size, options.stall_timeout, Backoff(options.attempts), is_urgent)
+            # A mirror is near and gets one request: some (Spegel) cannot pass a range on to where the blob is.
+            transport = transfer if endpoint.is_mirror else partial(fetch, is_urgent=is_urgent)
+            chunks = transport(opener, position, size, options.stall_timeout, Backoff(options.attempts))
             try:
                 async with aclosing(chunks):
                     async for chunk in chunks:
