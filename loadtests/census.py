@@ -16,7 +16,7 @@ def count(system: FileSystem, store: Path, command: str, server: int | None) -> 
     mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
     own = descendants(server) if server is not None else []
     return {
-        "subvolumes": system.count_subvolumes() + system.count_subvolumes("-d"),
+        "subvolumes": system.count_subvolumes() + system.count_deleted(),
         "qgroups": system.count_qgroups(),
         "mounts": sum(_is_below(line.split()[4], store) for line in mounts),
         "files": sum(len(folders) + len(files) for _, folders, files in os.walk(store)),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtests import plots, report
+from loadtests.btrfs import NoReader
 from loadtests.comparison import compare
 from loadtests.device import BadDevice, prepare
 from loadtests.images import make_apps
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code: int = options.act(options)
-    except (BadProfile, BadObjectives, BadDevice, RunFailed, NoDevice, NoStore, NoThrottle) as error:
+    except (BadProfile, BadObjectives, BadDevice, RunFailed, NoDevice, NoReader, NoStore, NoThrottle) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from loadtests import nvme
+from loadtests import btrfs, nvme
 from loadtests.throttle import NOTHING, Throttle
 
 SECTOR = 512
@@ -73,7 +73,7 @@ class FileSystem:
             "quotas": self.quotas(),
             "qgroups": self.count_qgroups(),
             "subvolumes": self.count_subvolumes(),
-            "backlog": self.count_subvolumes("-d"),
+            "backlog": self.count_deleted(),
         }
 
     def forget_longest_commit(self) -> None:
@@ -95,12 +95,13 @@ class FileSystem:
         folder = self._sysfs / "qgroups"
         return sum(entry.is_dir() for entry in folder.iterdir()) if folder.exists() else 0
 
-    def count_subvolumes(self, *flags: str) -> int:
-        """Subvolumes that are there; with ``-d`` those that are deleted but not dropped."""
-        if not self.is_btrfs:
-            return 0
-        argv = ["btrfs", "subvolume", "list", *flags, str(self.mount)]
-        return len(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines())
+    def count_subvolumes(self) -> int:
+        """Subvolumes that are there."""
+        return len(btrfs.subvolumes(self.mount)) if self.is_btrfs else 0
+
+    def count_deleted(self) -> int:
+        """Subvolumes that are deleted and not dropped yet."""
+        return len(btrfs.deleted(self.mount)) if self.is_btrfs else 0
 
 
 class Sampler:

@@ -159,7 +159,7 @@ def settle(system: FileSystem) -> None:
     while True:
         # A sync wakes the kernel's cleaner too, which else sleeps up to 30 s.
         _sync(system)
-        if not system.count_subvolumes("-d"):
+        if not system.count_deleted():
             # What the last of them shared is accounted for in the commit after it.
             _sync(system)
             return
