@@ -709,9 +709,11 @@ class Store:
     def listing(self, chain_id: str, below: str | None, *, goes_on: bool) -> Listing:
         """Where the listing of a layer goes that is unpacked over the volume ``below``, and into a volume that other layers were
         unpacked into before if it ``goes_on``."""
-    def neighbours(self, below: str | None, bytes: int) -> Neighbours | None:
-        """Volumes that may hold what a blob of so many bytes does which is unpacked over the volume ``below``; None if looking is not
-        worth while."""
+    def recent(self) -> list[str]:
+        """The volumes that were used last, the latest first, as many as are worth looking at."""
+    def neighbours(self, recent: list[str], below: str | None, bytes: int) -> Neighbours | None:
+        """Volumes that may hold what a blob of so many bytes does which is unpacked over the volume ``below``: that one, and the recent
+        ones, the most promising first. None if looking is not worth while."""
     def record_missing_sizes(self, cancel: Cancel) -> None:
         """Write the size record of each volume that has none."""
     def open_listings(self, volume: str) -> list[tuple[str, int]] | None:

@@ -49,7 +49,7 @@ def create(store: Store, hosts: Path, text: str, name: str) -> Result:
     (hosts / NAME).mkdir(parents=True, exist_ok=True)
     (hosts / NAME / "hosts.toml").write_text(text)
     config = hosts / "grootfs.yml"
-    config.write_text(f"create: {{registry_hosts_path: {hosts}}}\n")
+    config.write_text(f"metrics_file: {hosts}/metrics.prom\ncreate: {{registry_hosts_path: {hosts}}}\n")
     return store.run("--config", str(config), "create", f"docker://{NAME}/team/app", name).ok()
 
 
@@ -132,6 +132,8 @@ def test_what_a_peer_has_comes_from_there(store: Store, scratch: Path, has: str)
         text = f'server = "http://{origin.addr}"\n[host."http://{spegel.addr}"]\ncapabilities = ["pull", "resolve"]\n'
         create(store, scratch / "hosts", text, "app")
         assert (store.rootfs("app") / "two").read_text() == "second"
+        counted = f'grootfs_mirror_failures_total{{store="{store.path}"}}' in (scratch / "hosts" / "metrics.prom").read_text()
+        assert counted == (has != "all")
         wanted = 0 if has == "all" else 1
         assert [len(origin.gets(f"/blobs/{digest}")) for digest in image.layers] == [wanted, wanted]
 

@@ -171,4 +171,6 @@ def test_example_in_the_docs(store: Store, image: Image, scratch: Path) -> None:
             "grootfs_clean_seconds",
             "grootfs_used_layers_bytes",
             "grootfs_downloaded_bytes_total",
+            "grootfs_cloned_bytes_total",
+            "grootfs_mirror_failures_total",
         ), name

@@ -84,6 +84,11 @@ def test_what_another_layer_has_is_cloned(make_store: MakeStore, image: Image, q
         assert path.read_bytes() == content
         stat = path.stat()
         assert (stat.st_mode & 0o7777, stat.st_mtime, stat.st_nlink) == (0o640, 1000, 1)
+    if quota == "simple":
+        metrics = store.path.parent / "metrics.prom"
+        third = Layer(release(("version", b"3" * 5000), top="third").tar)
+        store.run("--metrics-file", metrics, "create", image(third), "three").ok()
+        assert f'grootfs_cloned_bytes_total{{store="{store.path}"}} {COMMON}\n' in metrics.read_text()
     # Nobody sees the others' writes.
     (tree / "other/large").write_bytes(b"x")
     assert (store.rootfs("one") / "app/large").read_bytes() == LARGE

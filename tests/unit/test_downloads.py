@@ -34,7 +34,7 @@ CHUNK = bytes(256 << 10)
 LAYERS = [Layer(chain_id=name, size=SIZE, digest=hashlib.sha256(name.encode()).hexdigest()) for name in ("low", "high")]
 
 
-async def stream(layer: Layer, offset: int) -> AsyncGenerator[bytes, None]:
+async def stream(layer: Layer, offset: int, _: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
     """A network without limits."""
     for _ in range(offset, SIZE, len(CHUNK)):
         yield CHUNK
@@ -271,7 +271,7 @@ def test_what_is_spooled_is_counted_while_blobs_go(
     layers = [Layer(chain_id=str(i), size=10, digest=hashlib.sha256(bytes([i])).hexdigest()) for i in range(250)]
     counted: list[int] = []
 
-    async def ten_bytes(_layer: Layer, _offset: int) -> AsyncGenerator[bytes, None]:
+    async def ten_bytes(_layer: Layer, _offset: int, _is_urgent: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
         yield bytes(10)
 
     async def count() -> None:

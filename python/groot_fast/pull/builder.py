@@ -18,7 +18,7 @@ from groot_fast.errors import BadBlob, BadLayer, Cancelled, GrootError, SourceEr
 from groot_fast.idmap.trees import Terms, Trees
 from groot_fast.pull.admission import Admission
 from groot_fast.pull.blobs import Blobs, open_here
-from groot_fast.telemetry import NANOS
+from groot_fast.telemetry import BYTES, NANOS
 from groot_fast.telemetry.lager import Logger
 from groot_fast.telemetry.metrics import Metrics
 from groot_fast.telemetry.progress import Listener
@@ -84,6 +84,7 @@ class Builder:
         """Bytes that the image may have; 0 for any number. Whether that is looked at here is the rules' to say."""
         self.shares_content = False
         """Whether files may be cloned from other volumes that have their content."""
+        self._recent: list[str] | None = None
         self.joins_layers = False
         """Whether small layers that follow each other share a volume."""
         self.locked_since: list[int] = []
@@ -233,6 +234,8 @@ class Builder:
             log.info("left-out", entries=left_out)
         self._progress.unpacked(layer.name, content)
         self._metrics.send("UnpackTime", time.monotonic_ns() - start, NANOS)
+        if cloned:
+            self._metrics.send("ClonedBytes", sum(cloned.values()), BYTES)
         self.content += content
         self._admission.built(content)
         log.info("ending", entries=entries, bytes=content, cloned=sum(cloned.values()), duration=time.monotonic_ns() - start)
@@ -248,7 +251,10 @@ class Builder:
         size = layer.size
         if size is None:
             size = 0 if isinstance(blob, _core.Spool) else blob.length or os.fstat(blob.fileno()).st_size
-        return self._store.neighbours(below, size)
+        if self._recent is None:
+            # Once for all layers of an image: in a store of thousands it takes milliseconds.
+            self._recent = self._store.recent()
+        return self._store.neighbours(self._recent, below, size)
 
     def _room(self, made: _Made) -> int | None:
         """Bytes of content that may come on top of what was made, if that has a bound."""

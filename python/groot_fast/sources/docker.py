@@ -11,7 +11,7 @@ from groot_fast.config import CACHED, MISSING, NEVER
 from groot_fast.errors import GrootError, RegistryError, SourceError
 from groot_fast.sources.base import Source, Turn
 from groot_fast.sources.registry.reference import parse_reference
-from groot_fast.telemetry import NANOS
+from groot_fast.telemetry import COUNT, NANOS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -89,6 +89,7 @@ class DockerSource(Source):
         self._network: Network | None = None
         self._client: RegistryClient | None = None
         self._queue: _Queue | None = None
+        self._metrics: Metrics | None = None
         self._resolved: Image | None = None
 
     @property
@@ -156,6 +157,7 @@ class DockerSource(Source):
             hosts_directory=settings.registry_hosts,
             response_timeout=settings.response_timeout,
         )
+        self._metrics = metrics
         key = question.key(self.name)
         self._queue = _Queue(store, key, metrics, lambda: self._verify(store, question), lambda: self._is_remembered(store))
         return self._queue
@@ -247,6 +249,8 @@ class DockerSource(Source):
             self._network.run(self._client.__aexit__(None, None, None))
         finally:
             self._network.close()
+            if self._client.mirror_failures and self._metrics is not None:
+                self._metrics.send("MirrorFailures", self._client.mirror_failures, COUNT)
 
     def resolve(self) -> Image:
         """Fetch manifest and configuration. Raises SourceError and its kin with the contract's texts."""

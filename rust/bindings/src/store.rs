@@ -472,8 +472,12 @@ impl Store {
         Ok(Listing { owner: target.place.owner, target: Mutex::new(Some(target)) })
     }
 
-    fn neighbours(&self, py: Python<'_>, below: Option<&str>, bytes: u64) -> PyResult<Option<Neighbours>> {
-        let found = self.call(py, |store| store.neighbours(below, bytes))?;
+    fn recent(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        self.call(py, groot_store::Store::recent)
+    }
+
+    fn neighbours(&self, py: Python<'_>, recent: Vec<String>, below: Option<&str>, bytes: u64) -> PyResult<Option<Neighbours>> {
+        let found = self.call(py, |store| store.neighbours(&recent, below, bytes))?;
         Ok(found.map(|found| Neighbours(Mutex::new(Some(found)))))
     }
 

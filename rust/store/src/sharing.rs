@@ -14,24 +14,33 @@ const VOLUMES: usize = 256;
 /// Of a blob's bytes, the part that listings may have which are read for it: unpacking a byte of blob takes some thirty times as long
 /// as reading one of a listing.
 const PART: u64 = 32;
+/// And no more than this, which is some hundred thousand files and takes some twenty megabytes of memory.
+const MOST: u64 = 4 << 20;
 
 impl Store {
-    /// Volumes that may hold what a layer of `bytes` compressed bytes does which is unpacked over the volume `below`: first those
-    /// that were unpacked over the same one, as the layers of an application that is pushed again; then those that were used
-    /// last. None if that is not worth while.
-    pub fn neighbours(&self, below: Option<&str>, bytes: u64) -> Result<Option<Neighbours>> {
-        if bytes < SMALL {
-            return Ok(None);
-        }
+    /// The volumes that were used last, the latest first, as many as are worth looking at.
+    pub fn recent(&self) -> Result<Vec<String>> {
         let mut names: Vec<_> = self.volumes()?.into_iter().filter(|name| crate::volumes::is_chain_id(name)).collect();
         names.sort_by_cached_key(|name| Reverse(self.last_use(name)));
         names.truncate(VOLUMES);
-        names.sort_by_cached_key(|name| self.read_listing_head(name).is_none_or(|head| head.parent.as_deref() != below));
+        Ok(names)
+    }
+
+    /// Volumes that may hold what a layer of `bytes` compressed bytes does which is unpacked over the volume `below`: that one; those
+    /// of the `recent` ones that were unpacked over the same one, as the layers of an application that is pushed again; the others.
+    /// None if looking is not worth while.
+    pub fn neighbours(&self, recent: &[String], below: Option<&str>, bytes: u64) -> Result<Option<Neighbours>> {
+        if bytes < SMALL {
+            return Ok(None);
+        }
+        let is_related = |name: &&String| self.read_listing_head(name).is_some_and(|head| head.parent.as_deref() == below);
+        let (related, others): (Vec<_>, Vec<_>) = recent.iter().partition(is_related);
+        let names: Vec<_> = below.map(str::to_owned).into_iter().chain(related.into_iter().chain(others).cloned()).collect();
         if names.is_empty() {
             return Ok(None);
         }
         let open = |place| self.folder(place)?.duplicate();
-        Ok(Some(Neighbours { volumes: open(Place::Volumes)?, listings: open(Place::Meta)?, names, budget: bytes / PART }))
+        Ok(Some(Neighbours { volumes: open(Place::Volumes)?, listings: open(Place::Meta)?, names, budget: MOST.min(bytes / PART) }))
     }
 
     /// The sizes of all finished volumes.

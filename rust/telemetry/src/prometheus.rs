@@ -25,7 +25,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Family and lock label of each value that goes to metron.
-const VALUES: [(&str, &str, &str); 21] = [
+const VALUES: [(&str, &str, &str); 23] = [
     ("ImageCreationTime", "grootfs_image_creation_seconds", ""),
     ("ImageResolveTime", "grootfs_image_resolve_seconds", ""),
     ("ImageCommitTime", "grootfs_image_commit_seconds", ""),
@@ -41,6 +41,8 @@ const VALUES: [(&str, &str, &str); 21] = [
     ("SharedLockHoldTime", "grootfs_lock_hold_seconds", "shared"),
     ("ExclusiveLockHoldTime", "grootfs_lock_hold_seconds", "exclusive"),
     ("DownloadedBytes", "grootfs_downloaded_bytes_total", ""),
+    ("ClonedBytes", "grootfs_cloned_bytes_total", ""),
+    ("MirrorFailures", "grootfs_mirror_failures_total", ""),
     ("DownloadedLayersSizeInBytes", "grootfs_unpacked_bytes_total", ""),
     ("StoreUsage", "grootfs_store_used_bytes", ""),
     ("UsedBackingStoreInBytes", "grootfs_store_used_bytes", ""),

@@ -23,7 +23,7 @@ impl Kind {
 }
 
 /// Name, kind and help text of each family, in the order in which they are written.
-pub const FAMILIES: [(&str, Kind, &str); 19] = [
+pub const FAMILIES: [(&str, Kind, &str); 21] = [
     ("grootfs_commands_total", Kind::Counter, "Commands that ended, by command and outcome."),
     ("grootfs_command_duration_seconds", Kind::Histogram, "Time from the start of a command to its end."),
     ("grootfs_image_creation_seconds", Kind::Summary, "Time to make an image, failures included."),
@@ -41,6 +41,8 @@ pub const FAMILIES: [(&str, Kind, &str); 19] = [
     ),
     ("grootfs_lock_hold_seconds", Kind::Summary, "Time a lock was held."),
     ("grootfs_downloaded_bytes_total", Kind::Counter, "Bytes of layers that came over the network."),
+    ("grootfs_cloned_bytes_total", Kind::Counter, "Of those that were unpacked, bytes that other layers had already."),
+    ("grootfs_mirror_failures_total", Kind::Counter, "Mirrors that were passed over or left, once a request."),
     ("grootfs_unpacked_bytes_total", Kind::Counter, "Bytes of file content in the layers that were unpacked."),
     ("grootfs_store_used_bytes", Kind::Gauge, "Used bytes of the store's file system, as of the last create or clean."),
     ("grootfs_used_layers_bytes", Kind::Gauge, "Bytes of the layers that images use, as of the last create, delete or clean."),

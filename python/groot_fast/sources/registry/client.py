@@ -56,6 +56,8 @@ class RegistryClient:
         self._useless: set[Endpoint] = set()  # mirrors that failed, and not for want of a blob alone
         self._foreign = ForeignLayers(self._options)
         self._positions: dict[str, Position] = {}
+        self.mirror_failures = 0
+        """How often a mirror was passed over or left."""
 
     async def __aenter__(self) -> Self:
         """The object itself."""
@@ -90,6 +92,7 @@ class RegistryClient:
         raise AssertionError("the registry itself is always the last host")
 
     def _give_up(self, endpoint: Endpoint, error: GrootError) -> None:
+        self.mirror_failures += 1
         self._options.log.error("mirror-failed", error, mirror=endpoint.host, registry=self._reference.registry)
 
     async def _manifest_of(self, endpoint: Endpoint) -> Manifest:

@@ -19,8 +19,8 @@ pub(super) const KEPT: u64 = 1 << 20;
 const TWINS: usize = 4;
 /// A listing's steps are at most this many times as large as the file they stand in.
 const RATIO: u64 = 16;
-/// Directories in one path.
-const DEPTH: usize = 4096;
+/// Bytes of a path, with the name of the volume: what the kernel takes (`PATH_MAX`).
+const PATH: usize = 4096;
 /// Layers in one volume.
 const LAYERS: usize = 512;
 
@@ -156,8 +156,10 @@ impl Known {
         let volume = number as usize;
         let Some(Step::File { at: (mut dir, name), size, .. }) = listing::step_at(&self.layers[volume].steps, place) else { return None };
         let mut parts = vec![name];
+        let mut length = name.len() + self.layers[volume].name.len() + 1;
         while let Some((above, name)) = self.directory(volume, dir) {
-            if parts.len() > DEPTH {
+            length += name.len() + 1;
+            if length > PATH {
                 return None;
             }
             parts.push(name);

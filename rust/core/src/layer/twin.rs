@@ -79,12 +79,15 @@ impl Twins {
     /// the bytes that were cloned.
     pub(super) fn settle(mut self, target: &File, buffer: &mut Vec<u8>) -> std::io::Result<(usize, u64)> {
         let Some((file, volume)) = self.files.pop() else { return Ok((0, 0)) };
-        let whole = file.metadata().is_ok_and(|found| found.len() == self.same);
-        let cloned = if whole {
+        let size = file.metadata().map_or(0, |found| found.len());
+        let blocks = self.same / BLOCK * BLOCK;
+        let cloned = if size == self.same {
             rustix::fs::ioctl_ficlone(target, &file).map_or(0, |()| self.same)
+        } else if blocks >= size / 2 && groot_btrfs::clone_start(&file, target, blocks).is_ok() {
+            blocks
         } else {
-            let blocks = self.same / BLOCK * BLOCK;
-            if blocks > 0 && groot_btrfs::clone_start(&file, target, blocks).is_ok() { blocks } else { 0 }
+            // Of a small part: as long as it is there, BTRFS keeps the whole extents that it is in.
+            0
         };
         let mut offset = cloned;
         while offset < self.same {
