@@ -53,7 +53,9 @@ class ForeignLayers:
         """Close every connection."""
         await self._transport.close()
 
-    async def stream(self, digest: str, size: int | None, position: Position, urls: tuple[str, ...], is_urgent: IsUrgent) -> Chunks:
+    async def stream(
+        self, digest: str, size: int | None, position: Position, urls: tuple[str, ...], is_urgent: IsUrgent = lambda: False
+    ) -> Chunks:
         """As `RegistryClient.stream`, from the first of ``urls`` that works; those that broke off before come last.
 
         Raises `RegistryError`, whose text ends with the contract's ``failed fetching external blob from all urls``.
