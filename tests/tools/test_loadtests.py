@@ -24,7 +24,7 @@ from loadtests.device import BadDevice, prepare
 from loadtests.samples import FileSystem, read_lines
 from loadtests.throttle import Throttle
 from loadtests.volumes import Volume
-from support.command import COMMAND, MIB, Store
+from support.command import COMMAND, MIB, Store, wait_for
 
 REPO = Path(__file__).resolve().parents[2]
 Run = Callable[..., dict[str, Any]]
@@ -229,6 +229,8 @@ def test_leaks_are_seen(store: Store, scratch: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "none", store.path / "mounted"], check=True)
     waiting = subprocess.Popen([sys.executable, "-c", "input()", "grootfs", str(store.path)], stdin=subprocess.PIPE)
     try:
+        # It has its arguments a moment after it was begun.
+        wait_for(lambda: Path(f"/proc/{waiting.pid}/cmdline").read_bytes(), "a process to have arguments")
         after = census.count(system, store.path, "grootfs", None)
     finally:
         subprocess.run(["umount", store.path / "mounted"], check=True)
