@@ -60,23 +60,19 @@ async def _fetch_ahead(
     ahead: deque[_Part] = deque()
     try:
         while position.offset < size:
-            at = ahead.popleft().chunks() if ahead and ahead[0].start == position.offset else None
             piece = Position(position.offset, position.use_range, end=min(position.offset + PART, size))
-            end = piece.end or size
-            chunks = at or transfer(opener, piece, size, stall_timeout, backoff)
+            chunks = ahead.popleft().chunks() if ahead else transfer(opener, piece, size, stall_timeout, backoff)
             async with aclosing(chunks):
                 async for chunk in chunks:
                     position.offset += len(chunk)
-                    position.coding = piece.coding
                     yield chunk
-                    is_whole = at is None and piece.end is None
                     # Not before a part has come: then it is known that this server gives parts.
-                    while not is_whole and len(ahead) < AHEAD and is_urgent():
-                        start = ahead[-1].end if ahead else end
+                    while piece.end is not None and len(ahead) < AHEAD and is_urgent():
+                        start = ahead[-1].end if ahead else piece.end
                         if start >= size:
                             break
                         ahead.append(_Part(opener, start, min(start + PART, size), size, stall_timeout, backoff))
-            if at is None and piece.end is None:
+            if piece.end is None:
                 return  # the whole blob, or what the server took for it
             position.is_joined = position.is_joined or position.offset < size
     finally:
