@@ -126,21 +126,21 @@ fn inflate(blob: BlobReader<'_>, diff_id: Option<&str>, media_type: &str, full: 
     };
     // The digest of what comes out takes a third of the time that inflating does; a processor may be free for it.
     let (plain, to_hash) = sync_channel::<Bytes>(CHUNKS_OF_DOWNLOAD);
-    let hashed = std::thread::scope(|scope| {
+    let (is_whole, sha) = std::thread::scope(|scope| {
         let hasher = std::thread::Builder::new()
             .name("digest".into())
             .spawn_scoped(scope, move || Ok(to_hash.into_iter().fold(Sha256::new(), |sha, chunk| sha.chain_update(&chunk))))
             .map_err(|e| Error::io("starting a thread", e))?;
-        let whole = pass_on(decoder, full, &plain);
+        let is_whole = pass_on(decoder, full, &plain);
         drop(plain);
         let sha = joined(hasher.join());
-        if whole? { sha.map(Some) } else { Ok(None) }
+        Ok((is_whole?, sha?))
     })?;
-    if let Some(sha) = hashed {
-        check_digest("diffID", diff_id, sha)?;
-        return Ok(note.into_iter().collect());
+    if !is_whole {
+        return Ok(Vec::new());
     }
-    Ok(Vec::new())
+    check_digest("diffID", diff_id, sha)?;
+    Ok(note.into_iter().collect())
 }
 
 /// Give all that comes out to both. False if the extractor gave up, and the blob is good: its reason counts then.
