@@ -72,6 +72,12 @@ class Listing:
         """Owner of the file on the host, if not the caller."""
 
 @final
+class Recent:
+    """The volumes of a store that were used last, from when `Store.neighbours` needs them first."""
+
+    def __new__(cls) -> Recent: ...
+
+@final
 class Neighbours:
     """Volumes whose files a new layer may share. It is taken once, by `unpack`."""
 
@@ -709,9 +715,7 @@ class Store:
     def listing(self, chain_id: str, below: str | None, *, goes_on: bool) -> Listing:
         """Where the listing of a layer goes that is unpacked over the volume ``below``, and into a volume that other layers were
         unpacked into before if it ``goes_on``."""
-    def recent(self) -> list[str]:
-        """The volumes that were used last, the latest first, as many as are worth looking at."""
-    def neighbours(self, recent: list[str], below: str | None, bytes: int) -> Neighbours | None:
+    def neighbours(self, recent: Recent, below: str | None, bytes: int) -> Neighbours | None:
         """Volumes that may hold what a blob of so many bytes does which is unpacked over the volume ``below``: that one, and the recent
         ones, the most promising first. None if looking is not worth while."""
     def record_missing_sizes(self, cancel: Cancel) -> None:

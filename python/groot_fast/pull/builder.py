@@ -51,6 +51,7 @@ class _Made:
     tree: int
     """Bytes of all files that one sees, those of ``below`` with them: if these are not known, of its topmost layer."""
     is_tree_known: bool
+    layers: int = 0
     content: int = 0
     """Bytes of the files of its layers."""
     cloned: dict[str, int] = field(default_factory=dict)
@@ -84,7 +85,7 @@ class Builder:
         """Bytes that the image may have; 0 for any number. Whether that is looked at here is the rules' to say."""
         self.shares_content = False
         """Whether files may be cloned from other volumes that have their content."""
-        self._recent: list[str] | None = None
+        self._recent = _core.Recent()
         self.joins_layers = False
         """Whether small layers that follow each other share a volume."""
         self.locked_since: list[int] = []
@@ -169,13 +170,13 @@ class Builder:
             for number, layer in enumerate(layers):
                 if number > 0:
                     blob = self._open(layer, blobs)
-                self._unpack(layer, blob, volume, below, made, self._store.listing(name, made.below, goes_on=number > 0), blobs)
+                self._unpack(layer, blob, volume, made, blobs)
                 file = plan.demand[1]
                 if file is not None and isinstance(blob, Blob) and blob.identity != file:
                     text = f"unpacking layer `{layer.name}`: the file was replaced or changed meanwhile"
                     raise SourceError(text, hint="create again when it is whole")
             tree = max(made.tree, 0) if made.is_tree_known else None
-            self._store.write_size(name, made.content, tree, plan.demand, made.cloned, len(layers))
+            self._store.write_size(name, made.content, tree, plan.demand, made.cloned, made.layers)
         except BaseException as error:
             self._store.destroy_incomplete(volume, is_out_of_space(error), _core.Cancel())
             raise
@@ -203,22 +204,14 @@ class Builder:
         layer, tree, _ = self._store.read_size(below.chain_id) or (0, None, 0)
         return _Made(below.chain_id, layer if tree is None else tree, is_tree_known=tree is not None)
 
-    def _unpack(
-        self,
-        layer: Layer,
-        blob: str | Blob | _core.Spool,
-        volume: _core.Volume,
-        below: _core.Volume | None,
-        made: _Made,
-        listing: _core.Listing,
-        blobs: Blobs,
-    ) -> None:
+    def _unpack(self, layer: Layer, blob: str | Blob | _core.Spool, volume: _core.Volume, made: _Made, blobs: Blobs) -> None:
         """Unpack a layer into the volume, and add it to what was ``made``."""
         log = self._log.session("unpacking-layer", layer=layer.name, chainID=layer.chain_id)
         start = time.monotonic_ns()
         log.info("starting")
         self._progress.unpacking(layer.name)
         try:
+            listing = self._store.listing(volume.chain_id, made.below, goes_on=made.layers > 0)
             with interrupts.Waiting():
                 terms = Terms(listing, self._neighbours(layer, blob, made.below), self._room(made))
                 unpacked = self._trees.unpack(volume, layer, blob, terms)
@@ -239,6 +232,7 @@ class Builder:
         self.content += content
         self._admission.built(content)
         log.info("ending", entries=entries, bytes=content, cloned=sum(cloned.values()), duration=time.monotonic_ns() - start)
+        made.layers += 1
         made.content += content
         made.tree += content - removed
         for other, count in cloned.items():
@@ -251,9 +245,6 @@ class Builder:
         size = layer.size
         if size is None:
             size = 0 if isinstance(blob, _core.Spool) else blob.length or os.fstat(blob.fileno()).st_size
-        if self._recent is None:
-            # Once for all layers of an image: in a store of thousands it takes milliseconds.
-            self._recent = self._store.recent()
         return self._store.neighbours(self._recent, below, size)
 
     def _room(self, made: _Made) -> int | None:

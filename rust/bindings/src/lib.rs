@@ -88,7 +88,7 @@ mod _core {
     };
     #[pymodule_export]
     use super::store::{
-        Listing, Lock, Neighbours, Store, Turn, Volume, accounting, check_compressed, copy_inside, describe_image, disable_quota,
+        Listing, Lock, Neighbours, Recent, Store, Turn, Volume, accounting, check_compressed, copy_inside, describe_image, disable_quota,
         enable_quota, image_id_of, mounts, parse_mappings, read_ranges, remove_entry, resize, snapshot, uuid,
     };
     #[pymodule_export]

@@ -21,7 +21,7 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// A store that is open.
@@ -472,12 +472,8 @@ impl Store {
         Ok(Listing { owner: target.place.owner, target: Mutex::new(Some(target)) })
     }
 
-    fn recent(&self, py: Python<'_>) -> PyResult<Vec<String>> {
-        self.call(py, groot_store::Store::recent)
-    }
-
-    fn neighbours(&self, py: Python<'_>, recent: Vec<String>, below: Option<&str>, bytes: u64) -> PyResult<Option<Neighbours>> {
-        let found = self.call(py, |store| store.neighbours(&recent, below, bytes))?;
+    fn neighbours(&self, py: Python<'_>, recent: &Recent, below: Option<&str>, bytes: u64) -> PyResult<Option<Neighbours>> {
+        let found = self.call(py, |store| store.neighbours(&recent.0, below, bytes))?;
         Ok(found.map(|found| Neighbours(Mutex::new(Some(found)))))
     }
 
@@ -961,6 +957,19 @@ impl Listing {
     #[getter]
     fn owner(&self) -> Option<(u32, u32)> {
         self.owner
+    }
+}
+
+/// The volumes that were used last, when somebody has asked.
+#[pyclass(frozen, module = "groot_fast._core")]
+#[derive(Default)]
+pub struct Recent(OnceLock<Vec<String>>);
+
+#[pymethods]
+impl Recent {
+    #[new]
+    fn new() -> Self {
+        Self::default()
     }
 }
 

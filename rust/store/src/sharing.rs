@@ -6,6 +6,7 @@ use crate::records::VolumeSize;
 use groot_core::layer::Neighbours;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::OnceLock;
 
 /// Blobs of fewer bytes are unpacked before one has looked for what they hold.
 const SMALL: u64 = 128 << 10;
@@ -19,7 +20,7 @@ const MOST: u64 = 4 << 20;
 
 impl Store {
     /// The volumes that were used last, the latest first, as many as are worth looking at.
-    pub fn recent(&self) -> Result<Vec<String>> {
+    fn recent(&self) -> Result<Vec<String>> {
         let mut names: Vec<_> = self.volumes()?.into_iter().filter(|name| crate::volumes::is_chain_id(name)).collect();
         names.sort_by_cached_key(|name| Reverse(self.last_use(name)));
         names.truncate(VOLUMES);
@@ -28,11 +29,16 @@ impl Store {
 
     /// Volumes that may hold what a layer of `bytes` compressed bytes does which is unpacked over the volume `below`: that one; those
     /// of the `recent` ones that were unpacked over the same one, as the layers of an application that is pushed again; the others.
-    /// None if looking is not worth while.
-    pub fn neighbours(&self, recent: &[String], below: Option<&str>, bytes: u64) -> Result<Option<Neighbours>> {
+    /// None if looking is not worth while. Which are recent is looked up once for all layers of an image: in a store of thousands of
+    /// volumes it takes milliseconds.
+    pub fn neighbours(&self, recent: &OnceLock<Vec<String>>, below: Option<&str>, bytes: u64) -> Result<Option<Neighbours>> {
         if bytes < SMALL {
             return Ok(None);
         }
+        if recent.get().is_none() {
+            let _ = recent.set(self.recent()?);
+        }
+        let recent = recent.get().map_or(&[][..], Vec::as_slice);
         let is_related = |name: &&String| self.read_listing_head(name).is_some_and(|head| head.parent.as_deref() == below);
         let (related, others): (Vec<_>, Vec<_>) = recent.iter().partition(is_related);
         let names: Vec<_> = below.map(str::to_owned).into_iter().chain(related.into_iter().chain(others).cloned()).collect();
@@ -57,6 +63,9 @@ impl Store {
     /// Bytes of file content in the layers that no image uses, and in no other: what removing them would give back.
     pub fn unused_bytes(&self) -> Result<u64> {
         let used = crate::records::Dependencies::default().volumes(self)?;
+        if self.volumes()?.iter().all(|name| used.contains(name)) {
+            return Ok(0);
+        }
         let mut ledger = self.ledger()?;
         let all = ledger.total();
         ledger.sizes.retain(|name, _| used.contains(name));
